@@ -1,0 +1,139 @@
+// Package bridge publishes the network links of a host to NATS: what the kernel
+// says over rtnetlink, as events of schema iface.v1, each once and in order.
+//
+//		kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
+//		                             table     folds   seq         core, JetStream
+//
+//	  - A watcher (watch.go) reads one namespace's notifications, and compares with
+//	    a dump when some were lost. It never waits for NATS.
+//	  - Its table (table.go) decides what a notification changes. No clock, no
+//	    socket: a pure function of the messages.
+//	  - The queue (queue.go) stands between the kernel and NATS. It is bounded:
+//	    when it is full, it folds the changes of one link into one.
+//	  - The publisher (publish.go) numbers the changes, makes events of them and
+//	    keeps them until NATS has confirmed them.
+//	  - A delivery (jetstream.go, core.go) is what confirmed means.
+//
+// [Run] is all of it. Settings come from the environment ([LoadSettings],
+// [ParseConfig]).
+package bridge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/netlinksrc"
+)
+
+// grace is how long after the signal to stop the queued events may take.
+const grace = 5 * time.Second
+
+// UnconfirmedError says that the bridge had to stop before NATS had confirmed
+// all events.
+type UnconfirmedError struct {
+	Events int
+	Cause  error
+}
+
+func (e *UnconfirmedError) Error() string {
+	return fmt.Sprintf("%d events were not confirmed by NATS within %v: %v", e.Events, grace, e.Cause)
+}
+
+func (e *UnconfirmedError) Unwrap() error { return e.Cause }
+
+// Run publishes the links of the process's network namespace until ctx ends,
+// then what is queued, for up to 5 s, and returns nil. Failures of NATS are
+// waited out. It returns an error when the settings or netlink cannot be used,
+// an [UnconfirmedError], or a [FencedError] when another bridge has taken the
+// host's name.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	id, err := newIdentity(cfg)
+	if err != nil {
+		return err
+	}
+	src, err := netlinksrc.Open(netlinksrc.Config{ReadBuffer: cfg.ReadBuffer})
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	logReadBuffer(log, cfg.ReadBuffer, src.ReadBuffer())
+
+	nc, err := Connect(cfg, "ifacebridge "+cfg.Host, log)
+	if err != nil {
+		return fmt.Errorf("NATS: %w", err)
+	}
+	defer nc.Close()
+	d, err := newDelivery(cfg, id, nc, log)
+	if err != nil {
+		return fmt.Errorf("NATS: %w", err)
+	}
+	q := newQueue(cfg.Queue, cfg.Coalesce)
+	w := &watcher{src: src, table: newTable(cfg.Filter), queue: q, resync: cfg.Resync, log: log}
+	p := newPublisher(cfg, id, q, d, nc, log)
+	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
+		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
+	return run(ctx, w, p, log)
+}
+
+func newIdentity(cfg Config) (identity, error) {
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return identity{}, fmt.Errorf("boot id: %w", err)
+	}
+	var epoch [16]byte
+	_, _ = rand.Read(epoch[:]) // never fails
+	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: hex.EncodeToString(epoch[:])}, nil
+}
+
+func newDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (delivery, error) {
+	if cfg.Delivery == Core {
+		return newCoreDelivery(nc), nil
+	}
+	return newJetStreamDelivery(cfg, id, nc, log)
+}
+
+// run reads and publishes until ctx ends or one of the two cannot go on, and
+// waits for both.
+func run(ctx context.Context, w *watcher, p *publisher, log *slog.Logger) error {
+	reading, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPublishing()
+
+	published := make(chan error, 1)
+	go func() {
+		err := p.run(publishing)
+		stopReading() // a publisher that gave up has nobody to read for
+		published <- err
+	}()
+	readErr := w.run(reading)
+	p.queue.close()
+	if waiting := p.unconfirmed(); waiting > 0 {
+		log.Info("stopping; publishing what is queued", "unconfirmed", waiting)
+	}
+	timer := time.AfterFunc(grace, stopPublishing)
+	defer timer.Stop()
+	publishErr := <-published
+
+	if unconfirmed := p.unconfirmed(); unconfirmed > 0 && errors.Is(publishErr, context.Canceled) {
+		cause := p.nc.LastError()
+		if cause == nil {
+			cause = errors.New("no answer")
+		}
+		publishErr = &UnconfirmedError{Events: unconfirmed, Cause: cause}
+	}
+	if err := errors.Join(readErr, publishErr); err != nil {
+		return err
+	}
+	log.Info("stopped; every event is confirmed", "events", p.confirmed.Load())
+	return nil
+}

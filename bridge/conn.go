@@ -1,0 +1,163 @@
+package bridge
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Connect opens a connection to NATS that never gives up: when no server can be
+// reached it goes on trying in the background, also after authentication errors,
+// which a rotated credential ends. It fails only for options that cannot be used.
+// The caller closes the connection.
+//
+// Nothing is buffered while the connection is down: a publish fails, and the
+// events wait in the bridge's own queue.
+func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
+	r := &reporter{log: log}
+	opts := []nats.Option{
+		nats.Name(name),
+		nats.MaxReconnects(-1),
+		nats.RetryOnFailedConnect(true),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectJitter(500*time.Millisecond, time.Second),
+		nats.ReconnectBufSize(-1),
+		nats.Timeout(3 * time.Second),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.ConnectHandler(r.connected),
+		nats.ReconnectHandler(r.connected),
+		nats.ReconnectErrHandler(r.failed),
+		nats.DisconnectErrHandler(r.disconnected),
+		nats.LameDuckModeHandler(func(nc *nats.Conn) {
+			log.Info("the NATS server is shutting down and asks its clients to move", "server", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(r.asyncError),
+	}
+	opts = append(opts, cfg.Auth.options()...)
+	r.servers = redactURLs(strings.Join(cfg.Servers, ","))
+	nc, err := nats.Connect(strings.Join(cfg.Servers, ","), opts...)
+	if err != nil {
+		return nil, err
+	}
+	if !nc.IsConnected() {
+		r.failed(nc, nc.LastError())
+	}
+	return nc, nil
+}
+
+func (a Auth) options() []nats.Option {
+	var opts []nats.Option
+	switch {
+	case a.CredsFile != "":
+		opts = append(opts, nats.UserCredentials(a.CredsFile))
+	case a.NKeyFile != "":
+		opt, err := nats.NkeyOptionFromSeed(a.NKeyFile)
+		opts = append(opts, func(o *nats.Options) error { // the file was good when the settings were checked
+			if err != nil {
+				return err
+			}
+			return opt(o)
+		})
+	case a.User != "":
+		opts = append(opts, nats.UserInfo(a.User, a.Password))
+	case a.Token != "":
+		opts = append(opts, nats.Token(a.Token))
+	}
+	if a.CAFile != "" {
+		opts = append(opts, nats.RootCAs(a.CAFile))
+	}
+	if a.CertFile != "" {
+		opts = append(opts, nats.ClientCert(a.CertFile, a.KeyFile))
+	}
+	return opts
+}
+
+// A reporter logs what becomes of a connection: each state once, and a failure
+// that lasts once a minute, so that an outage of a night is not a full disk.
+type reporter struct {
+	log     *slog.Logger
+	servers string // without secrets
+
+	mu       sync.Mutex
+	since    time.Time // of the outage
+	lastText string
+	lastTime time.Time
+	wasUp    bool
+}
+
+func (r *reporter) connected(nc *nats.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	attrs := []any{"server", nc.ConnectedUrlRedacted(), "version", nc.ConnectedServerVersion()}
+	if r.since.IsZero() {
+		r.log.Info("connected to NATS", attrs...)
+	} else {
+		r.log.Info("connected to NATS again", append(attrs, "after", time.Since(r.since).Round(time.Millisecond))...)
+	}
+	r.since, r.lastText, r.wasUp = time.Time{}, "", true
+}
+
+func (r *reporter) disconnected(nc *nats.Conn, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if nc.IsClosed() || nc.IsDraining() {
+		return
+	}
+	r.since = time.Now()
+	r.log.Warn("connection to NATS lost; trying to connect again", "cause", cause(err))
+}
+
+func (r *reporter) failed(_ *nats.Conn, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if r.since.IsZero() {
+		r.since = now
+	}
+	text := cause(err)
+	if text == r.lastText && now.Sub(r.lastTime) < time.Minute {
+		return
+	}
+	r.lastText, r.lastTime = text, now
+	attrs := []any{"servers", r.servers, "cause", text}
+	if advice := advise(err); advice != "" {
+		attrs = append(attrs, "advice", advice)
+	}
+	r.log.Warn("cannot connect to NATS; trying on", attrs...)
+}
+
+func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		r.log.Error("NATS refuses a subject to this user; grant it and the bridge goes on by itself", "cause", err)
+		return
+	}
+	r.log.Warn("NATS reports an error", "cause", err)
+}
+
+func cause(err error) string {
+	if err == nil {
+		return "the server closed the connection"
+	}
+	return err.Error()
+}
+
+// advise says what a person can do about an error of connecting.
+func advise(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
+	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
+		return "use tls:// in NATS_URL exactly when the server has TLS"
+	case strings.Contains(err.Error(), "x509:"), strings.Contains(err.Error(), "tls:"):
+		return "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates"
+	}
+	return ""
+}

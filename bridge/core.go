@@ -1,0 +1,63 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// confirmTimeout is how long an answer of the server is waited for before the
+// connection is taken to be dead or the server stuck.
+const confirmTimeout = 5 * time.Second
+
+// coreDelivery publishes over plain NATS. Publish only writes into a buffer, so
+// nothing counts before the server has answered the PING behind it: at least
+// once to the server.
+type coreDelivery struct {
+	nc  *nats.Conn
+	msg nats.Msg
+}
+
+var _ delivery = (*coreDelivery)(nil)
+
+func newCoreDelivery(nc *nats.Conn) *coreDelivery {
+	return &coreDelivery{nc: nc, msg: nats.Msg{Header: nats.Header{}}}
+}
+
+func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
+	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
+	for i := range batch {
+		d.msg.Subject, d.msg.Data = batch[i].subject, batch[i].data
+		d.msg.Header.Set(nats.MsgIdHdr, batch[i].id)
+		if err := d.nc.PublishMsg(&d.msg); err != nil {
+			return 0, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if err := d.nc.FlushWithContext(ctx); err != nil {
+		return 0, fmt.Errorf("no answer from the server: %w", err)
+	}
+	if d.nc.Stats().Reconnects != reconnects {
+		return 0, errReconnected // the answer is that of another connection than the events went to
+	}
+	if err := permissionError(d.nc, lastErr); err != nil {
+		return 0, err
+	}
+	return len(batch), nil
+}
+
+var errReconnected = errors.New("the connection was lost while publishing")
+
+// permissionError returns the permission that the server has refused since before
+// was the connection's last error, if any. The server answers a publish that is
+// not permitted with an error of its own, ahead of what it answers later.
+func permissionError(nc *nats.Conn, before error) error {
+	if err := nc.LastError(); err != before && errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,321 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"ifacebridge/schema"
+)
+
+// jetStreamDelivery stores events in a stream: each once, in order, whatever
+// fails in between, without relying on the stream's window for duplicates.
+//
+// One batch is on its way at a time, and its first message says behind which
+// message of this host it belongs (Nats-Expected-Last-Subject-Sequence over
+// <prefix>.<host>.*). The server refuses it when something else stands there:
+// the batch itself, whose acknowledgment was lost, or another bridge's events.
+// After any failure the last stored message tells which, and we go on behind it.
+// The same condition is a fence against a second bridge under this name.
+type jetStreamDelivery struct {
+	cfg   Config
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	log   *slog.Logger
+	id    identity
+	host  string // all subjects of this host, "<prefix>.<token>.*"
+	batch bool   // the stream takes atomic batches
+
+	known bool   // whether last is true
+	last  uint64 // the stream sequence of this host's last message, 0: none
+	wrote bool   // this epoch is in the stream
+	seen  bool   // the stream was there, and logged
+}
+
+var _ delivery = (*jetStreamDelivery)(nil)
+
+func newJetStreamDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout))
+	if err != nil {
+		return nil, err
+	}
+	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, id: id, host: cfg.Prefix + "." + cfg.Token + ".*"}, nil
+}
+
+// FencedError says that another bridge has taken this host's name: it has stored
+// events behind ours.
+type FencedError struct {
+	Host          string // the name
+	Epoch, BootID string // of the bridge that writes now
+	Since         time.Time
+}
+
+func (e *FencedError) Error() string {
+	return fmt.Sprintf("another bridge writes as host %q: epoch %s on boot %s, since %s; give each host a name of its own (IFACE_HOST) and run one bridge for it",
+		e.Host, e.Epoch, e.BootID, e.Since.UTC().Format(time.RFC3339))
+}
+
+func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
+	lastErr := d.nc.LastError()
+	for refusals := 0; len(batch) > 0; {
+		n := 0
+		if d.known {
+			n, err = d.send(ctx, batch)
+		} else if err = d.prepareStream(ctx); err == nil {
+			n, err = d.findLast(ctx, batch)
+		}
+		stored, batch = stored+n, batch[n:]
+		if err != nil {
+			d.known = false
+			if refusals++; !isRefusal(err) || refusals > 3 {
+				return stored, d.explain(err, lastErr)
+			}
+		}
+	}
+	return stored, nil
+}
+
+// isRefusal reports whether the server answered that something else stands where
+// the message belongs, or that it is there already: what is stored will tell.
+func isRefusal(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant, errCodeBatchDuplicate:
+			return true
+		}
+	}
+	return errors.Is(err, errDuplicate)
+}
+
+// errCodeBatchDuplicate is the server's JSAtomicPublishContainsDuplicateMessageErr.
+const errCodeBatchDuplicate jetstream.ErrorCode = 10201
+
+// send stores one message, or as many as go into a batch.
+func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
+	if !d.batch || len(batch) == 1 {
+		ack, err := d.js.PublishMsg(ctx, batch[0].message(), jetstream.WithRetryAttempts(0),
+			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.last, d.host))
+		if err != nil {
+			return 0, err
+		}
+		if ack.Duplicate { // the window for duplicates answered before the condition was looked at
+			return 0, errDuplicate
+		}
+		d.last, d.wrote = ack.Sequence, true
+		return 1, nil
+	}
+	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckFirst: true, AckTimeout: confirmTimeout})
+	if err != nil {
+		return 0, err
+	}
+	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.last, d.host)
+	last := len(batch) - 1
+	for i := range batch[:last] {
+		var opts []jetstreamext.BatchMsgOpt
+		if i == 0 {
+			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))
+		}
+		if err := publisher.AddMsg(batch[i].message(), opts...); err != nil {
+			return 0, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	ack, err := publisher.CommitMsg(ctx, batch[last].message())
+	if err != nil {
+		return 0, err
+	}
+	d.last, d.wrote = ack.Sequence, true
+	return len(batch), nil
+}
+
+var errDuplicate = errors.New("already stored")
+
+func (o *outgoing) message() *nats.Msg {
+	return &nats.Msg{Subject: o.subject, Data: o.data, Header: nats.Header{nats.MsgIdHdr: []string{o.id}}}
+}
+
+// findLast reads this host's last message and returns how many events of the
+// batch are stored already. It asks the stream's leader: a direct get may be
+// answered by a replica that lags behind.
+func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (stored int, err error) {
+	request, err := json.Marshal(map[string]string{"last_by_subj": d.host})
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
+	if err != nil {
+		return 0, fmt.Errorf("read what is stored: %w", err)
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq  uint64    `json:"seq"`
+			Hdrs []byte    `json:"hdrs"`
+			Data []byte    `json:"data"`
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return 0, fmt.Errorf("read what is stored: %w", err)
+	}
+	if answer.Error != nil {
+		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound { // none yet, or expired, or purged
+			d.known, d.last = true, 0
+			return 0, nil
+		}
+		return 0, fmt.Errorf("read what is stored: %w", answer.Error)
+	}
+	header, err := nats.DecodeHeadersMsg(answer.Message.Hdrs)
+	if err != nil {
+		return 0, fmt.Errorf("read what is stored: %w", err)
+	}
+	seq, ours := d.ours(header.Get(nats.MsgIdHdr))
+	switch {
+	case ours:
+		for stored < len(batch) && batch[stored].seq <= seq {
+			stored++
+		}
+		d.wrote = true
+	case d.wrote:
+		return 0, d.fenced(answer.Message.Data, answer.Message.Time)
+	}
+	d.known, d.last = true, answer.Message.Seq
+	return stored, nil
+}
+
+// ours returns the seq of a message id of this epoch.
+func (d *jetStreamDelivery) ours(id string) (seq uint64, ok bool) {
+	digits, ok := strings.CutPrefix(id, d.id.epoch+"-")
+	if !ok {
+		return 0, false
+	}
+	seq, err := strconv.ParseUint(digits, 10, 64)
+	return seq, err == nil
+}
+
+func (d *jetStreamDelivery) fenced(data []byte, at time.Time) error {
+	err := &FencedError{Host: d.id.host, Epoch: "unknown", BootID: "unknown", Since: at}
+	var e schema.Event
+	if json.Unmarshal(data, &e) == nil {
+		err.Epoch, err.BootID = e.Epoch, e.BootID
+	}
+	return err
+}
+
+// prepareStream looks for the stream, and creates it when it is missing. A
+// stream that is there is used as it is.
+func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	stream, err := d.js.Stream(ctx, d.cfg.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		cfg := d.streamConfig()
+		if stream, err = d.js.CreateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("create stream %s: %w; or have someone who may run: %s", cfg.Name, err, addCommand(cfg))
+		}
+		d.log.Info("created the stream", "stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)
+		d.seen = true
+	} else if err != nil {
+		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
+	}
+	cfg := stream.CachedInfo().Config
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		if subject := schema.Subject(d.cfg.Prefix, d.cfg.Token, kind); !covers(cfg.Subjects, subject) {
+			return fmt.Errorf("stream %s takes %v, not %s: add that subject to it, or name another stream in IFACE_STREAM", cfg.Name, cfg.Subjects, subject)
+		}
+	}
+	d.batch = cfg.AllowAtomicPublish
+	if !d.seen {
+		d.log.Info("using the stream as it is", "stream", cfg.Name, "subjects", cfg.Subjects, "batches", d.batch)
+		d.seen = true
+	}
+	return nil
+}
+
+func (d *jetStreamDelivery) streamConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        d.cfg.Stream,
+		Description: "network link events, schema " + schema.Name,
+		Subjects:    []string{d.cfg.Prefix + ".*.*"},
+		Storage:     jetstream.FileStorage,
+		Replicas:    d.cfg.Replicas,
+		MaxAge:      d.cfg.MaxAge,
+		AllowDirect: true,
+		// Servers before 2.12 do not have it, and some refuse what they do not know.
+		AllowAtomicPublish: atLeast(d.nc.ConnectedServerVersion(), 2, 12),
+	}
+}
+
+// addCommand is the nats command that creates the stream.
+func addCommand(cfg jetstream.StreamConfig) string {
+	cmd := fmt.Sprintf("nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults",
+		cfg.Name, strings.Join(cfg.Subjects, ","), cfg.Replicas, cfg.MaxAge)
+	if cfg.AllowAtomicPublish {
+		cmd += " --allow-batch"
+	}
+	return cmd
+}
+
+// covers reports whether one of the filters matches a subject without wildcards.
+func covers(filters []string, subject string) bool {
+	for _, filter := range filters {
+		if matches(strings.Split(filter, "."), strings.Split(subject, ".")) {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(filter, subject []string) bool {
+	for i, token := range filter {
+		if token == ">" {
+			return len(subject) > i
+		}
+		if i >= len(subject) || token != "*" && token != subject[i] {
+			return false
+		}
+	}
+	return len(filter) == len(subject)
+}
+
+// atLeast reports whether a version "2.12.1" is at least major.minor.
+func atLeast(version string, major, minor int) bool {
+	var a, b int
+	if _, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
+
+// explain makes of an error what a person needs to know. A refused permission
+// looks like a server that does not answer; which one it was came by itself.
+func (d *jetStreamDelivery) explain(err, lastErr error) error {
+	if refused := permissionError(d.nc, lastErr); refused != nil {
+		if d.known || d.seen {
+			return refused
+		}
+		return fmt.Errorf("%w; to have the stream created by someone who may: %s", refused, addCommand(d.streamConfig()))
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%w: enable JetStream on the server, or set IFACE_DELIVERY=core", err)
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
+		return fmt.Errorf("nothing answers for stream %s: %w", d.cfg.Stream, err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("no answer within %v: %w", confirmTimeout, err)
+	}
+	return err
+}

@@ -1,0 +1,197 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"ifacebridge/schema"
+)
+
+// A queue holds changes between the kernel's reader, which never waits, and the
+// publisher, which may have to for hours. It is first in, first out, until it
+// holds its limit: from then on a change takes up the queued change of the same
+// link and stands at the tail, as one event that says for how many it stands. So
+// what is held is bounded by the limit and the number of links, and the state
+// that the changes lead to is always right.
+//
+// Two kinds of change are not folded: those of a snapshot, of which there is one
+// for each link; and a link that came and went while nobody could see it, of
+// which there can be any number. Past twice the limit those are forgotten, and
+// each is counted as an overrun: the following events say so.
+type queue struct {
+	limit  int
+	window time.Duration // fold what comes within this time; 0: only when full
+
+	mu        sync.Mutex
+	head      node // sentinel of a ring: head.next is the oldest
+	len       int
+	byLink    map[linkID]*node // the newest of each link, unless in a snapshot
+	spare     *node            // released nodes, linked by next; at most maxSpare
+	spares    int
+	folded    uint64 // changes that were taken up by another
+	forgotten uint64
+	closed    bool
+
+	// ready holds a token when something was pushed since it was last taken.
+	ready chan struct{}
+}
+
+type node struct {
+	prev, next *node
+	change     change
+	due        time.Time // not before; zero: at once
+}
+
+const maxSpare = 1024
+
+func newQueue(limit int, window time.Duration) *queue {
+	q := &queue{limit: limit, window: window, byLink: make(map[linkID]*node), ready: make(chan struct{}, 1)}
+	q.head.prev, q.head.next = &q.head, &q.head
+	return q
+}
+
+// push puts a copy of c into the queue. It does not block.
+func (q *queue) push(c *change) {
+	q.mu.Lock()
+	q.pushLocked(c)
+	q.mu.Unlock()
+	q.signal()
+}
+
+// pushAll is push for the changes that produce emits, with nothing in between.
+func (q *queue) pushAll(produce func(emit func(*change))) {
+	q.mu.Lock()
+	produce(q.pushLocked)
+	q.mu.Unlock()
+	q.signal()
+}
+
+// close says that nothing will be pushed any more: what is held for the folding
+// window is released.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *queue) isClosed() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
+func (q *queue) signal() {
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) pushLocked(c *change) {
+	inSnapshot := c.snapshot.Of > 0
+	due := time.Time{}
+	if q.window > 0 && !inSnapshot {
+		due = c.time.Add(q.window)
+	}
+	n := q.byLink[c.id]
+	if !inSnapshot && n != nil && (q.len >= q.limit || c.time.Before(n.due)) {
+		fold(&n.change, c)
+		q.folded++
+		q.unlink(n)
+		due = n.due // a link that never rests is not held back for ever
+	} else {
+		n = q.node()
+		n.change = *c
+	}
+	n.due = due
+	gone := c.kind == schema.Del && c.action != schema.Renamed
+	if gone {
+		delete(q.byLink, c.id) // nothing comes after it
+		if !n.change.wasThere && q.len >= 2*q.limit {
+			q.forgotten++
+			q.release(n)
+			return
+		}
+	}
+	q.append(n)
+	if !gone && !inSnapshot {
+		q.byLink[c.id] = n
+	}
+}
+
+// fold makes into the change that stands for itself and, after it, c.
+func fold(into, c *change) {
+	first := *into
+	*into = *c
+	into.count += first.count
+	into.before, into.beforeNames, into.wasThere = first.before, first.beforeNames, first.wasThere
+	switch {
+	case c.kind == schema.Del:
+	case !first.wasThere && first.kind == schema.New:
+		into.action = first.action
+	case first.wasThere && into.before.Name != into.link.Name:
+		into.action = schema.Renamed
+	case first.wasThere:
+		into.action = schema.Updated
+	}
+}
+
+// take moves up to len(into) changes out of the queue, and returns how many. It
+// returns, besides, how long to wait for the next one when the oldest is held
+// for the folding window; 0 means until ready.
+func (q *queue) take(into []change, now time.Time) (n int, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for n < len(into) && q.len > 0 {
+		oldest := q.head.next
+		if wait := oldest.due.Sub(now); wait > 0 && !q.closed {
+			return n, wait
+		}
+		into[n] = oldest.change
+		into[n].overruns += q.forgotten
+		n++
+		if q.byLink[oldest.change.id] == oldest {
+			delete(q.byLink, oldest.change.id)
+		}
+		q.unlink(oldest)
+		q.release(oldest)
+	}
+	return n, 0
+}
+
+// size returns how many changes are waiting, and how many were folded so far.
+func (q *queue) size() (waiting int, folded uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.len, q.folded
+}
+
+func (q *queue) append(n *node) {
+	n.prev, n.next = q.head.prev, &q.head
+	n.prev.next, n.next.prev = n, n
+	q.len++
+}
+
+func (q *queue) unlink(n *node) {
+	n.prev.next, n.next.prev = n.next, n.prev
+	n.prev, n.next = nil, nil
+	q.len--
+}
+
+func (q *queue) node() *node {
+	if q.spare == nil {
+		return new(node)
+	}
+	n := q.spare
+	q.spare, n.next = n.next, nil
+	q.spares--
+	return n
+}
+
+func (q *queue) release(n *node) {
+	if q.spares < maxSpare {
+		n.next, q.spare = q.spare, n
+		q.spares++
+	}
+}

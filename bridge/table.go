@@ -1,0 +1,225 @@
+package bridge
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+)
+
+// A change is one step of the published state: what an event will say, but for
+// its place in the epoch, which it gets when it leaves the queue.
+type change struct {
+	id       linkID
+	kind     schema.Kind
+	action   schema.Action
+	cause    schema.Cause
+	time     time.Time
+	overruns uint64
+	count    uint64 // kernel notifications that it stands for
+	snapshot schema.Snapshot
+
+	// link is the state after the change and before the one before it, both as
+	// the kernel says them: other links by index only, so that they compare.
+	// wasThere is whether a consumer knows the link, as before says.
+	link, before           schema.Link
+	linkNames, beforeNames names
+	wasThere               bool
+}
+
+// names are what the links that a link refers to were called at the time of a
+// change: its lower link, its master, and those in its kind's settings.
+type names struct {
+	lower, master, infoData string
+}
+
+// named returns l with the names in it.
+func (n names) named(l *schema.Link) schema.Link {
+	with := *l
+	with.LowerName, with.MasterName, with.Info.Data = n.lower, n.master, n.infoData
+	return with
+}
+
+// linkID identifies a link from its creation to its deletion. The kernel may
+// give its index to another link afterwards: that one is of a later generation.
+type linkID struct {
+	index      int32
+	generation uint64
+}
+
+// A table is the links of one network namespace: all of them, so that names
+// resolve, whether they are published or not. It decides what a message of the
+// kernel changes. It is a pure function of the messages: no clock, no socket.
+type table struct {
+	filter     Filter
+	links      map[int32]*entry
+	generation uint64
+	out        change // the one that emit is called with
+}
+
+type entry struct {
+	link       schema.Link
+	generation uint64
+	published  bool
+}
+
+func newTable(filter Filter) *table {
+	return &table{filter: filter, links: make(map[int32]*entry)}
+}
+
+// apply takes a notification and calls emit with what it changes, if anything
+// that is published. The change is emit's until it returns. A full message is
+// the link's state, whatever came before; a partial one is merged into what is
+// known, and says nothing about a link that is not.
+func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) {
+	e := t.links[m.Link.Index]
+	t.out = change{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}
+	switch {
+	case m.Kind == netlinksrc.Del && e != nil:
+		t.remove(e, &m.Link, emit)
+	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
+		t.add(&m.Link, schema.Created, emit)
+	case m.Kind == netlinksrc.New && e != nil:
+		link := m.Link
+		if m.Partial {
+			link = e.link.With(schema.Present(&m.Link), &m.Link)
+		}
+		t.update(e, &link, emit)
+	}
+}
+
+// compare takes what a dump says of a link, and calls emit with what differs
+// from the table, as apply does.
+func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*change)) {
+	e := t.links[link.Index]
+	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	switch {
+	case e == nil:
+		t.add(link, schema.Created, emit)
+	case replaced(&e.link, link):
+		t.remove(e, &schema.Link{}, emit)
+		t.add(link, schema.Created, emit)
+	case e.link != *link:
+		t.update(e, link, emit)
+	}
+}
+
+// vanished removes a link that a dump does not show.
+func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*change)) {
+	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	t.remove(e, &schema.Link{}, emit)
+}
+
+// replaced reports whether a link under the same index can't be the one that was
+// there: its index was given to another while nobody looked. A link keeps its
+// kind and its hardware type, and the kernel only ever counts its carrier up.
+func replaced(old, link *schema.Link) bool {
+	return old.Type != link.Type || old.Info.Kind != link.Info.Kind || old.Parent != link.Parent ||
+		link.CarrierUpCount.Or(0) < old.CarrierUpCount.Or(0) ||
+		link.CarrierDownCount.Or(0) < old.CarrierDownCount.Or(0)
+}
+
+func (t *table) add(link *schema.Link, action schema.Action, emit func(*change)) {
+	t.generation++
+	e := &entry{link: *link, generation: t.generation, published: t.filter.Publishes(link)}
+	t.links[link.Index] = e
+	if e.published {
+		t.emit(e, schema.New, action, emit)
+	}
+}
+
+func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
+	before, wasPublished := e.link, e.published
+	renamed := before.Name != link.Name
+	if renamed { // the kind, which the filter also looks at, never changes
+		e.published = t.filter.Publishes(link)
+	}
+	e.link = *link
+	if !wasPublished && !e.published {
+		return
+	}
+	t.out.before, t.out.beforeNames, t.out.wasThere = before, t.names(&before), wasPublished
+	kind, action := schema.New, schema.Updated
+	if renamed {
+		action = schema.Renamed
+	}
+	if !e.published {
+		kind = schema.Del
+	}
+	t.emit(e, kind, action, emit)
+}
+
+// remove takes e out. Last is what the kernel said when it went: where it went to.
+func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
+	delete(t.links, e.link.Index)
+	if !e.published {
+		return
+	}
+	action := schema.Deleted
+	if _, moved := last.NewNetnsID.Get(); moved {
+		action = schema.Moved
+		e.link.NewNetnsID, e.link.NewIndex = last.NewNetnsID, last.NewIndex
+	}
+	t.out.wasThere = true
+	t.emit(e, schema.Del, action, emit)
+}
+
+func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func(*change)) {
+	c := &t.out
+	c.id = linkID{e.link.Index, e.generation}
+	c.kind, c.action = kind, action
+	c.link, c.linkNames = e.link, t.names(&e.link)
+	emit(c)
+}
+
+// names looks up the links that l refers to. They are looked up now: a name that
+// changes later is that link's event.
+func (t *table) names(l *schema.Link) names {
+	n := names{infoData: l.Info.Data}
+	if _, elsewhere := l.LowerNetnsID.Get(); !elsewhere && l.LowerIndex != 0 {
+		n.lower, _ = t.nameOf(l.LowerIndex)
+	}
+	if l.MasterIndex != 0 {
+		n.master, _ = t.nameOf(l.MasterIndex)
+	}
+	if n.infoData != "" {
+		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, t.nameOf)
+	}
+	return n
+}
+
+func (t *table) nameOf(index int32) (string, bool) {
+	if e, ok := t.links[index]; ok {
+		return e.link.Name, true
+	}
+	return "", false
+}
+
+// snapshot calls emit with every published link, as events of a snapshot.
+func (t *table) snapshot(at time.Time, overruns uint64, emit func(*change)) {
+	of := uint32(0)
+	for _, e := range t.links {
+		if e.published {
+			of++
+		}
+	}
+	pos := uint32(0)
+	for _, e := range t.sorted() {
+		if !e.published {
+			continue
+		}
+		pos++
+		t.out = change{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of}}
+		t.emit(e, schema.New, schema.Existing, emit)
+	}
+}
+
+// sorted returns the links by index, which is roughly the order of their birth.
+func (t *table) sorted() []*entry {
+	return slices.SortedFunc(maps.Values(t.links), func(a, b *entry) int {
+		return cmp.Compare(a.link.Index, b.link.Index)
+	})
+}

@@ -1,0 +1,198 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+)
+
+// source is what a watcher reads from; netlinksrc.Source is the one there is,
+// and says what each method does and what it blocks on.
+type source interface {
+	Receive(ctx context.Context, handle func(*netlinksrc.Message)) error
+	Drain(handle func(*netlinksrc.Message)) error
+	Dump(ctx context.Context, handle func(*netlinksrc.Message)) (interrupted bool, err error)
+	Overruns() uint64
+}
+
+var _ source = (*netlinksrc.Source)(nil)
+
+// A watcher keeps a table true to the kernel and pushes what changes to the
+// queue. It never waits for anything but the kernel.
+type watcher struct {
+	src    source
+	table  *table
+	queue  *queue
+	resync time.Duration // 0: never
+	log    *slog.Logger
+
+	received uint64
+}
+
+// dumpTries bounds how often an interrupted dump is asked for again.
+const dumpTries = 4
+
+// run publishes a snapshot and then every change until ctx ends; then it returns
+// nil.
+func (w *watcher) run(ctx context.Context) error {
+	if err := w.start(ctx); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	next := time.Now().Add(w.resync)
+	for {
+		err := w.receive(ctx, next)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, netlinksrc.ErrOverrun):
+			err = w.recover(ctx)
+		case errors.Is(err, context.DeadlineExceeded):
+			err = w.synchronize(ctx, w.queue.push)
+			if errors.Is(err, netlinksrc.ErrOverrun) {
+				err = w.recover(ctx)
+			}
+			next = time.Now().Add(w.resync)
+		}
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+	}
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// receive takes what notifications there are. It returns
+// context.DeadlineExceeded when it is time for the next comparison.
+func (w *watcher) receive(ctx context.Context, next time.Time) error {
+	if w.resync > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, next)
+		defer cancel()
+	}
+	return w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+}
+
+func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
+	w.received++
+	w.table.apply(m, w.src.Overruns(), emit)
+}
+
+// start fills the table, silently, and publishes it as the epoch's snapshot.
+func (w *watcher) start(ctx context.Context) error {
+	silently := func(*change) {}
+	err := w.synchronize(ctx, silently)
+	for errors.Is(err, netlinksrc.ErrOverrun) {
+		err = w.synchronize(ctx, silently)
+	}
+	if err != nil {
+		return err
+	}
+	links := 0
+	w.queue.pushAll(func(emit func(*change)) {
+		w.table.snapshot(time.Now(), w.src.Overruns(), func(c *change) { links++; emit(c) })
+	})
+	w.log.Info("read the links of this host", "links", len(w.table.links), "published", links)
+	return nil
+}
+
+// recover makes the table true again after an overrun, and says so.
+func (w *watcher) recover(ctx context.Context) error {
+	began := time.Now()
+	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.src.Overruns())
+	published := 0
+	err := error(netlinksrc.ErrOverrun)
+	for errors.Is(err, netlinksrc.ErrOverrun) {
+		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+	}
+	if err != nil {
+		return err
+	}
+	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond), "events", published, "overruns", w.src.Overruns())
+	return nil
+}
+
+// synchronize compares the table with a dump and emits the differences. It is
+// the only way in which the table is filled: at the start, after an overrun, and
+// every now and then.
+//
+// All notifications from before the dump have been applied when it is asked for.
+// Those that came while it ran are applied as they are, in their order; the dump
+// may be older or newer than they, and it speaks only for the links that none of
+// them mentioned. So each notification counts once, and a dump never takes back
+// what a newer notification said. After ErrOverrun some of those were lost, and
+// it has to be done again.
+func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
+	links, at, err := w.dump(ctx)
+	if err != nil {
+		return err
+	}
+	mentioned := make(map[int32]bool)
+	overrun := w.src.Drain(func(m *netlinksrc.Message) {
+		if m.Kind != netlinksrc.Other && !m.Partial {
+			mentioned[m.Link.Index] = true
+		}
+		w.handle(m, emit)
+	})
+	if overrun != nil && !errors.Is(overrun, netlinksrc.ErrOverrun) {
+		return overrun
+	}
+	for _, e := range w.table.sorted() { // what went first, so that a name is free before it is taken
+		if _, there := links[e.link.Index]; !there && !mentioned[e.link.Index] {
+			w.table.vanished(e, at, w.src.Overruns(), emit)
+		}
+	}
+	for _, index := range slices.Sorted(maps.Keys(links)) {
+		if !mentioned[index] {
+			w.table.compare(links[index], at, w.src.Overruns(), emit)
+		}
+	}
+	return overrun
+}
+
+// dump returns all links. When the links change while the kernel walks them a
+// dump may miss some (NLM_F_DUMP_INTR): it is asked for again, and what any of
+// the dumps showed is there. A link that went meanwhile was announced.
+func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at time.Time, err error) {
+	links = make(map[int32]*schema.Link, len(w.table.links))
+	for range dumpTries {
+		interrupted, err := w.src.Dump(ctx, func(m *netlinksrc.Message) {
+			at = m.Time
+			if m.Kind == netlinksrc.New && !m.Partial {
+				link := m.Link
+				links[link.Index] = &link
+			}
+		})
+		if err != nil {
+			return nil, at, err
+		}
+		if !interrupted {
+			return links, at, nil
+		}
+	}
+	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it", "tries", dumpTries)
+	return links, at, nil
+}
+
+// logReadBuffer says what receive buffer was granted.
+func logReadBuffer(log *slog.Logger, asked, granted int) {
+	attrs := []any{"asked", asked, "granted", granted}
+	if granted < 1<<20 {
+		log.Warn("the receive buffer for notifications is small, a burst may overrun it; raise it with: sysctl -w net.core.rmem_max="+
+			fmt.Sprint(asked)+", or run with CAP_NET_ADMIN", attrs...)
+		return
+	}
+	log.Info("receive buffer for notifications", attrs...)
+}

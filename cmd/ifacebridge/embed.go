@@ -1,0 +1,91 @@
+//go:build !noembed
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"ifacebridge/bridge"
+)
+
+const withoutURL = `Without NATS_URL it serves a NATS
+server of its own on 127.0.0.1:4222, with JetStream.`
+
+// embedded is where the embedded server listens: loopback only, because it asks
+// nobody who they are.
+const (
+	embeddedHost = "127.0.0.1"
+	embeddedPort = 4222
+)
+
+// serveNATS starts the embedded server and returns its URL. The caller shuts it
+// down.
+func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func(), err error) {
+	dir, err := storeDir(cfg)
+	if err != nil {
+		return "", nil, err
+	}
+	// The server would try for seconds; a port that is taken is known at once.
+	address := net.JoinHostPort(embeddedHost, fmt.Sprint(embeddedPort))
+	probe, err := net.Listen("tcp", address)
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return "", nil, fmt.Errorf("cannot serve NATS on %s: the port is taken; to publish to the server that has it, set NATS_URL=nats://%s", address, address)
+		}
+		return "", nil, fmt.Errorf("cannot serve NATS: %w", err)
+	}
+	probe.Close()
+
+	opts := &server.Options{
+		ServerName: "ifacebridge-embedded", Host: embeddedHost, Port: embeddedPort,
+		JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return "", nil, fmt.Errorf("embedded NATS server: %w", err)
+	}
+	failed := &serverLog{log: log}
+	srv.SetLoggerV2(failed, false, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(10*time.Second) || !srv.JetStreamEnabled() {
+		srv.Shutdown()
+		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s", dir, failed.last())
+	}
+	url = "nats://" + address
+	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", dir)
+	return url, func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
+}
+
+// storeDir is where the embedded server keeps its streams.
+func storeDir(cfg bridge.Config) (string, error) {
+	dir := cfg.StoreDir
+	if dir == "" {
+		state := os.Getenv("XDG_STATE_HOME")
+		if state == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", fmt.Errorf("no state directory: %w; set IFACE_STORE_DIR", err)
+			}
+			state = filepath.Join(home, ".local", "state")
+		}
+		dir = filepath.Join(state, "ifacebridge")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
+	}
+	probe, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return "", fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
+	}
+	probe.Close()
+	return dir, os.Remove(probe.Name())
+}

@@ -1,0 +1,139 @@
+// Command ifacebridge publishes the network links of a Linux host to NATS, and
+// shows those of a fleet.
+//
+// Without a command it runs the bridge. It is configured by environment
+// variables alone; `ifacebridge config` lists them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"ifacebridge/bridge"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal kills
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// Exit statuses, which scripts and service managers rely on.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitConfig  = 2 // bad configuration or command line: starting again won't help
+	exitFenced  = 3 // another bridge has taken this host's name
+)
+
+// run is main without the process: it returns the exit status.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	root := newRoot(environ)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
+	}
+	var (
+		config bridge.ConfigError
+		usage  *usageError
+		fenced *bridge.FencedError
+	)
+	switch {
+	case errors.As(err, &config), errors.As(err, &usage):
+		return exitConfig
+	case errors.As(err, &fenced):
+		return exitFenced
+	}
+	return exitFailure
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func newRoot(environ []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ifacebridge",
+		Short: "Publish the network links of this host to NATS",
+		Long: `ifacebridge reads the kernel's link notifications and publishes each as JSON to
+NATS, on iface.<host>.new and iface.<host>.del. Without a command it runs the
+bridge, until SIGINT or SIGTERM.
+
+It is configured by environment variables; "ifacebridge config" lists them with
+their defaults. ` + withoutURL + `
+
+Exit status: 0 after a signal with every event confirmed, 1 on a failure, 2 on bad
+configuration, 3 when another bridge has taken this host's name.`,
+		Example: `  ifacebridge                                     run the bridge
+  NATS_URL=nats://broker:4222 ifacebridge         publish to a server
+  ifacebridge watch                               follow the events of all hosts
+  ifacebridge watch --json web01 | jq .link       as JSON, of one host`,
+		Args:              noArguments,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runBridge(cmd.Context(), environ, cmd.ErrOrStderr())
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(watchCommand(environ), schemaCommand(), configCommand(environ), versionCommand())
+	return root
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return &usageError{fmt.Errorf("unexpected argument %q; see %s --help", args[0], cmd.CommandPath())}
+	}
+	return nil
+}
+
+// runBridge runs the bridge on the settings in the environment, beside an
+// embedded server when they name none.
+func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
+	settings, err := bridge.LoadSettings()
+	if err != nil {
+		return err
+	}
+	cfg, err := bridge.ParseConfig(settings, environ)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, stderr)
+	log.Info("ifacebridge starts", "version", version())
+	if len(cfg.Servers) == 0 {
+		url, shutdown, err := serveNATS(cfg, log)
+		if err != nil {
+			return err
+		}
+		defer shutdown()
+		cfg.Servers, cfg.Auth = []string{url}, bridge.Auth{}
+	}
+	return bridge.Run(ctx, cfg, log)
+}
+
+func newLogger(cfg bridge.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		level = slog.LevelInfo // cannot be: the settings were checked
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

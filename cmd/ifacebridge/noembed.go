@@ -1,0 +1,17 @@
+//go:build noembed
+
+package main
+
+import (
+	"log/slog"
+
+	"ifacebridge/bridge"
+)
+
+const withoutURL = `NATS_URL has to be set: this build has
+no embedded server.`
+
+// serveNATS says that there is no server to serve.
+func serveNATS(bridge.Config, *slog.Logger) (url string, shutdown func(), err error) {
+	return "", nil, bridge.ConfigError{"NATS_URL: is unset, and this build has no embedded server (-tags noembed); accepted: nats://host[:port], tls://, ws:// or wss://, comma-separated"}
+}

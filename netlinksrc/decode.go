@@ -1,0 +1,367 @@
+package netlinksrc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+)
+
+// Kind is what a message says about a link.
+type Kind uint8
+
+const (
+	Other Kind = iota // nothing: another type of message, or one about something else than the device
+	New               // RTM_NEWLINK: the link exists
+	Del               // RTM_DELLINK: the link is gone
+)
+
+func (k Kind) String() string { return [...]string{"other", "new", "del"}[k] }
+
+// A Message is one link message of the kernel, decoded.
+type Message struct {
+	Kind Kind
+	Time time.Time // when it was read from the socket
+
+	// Partial is a message that says only some things about its link: what it
+	// does not mention is as it was. A message that is not partial is the state.
+	Partial bool
+
+	// Link is what the message says. Names of other links are not in it: only
+	// their indexes.
+	Link schema.Link
+}
+
+// A Decoder decodes link messages. It keeps the strings that it has seen, so
+// that the same name, said again, costs no memory: decoding a link that says
+// nothing new does not allocate. It is not safe for concurrent use.
+type Decoder struct {
+	strings  interner
+	infoData interner
+	scratch  []byte
+
+	// BadMessages and BadAttributes count what was malformed and left out.
+	BadMessages, BadAttributes uint64
+}
+
+// NewDecoder returns a Decoder.
+func NewDecoder() *Decoder {
+	// The settings of a bridge hold timers, which make them new each time.
+	return &Decoder{strings: newInterner(16384), infoData: newInterner(256)}
+}
+
+// Decode decodes the body of a netlink message of type typ (RTM_NEWLINK or
+// RTM_DELLINK, anything else is [Other]) into m. It is tolerant, as the kernel's
+// readers must be: a bad attribute costs that attribute and is counted, and only
+// a message that names no link is Other and counted as bad. It keeps no
+// reference to body. m.Time is left alone.
+func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
+	m.Kind, m.Partial, m.Link = Other, false, schema.Link{}
+	if typ != unix.RTM_NEWLINK && typ != unix.RTM_DELLINK {
+		return
+	}
+	if len(body) < unix.SizeofIfInfomsg {
+		d.BadMessages++
+		return
+	}
+	// struct ifinfomsg: family, pad, type, index, flags, change. Messages of
+	// another family speak of what that family knows of the link: an AF_BRIDGE
+	// DELLINK says that a port left its bridge.
+	if family := body[0]; family != unix.AF_UNSPEC {
+		return
+	}
+	l := &m.Link
+	l.Type = schema.LinkType(binary.NativeEndian.Uint16(body[2:]))
+	l.Index = int32(binary.NativeEndian.Uint32(body[4:]))
+	l.Flags = schema.Flags(binary.NativeEndian.Uint32(body[8:]))
+
+	var info []byte
+	if !attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+		switch typ {
+		case unix.IFLA_WIRELESS: // wireless_nlevent_process: a name and an event, nothing else
+			m.Partial = true
+		case unix.IFLA_LINKINFO:
+			info = v
+		default:
+			if !d.attribute(l, typ, v) {
+				d.BadAttributes++
+			}
+		}
+	}) {
+		d.BadAttributes++
+	}
+	if info != nil {
+		d.linkInfo(&l.Info, info)
+	}
+	if l.PermAddress == l.Address {
+		l.PermAddress = schema.LLAddr{}
+	}
+	if l.Index <= 0 || l.Name == "" && !m.Partial {
+		d.BadMessages++
+		return
+	}
+	m.Kind = New
+	if typ == unix.RTM_DELLINK {
+		m.Kind = Del
+	}
+}
+
+// attribute sets what one attribute says, and reports whether it could. One that
+// the contract does not name is no news.
+func (d *Decoder) attribute(l *schema.Link, typ uint16, v []byte) bool {
+	switch typ {
+	case unix.IFLA_IFNAME:
+		return d.text(&l.Name, v)
+	case unix.IFLA_MTU:
+		return u32(&l.MTU, v)
+	case unix.IFLA_MIN_MTU:
+		return u32(&l.MinMTU, v)
+	case unix.IFLA_MAX_MTU:
+		return u32(&l.MaxMTU, v)
+	case unix.IFLA_QDISC:
+		return d.text(&l.Qdisc, v)
+	case unix.IFLA_OPERSTATE:
+		return u8(&l.OperState, v)
+	case unix.IFLA_LINKMODE:
+		return u8(&l.LinkMode, v)
+	case unix.IFLA_GROUP:
+		return u32(&l.Group, v)
+	case unix.IFLA_TXQLEN:
+		return u32(&l.TxQLen, v)
+	case unix.IFLA_ADDRESS:
+		return lladdr(&l.Address, l.Type, v)
+	case unix.IFLA_BROADCAST:
+		return lladdr(&l.Broadcast, l.Type, v)
+	case unix.IFLA_PERM_ADDRESS:
+		return lladdr(&l.PermAddress, l.Type, v)
+	case unix.IFLA_LINK:
+		return index(&l.LowerIndex, v)
+	case unix.IFLA_LINK_NETNSID:
+		return s32(&l.LowerNetnsID, v)
+	case unix.IFLA_MASTER:
+		return index(&l.MasterIndex, v)
+	case unix.IFLA_CARRIER:
+		var carrier schema.Opt[uint8]
+		ok := u8(&carrier, v)
+		if ok {
+			l.Carrier = schema.Some(carrier.Or(0) != 0)
+		}
+		return ok
+	case unix.IFLA_CARRIER_CHANGES:
+		return u32(&l.CarrierChanges, v)
+	case unix.IFLA_CARRIER_UP_COUNT:
+		return u32(&l.CarrierUpCount, v)
+	case unix.IFLA_CARRIER_DOWN_COUNT:
+		return u32(&l.CarrierDownCount, v)
+	case unix.IFLA_AF_SPEC:
+		return afSpec(l, v)
+	case unix.IFLA_IFALIAS:
+		return d.text(&l.Alias, v)
+	case unix.IFLA_PROP_LIST:
+		return d.propList(l, v)
+	case unix.IFLA_NEW_NETNSID:
+		return s32(&l.NewNetnsID, v)
+	case unix.IFLA_NEW_IFINDEX:
+		return index(&l.NewIndex, v)
+	default:
+		return d.detail(l, typ, v)
+	}
+}
+
+// detail is the second half of attribute: what only `ip -d` shows.
+func (d *Decoder) detail(l *schema.Link, typ uint16, v []byte) bool {
+	switch typ {
+	case unix.IFLA_PROMISCUITY:
+		return u32(&l.Promiscuity, v)
+	case unix.IFLA_ALLMULTI:
+		return u32(&l.AllMulti, v)
+	case unix.IFLA_NUM_TX_QUEUES:
+		return u32(&l.NumTxQueues, v)
+	case unix.IFLA_NUM_RX_QUEUES:
+		return u32(&l.NumRxQueues, v)
+	case unix.IFLA_GSO_MAX_SIZE:
+		return u32(&l.GSOMaxSize, v)
+	case unix.IFLA_GSO_MAX_SEGS:
+		return u32(&l.GSOMaxSegs, v)
+	case unix.IFLA_TSO_MAX_SIZE:
+		return u32(&l.TSOMaxSize, v)
+	case unix.IFLA_TSO_MAX_SEGS:
+		return u32(&l.TSOMaxSegs, v)
+	case unix.IFLA_GRO_MAX_SIZE:
+		return u32(&l.GROMaxSize, v)
+	case unix.IFLA_GSO_IPV4_MAX_SIZE:
+		return u32(&l.GSOIPv4MaxSize, v)
+	case unix.IFLA_GRO_IPV4_MAX_SIZE:
+		return u32(&l.GROIPv4MaxSize, v)
+	case unix.IFLA_PARENT_DEV_BUS_NAME:
+		return d.text(&l.Parent.Bus, v)
+	case unix.IFLA_PARENT_DEV_NAME:
+		return d.text(&l.Parent.Dev, v)
+	case unix.IFLA_PHYS_PORT_NAME:
+		return d.text(&l.PhysPort.Name, v)
+	case unix.IFLA_PHYS_PORT_ID:
+		l.PhysPort.ID = d.hex(v)
+	case unix.IFLA_PHYS_SWITCH_ID:
+		l.PhysPort.SwitchID = d.hex(v)
+	}
+	return true
+}
+
+// linkInfo decodes IFLA_LINKINFO. The kind stands before the data that it
+// explains (rtnl_link_info_fill).
+func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
+	ok := attributes(nest, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.IFLA_INFO_KIND:
+			if !d.text(&info.Kind, v) {
+				d.BadAttributes++
+			}
+		case unix.IFLA_INFO_SLAVE_KIND:
+			if !d.text(&info.SlaveKind, v) {
+				d.BadAttributes++
+			}
+		case unix.IFLA_INFO_DATA:
+			if table, ok := infoKinds[info.Kind]; ok {
+				info.Data = d.settings(info.Kind, table, v)
+			}
+		}
+	})
+	if !ok {
+		d.BadAttributes++
+	}
+}
+
+// settings decodes the settings of a link of this kind, once for the same bytes.
+func (d *Decoder) settings(kind string, table []infoAttr, raw []byte) string {
+	d.scratch = append(append(d.scratch[:0], kind...), raw...)
+	if s, ok := d.infoData.known[string(d.scratch)]; ok {
+		return s
+	}
+	data, ok := appendInfoData(nil, table, raw)
+	if !ok {
+		d.BadAttributes++
+	}
+	// Timers make new bytes that say the same: keep one string for it.
+	return d.infoData.put(string(d.scratch), d.strings.of(data))
+}
+
+// propList decodes IFLA_PROP_LIST, where the alternative names are.
+func (d *Decoder) propList(l *schema.Link, nest []byte) bool {
+	d.scratch = d.scratch[:0]
+	ok := attributes(nest, func(typ uint16, v []byte) {
+		name := cString(v)
+		if typ != unix.IFLA_ALT_IFNAME || len(name) == 0 {
+			return
+		}
+		if len(d.scratch) > 0 {
+			d.scratch = append(d.scratch, 0)
+		}
+		d.scratch = append(d.scratch, name...)
+	})
+	l.Alt = schema.AltNames(d.strings.of(d.scratch))
+	return ok
+}
+
+// afSpec decodes the one thing that the contract names in IFLA_AF_SPEC.
+func afSpec(l *schema.Link, nest []byte) bool {
+	ok := true
+	return attributes(nest, func(family uint16, v []byte) {
+		if family != unix.AF_INET6 {
+			return
+		}
+		ok = attributes(v, func(typ uint16, v []byte) {
+			if typ == unix.IFLA_INET6_ADDR_GEN_MODE {
+				u8(&l.AddrGenMode, v)
+			}
+		})
+	}) && ok
+}
+
+// text sets a NUL-terminated string.
+func (d *Decoder) text(s *string, v []byte) bool {
+	b := cString(v)
+	*s = d.strings.of(b)
+	return len(b) > 0
+}
+
+func (d *Decoder) hex(v []byte) string {
+	d.scratch = hex.AppendEncode(d.scratch[:0], v)
+	return d.strings.of(d.scratch)
+}
+
+func cString(v []byte) []byte {
+	if i := bytes.IndexByte(v, 0); i >= 0 {
+		return v[:i]
+	}
+	return v
+}
+
+func u8[T ~uint8](o *schema.Opt[T], v []byte) bool {
+	if len(v) != 1 {
+		return false
+	}
+	*o = schema.Some(T(v[0]))
+	return true
+}
+
+func u32(o *schema.Opt[uint32], v []byte) bool {
+	if len(v) != 4 {
+		return false
+	}
+	*o = schema.Some(binary.NativeEndian.Uint32(v))
+	return true
+}
+
+func s32(o *schema.Opt[int32], v []byte) bool {
+	if len(v) != 4 {
+		return false
+	}
+	*o = schema.Some(int32(binary.NativeEndian.Uint32(v)))
+	return true
+}
+
+// index sets another link's index; 0 is none.
+func index(i *int32, v []byte) bool {
+	if len(v) != 4 {
+		return false
+	}
+	*i = int32(binary.NativeEndian.Uint32(v))
+	return true
+}
+
+func lladdr(a *schema.LLAddr, t schema.LinkType, v []byte) bool {
+	addr, ok := schema.MakeLLAddr(v, t)
+	if ok {
+		*a = addr
+	}
+	return ok
+}
+
+// interner keeps one string for each run of bytes that it is asked for. It
+// forgets all of them when it has grown to its limit.
+type interner struct {
+	known map[string]string
+	limit int
+}
+
+func newInterner(limit int) interner { return interner{known: make(map[string]string), limit: limit} }
+
+func (i *interner) of(b []byte) string {
+	if s, ok := i.known[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	return i.put(s, s)
+}
+
+func (i *interner) put(key, s string) string {
+	if len(i.known) >= i.limit {
+		clear(i.known)
+	}
+	i.known[key] = s
+	return s
+}

@@ -1,0 +1,362 @@
+// Package netlinksrc reads the kernel's network links over rtnetlink: the
+// notifications about them as they happen, and dumps of all of them.
+//
+// A [Source] is one network namespace. It has a socket that only receives
+// notifications and another that only dumps; one socket for both would mix
+// replies with events. It is subscribed before Open returns, so that a dump made
+// afterwards misses nothing: whatever the dump does not show yet is announced.
+//
+//	src, err := netlinksrc.Open(netlinksrc.Config{ReadBuffer: 8 << 20})
+//	…
+//	interrupted, err := src.Dump(ctx, func(m *netlinksrc.Message) { … })
+//	for {
+//		err := src.Receive(ctx, func(m *netlinksrc.Message) { … })
+//		switch {
+//		case err == nil: // one message or more were handled
+//		case errors.Is(err, netlinksrc.ErrOverrun): // the kernel dropped some: dump again
+//		case errors.Is(err, context.DeadlineExceeded): // nothing within the time
+//		default: // the socket is broken, or ctx was cancelled
+//		}
+//	}
+//
+// The messages are decoded by a [Decoder], which is a pure function of their
+// bytes: the kernel's rules stand in decode.go and are tested without a kernel.
+// What they mean, which links there are and what changed, is not decided here.
+package netlinksrc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrOverrun says that the kernel dropped notifications because the socket's
+// buffer was full (ENOBUFS). All that it had queued before has been handled.
+var ErrOverrun = errors.New("netlink: notifications dropped by the kernel: receive buffer full")
+
+const (
+	// readSize is larger than any message: the kernel makes dumps in pieces of at
+	// most 32 KiB (netlink_dump), and sends a notification without the VF lists
+	// that would make it large.
+	readSize = 64 << 10
+
+	// batch is how many notifications one Receive handles at most, so that a
+	// storm does not keep its caller from everything else.
+	batch = 1024
+
+	// filterSkipStats is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h), which
+	// x/sys/unix does not have.
+	filterSkipStats = 1 << 3
+)
+
+// Config says which namespace to read and how.
+type Config struct {
+	// NetNS is a file descriptor of a network namespace, which Open does not
+	// keep; 0 is the calling process's own. Entering another one needs
+	// CAP_SYS_ADMIN.
+	NetNS int
+
+	// ReadBuffer is the size in bytes to ask for the notifications' socket, 0 for
+	// the system's default. The kernel counts about 2.3 KB for a notification.
+	ReadBuffer int
+}
+
+// A Source reads the links of one network namespace. It is not safe for
+// concurrent use.
+type Source struct {
+	cfg     Config
+	events  *netlink.Conn
+	raw     syscall.RawConn
+	granted int
+	dumps   *netlink.Conn // nil until the first dump, and after a failed one
+
+	overruns uint64
+
+	dec *Decoder
+	msg Message
+	buf []byte
+}
+
+// OpenPath opens the namespace that a file stands for, such as
+// /run/netns/blue or /proc/4711/ns/net.
+func OpenPath(path string, cfg Config) (*Source, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	defer f.Close()
+	cfg.NetNS = int(f.Fd())
+	return Open(cfg)
+}
+
+// Open subscribes to the link notifications of a namespace. The caller closes
+// the Source.
+func Open(cfg Config) (*Source, error) {
+	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK, NetNS: cfg.NetNS})
+	if err != nil {
+		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
+	}
+	s := &Source{cfg: cfg, events: events, dec: NewDecoder(), buf: make([]byte, readSize)}
+	if err := s.prepare(); err != nil {
+		events.Close()
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Source) prepare() error {
+	if err := s.events.SetBPF(dropBridgePorts); err != nil {
+		return fmt.Errorf("socket filter: %w", err)
+	}
+	raw, err := s.events.SyscallConn()
+	if err != nil {
+		return err
+	}
+	s.raw = raw
+	var sockErr error
+	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), s.cfg.ReadBuffer) })
+	return errors.Join(err, sockErr)
+}
+
+// setReadBuffer asks for a receive buffer, past net.core.rmem_max where the
+// process may (CAP_NET_ADMIN), and returns what was granted. The kernel doubles
+// what is asked, for its own bookkeeping (socket(7)), and reports the double.
+func setReadBuffer(fd, size int) (granted int, err error) {
+	if size > 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size); err != nil {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size); err != nil {
+				return 0, fmt.Errorf("receive buffer: %w", err)
+			}
+		}
+	}
+	doubled, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	return doubled / 2, err
+}
+
+// dropBridgePorts is a socket filter that leaves AF_BRIDGE messages in the
+// kernel: they speak of bridge ports, and each one would cost a wake-up and a
+// place in the receive buffer. The family is the first byte behind the header.
+var dropBridgePorts = func() []bpf.RawInstruction {
+	filter, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: unix.NLMSG_HDRLEN, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_BRIDGE, SkipFalse: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.RetConstant{Val: 1<<32 - 1},
+	})
+	if err != nil {
+		panic(err) // a constant program
+	}
+	return filter
+}()
+
+// ReadBuffer returns the size in bytes of the notifications' receive buffer as
+// the kernel granted it, on the scale on which Config.ReadBuffer asks for it.
+func (s *Source) ReadBuffer() int { return s.granted }
+
+// Overruns returns how often the kernel has reported that it dropped
+// notifications; one [ErrOverrun] may stand for several.
+func (s *Source) Overruns() uint64 { return s.overruns }
+
+// Malformed returns how many messages and attributes were left out so far.
+func (s *Source) Malformed() (messages, attributes uint64) {
+	return s.dec.BadMessages, s.dec.BadAttributes
+}
+
+// Close ends the Source. Nothing may be under way on it.
+func (s *Source) Close() error {
+	err := s.events.Close()
+	if s.dumps != nil {
+		err = errors.Join(err, s.dumps.Close())
+	}
+	return err
+}
+
+// Receive waits for notifications and calls handle with each that is there, up
+// to 1024 of them. The message is handle's until it returns. Receive returns nil
+// when it handled any, the context's error when there was none until the context
+// ended, [ErrOverrun] after an overrun, and else what broke the socket.
+func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	handled, readErr := 0, error(nil)
+	err := interruptible(ctx, s.events, func() error {
+		return s.raw.Read(func(fd uintptr) bool {
+			handled, readErr = s.drain(int(fd), handle)
+			return handled > 0 || readErr != nil
+		})
+	})
+	return errors.Join(err, readErr)
+}
+
+// Drain is Receive without waiting: it handles all that is there, however much.
+func (s *Source) Drain(handle func(*Message)) error {
+	var overrun error
+	for {
+		n, readErr := 0, error(nil)
+		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), handle) }); err != nil {
+			return err
+		}
+		switch {
+		case errors.Is(readErr, ErrOverrun):
+			overrun = readErr
+		case readErr != nil:
+			return readErr
+		}
+		if n < batch {
+			return overrun
+		}
+	}
+}
+
+// drain reads notifications until there are none, or enough. ENOBUFS comes
+// before the messages that were queued when the buffer ran full, and until those
+// are read the kernel drops everything without another word (netlink_overrun,
+// NETLINK_S_CONGESTED): so all of them are read before the overrun is reported,
+// unless a storm refills the queue faster than that.
+func (s *Source) drain(fd int, handle func(*Message)) (handled int, err error) {
+	for handled < batch || err != nil && handled < 64*batch {
+		n, readErr := unix.Read(fd, s.buf)
+		switch readErr {
+		case nil:
+			s.msg.Time = time.Now()
+			s.decode(s.buf[:n], handle)
+			handled++
+		case unix.EAGAIN:
+			return handled, err
+		case unix.EINTR:
+		case unix.ENOBUFS:
+			s.overruns++
+			err = ErrOverrun
+		default:
+			return handled, os.NewSyscallError("read", readErr)
+		}
+	}
+	return handled, err
+}
+
+func (s *Source) decode(datagram []byte, handle func(*Message)) {
+	if !messages(datagram, func(h header, body []byte) {
+		s.dec.Decode(h.typ, body, &s.msg)
+		handle(&s.msg)
+	}) {
+		s.dec.BadMessages++
+	}
+}
+
+// interruptible runs wait, a blocking read of c, until it returns or ctx ends,
+// and then returns ctx's error. The one who interrupts is joined, so that it
+// cannot interrupt the next read.
+func interruptible(ctx context.Context, c *netlink.Conn, wait func() error) error {
+	deadline, _ := ctx.Deadline() // the zero time is none
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = c.SetReadDeadline(time.Unix(1, 0)) // fails only when c is closed, which ends the read too
+	})
+	err := wait()
+	if !stop() {
+		<-interrupted
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return context.DeadlineExceeded // the socket's clock was ahead of the context's
+	}
+	return err
+}
+
+// Dump asks the kernel for all links and calls handle with each. The message is
+// handle's until it returns. Interrupted reports that the links changed
+// meanwhile, so that some may be missing or there twice (NLM_F_DUMP_INTR): ask
+// again. It ends with the context.
+func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
+	if s.dumps == nil {
+		if s.dumps, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: s.cfg.NetNS}); err != nil {
+			return false, fmt.Errorf("netlink: dump: %w", err)
+		}
+	}
+	interrupted, err = s.dump(ctx, handle)
+	if err != nil {
+		// What is left of this dump would be taken for the next one's reply.
+		s.dumps.Close()
+		s.dumps = nil
+		return false, fmt.Errorf("netlink: dump: %w", err)
+	}
+	return interrupted, nil
+}
+
+func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
+	skipStats := uint32(filterSkipStats)
+	body, err := (&rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{ExtMask: &skipStats}}).MarshalBinary()
+	if err != nil {
+		return false, err
+	}
+	request, err := s.dumps.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
+		Data:   body,
+	})
+	if err != nil {
+		return false, err
+	}
+	raw, err := s.dumps.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	for done := false; !done; {
+		n, readErr := 0, error(nil)
+		err := interruptible(ctx, s.dumps, func() error {
+			return raw.Read(func(fd uintptr) bool {
+				n, readErr = unix.Read(int(fd), s.buf)
+				return readErr != unix.EAGAIN && readErr != unix.EINTR
+			})
+		})
+		if err := errors.Join(err, os.NewSyscallError("read", readErr)); err != nil {
+			return false, err
+		}
+		s.msg.Time = time.Now()
+		if !messages(s.buf[:n], func(h header, body []byte) {
+			if h.seq != request.Header.Sequence || done {
+				return
+			}
+			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+			switch h.typ {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				done, err = true, dumpError(body)
+			default:
+				s.dec.Decode(h.typ, body, &s.msg)
+				handle(&s.msg)
+			}
+		}) {
+			s.dec.BadMessages++
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return interrupted, nil
+}
+
+// dumpError is the error number with which NLMSG_DONE and NLMSG_ERROR begin.
+func dumpError(body []byte) error {
+	if len(body) < 4 {
+		return errors.New("short reply")
+	}
+	if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
+		return syscall.Errno(errno)
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+// Package schema is the one vocabulary of ifacebridge: an [Event] about a
+// network [Link] of a host, its JSON form (schema iface.v1), and the mapping
+// from host names to NATS subjects.
+//
+// It is what a consumer imports. It knows neither netlink nor NATS, and a Link
+// is a plain comparable value: two links are the same when l1 == l2, and
+// [Diff] says in which keys they differ.
+//
+//	var e schema.Event
+//	if err := json.Unmarshal(msg.Data, &e); err != nil { … }
+//	fmt.Println(e.Host, e.Link.Name, e.Action, e.Changed)
+//
+// The JSON follows `ip -d -j link show` name for name and value for value. A key
+// that the kernel did not send is absent, never zero; in Go that is an [Opt]
+// without a value, or the zero value where zero cannot be meant (a name, an
+// index, a hardware address).
+package schema
+
+import (
+	"strconv"
+	"time"
+)
+
+// Name is the value of an event's "schema" field. Within v1 fields are only
+// added; the name maps to schema/iface.v1.schema.json.
+const Name = "iface.v1"
+
+// An Event says that one link of one host appeared, changed or went, or that it
+// is there (in a snapshot). It is a value: copying it copies all of it.
+type Event struct {
+	Host   string // the host's name as configured, not its subject token
+	BootID string // the kernel's /proc/sys/kernel/random/boot_id
+	Epoch  string // one run of the bridge
+	Seq    uint64 // position in the epoch, from 1, without gaps
+
+	Time   time.Time // when the bridge read it from the kernel
+	Kind   Kind      // "event": new or del, as in the subject
+	Action Action
+	Cause  Cause
+
+	// Overruns is how many times the kernel has reported in this epoch, before
+	// this event, that it dropped notifications (ENOBUFS).
+	Overruns uint64
+
+	// Coalesced is how many kernel notifications this event stands for; 0 and 1
+	// both mean one, and are left out of the JSON.
+	Coalesced uint64
+
+	// Changed and Previous are meaningful for the actions updated and renamed:
+	// the keys of Link that changed, and a link that holds their old values and
+	// nothing else.
+	Changed  FieldSet
+	Previous Link
+
+	Snapshot  Snapshot // zero outside of a snapshot
+	Truncated FieldSet // keys of Link and Previous left out to fit the server's payload limit
+	Netns     string   // "" for the bridge's own network namespace
+	Link      Link     // on del: the last known
+}
+
+// Snapshot is the place of an event in a snapshot: 1 to Of, nothing in between.
+type Snapshot struct {
+	Pos, Of uint32
+}
+
+// ID is the event's identity, "<epoch>-<seq>". It is the Nats-Msg-Id header too.
+func (e *Event) ID() string { return ID(e.Epoch, e.Seq) }
+
+// ID returns the identity of event seq of an epoch.
+func ID(epoch string, seq uint64) string {
+	return epoch + "-" + strconv.FormatUint(seq, 10)
+}

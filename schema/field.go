@@ -1,0 +1,346 @@
+package schema
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"math/bits"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// A field is one key of a link's JSON form.
+type field struct {
+	name   string
+	name2  bool // a name that stands beside an index; the diff is over the index
+	has    func(*Link) bool
+	same   func(a, b *Link) bool
+	append func([]byte, *Link) []byte // the JSON value; has must hold
+	parse  func(*Link, json.RawMessage) error
+	copy   func(dst, src *Link)
+}
+
+// fields is every key of a link, in the order in which they are written, which
+// is ip's where ip has the key. At most 64, see [FieldSet].
+var fields = [...]field{
+	always(plain("ifindex", func(l *Link) *int32 { return &l.Index }, appendInt)),
+	plain("ifname", func(l *Link) *string { return &l.Name }, appendText),
+	rawText("ifname_bytes", func(l *Link) *string { return &l.Name }),
+	plain("link_index", func(l *Link) *int32 { return &l.LowerIndex }, appendInt),
+	nameBeside(plain("link", func(l *Link) *string { return &l.LowerName }, appendText)),
+	optional("link_netnsid", func(l *Link) *Opt[int32] { return &l.LowerNetnsID }, appendInt),
+	always(parsed("flags", func(l *Link) *Flags { return &l.Flags }, appendFlags, flagsOf)),
+	optional("mtu", func(l *Link) *Opt[uint32] { return &l.MTU }, appendUint),
+	plain("qdisc", func(l *Link) *string { return &l.Qdisc }, appendText),
+	plain("master_index", func(l *Link) *int32 { return &l.MasterIndex }, appendInt),
+	nameBeside(plain("master", func(l *Link) *string { return &l.MasterName }, appendText)),
+	enum("operstate", func(l *Link) *Opt[OperState] { return &l.OperState }, operStateNames),
+	enum("linkmode", func(l *Link) *Opt[LinkMode] { return &l.LinkMode }, linkModeNames),
+	group("group", func(l *Link) *Opt[uint32] { return &l.Group }),
+	optional("txqlen", func(l *Link) *Opt[uint32] { return &l.TxQLen }, appendUint),
+	always(parsed("link_type", func(l *Link) *LinkType { return &l.Type }, quoted[LinkType], linkTypeOf)),
+	parsed("address", func(l *Link) *LLAddr { return &l.Address }, appendLLAddr, parseLLAddr),
+	parsed("broadcast", func(l *Link) *LLAddr { return &l.Broadcast }, appendLLAddr, parseLLAddr),
+	parsed("permaddr", func(l *Link) *LLAddr { return &l.PermAddress }, appendLLAddr, parseLLAddr),
+	optional("promiscuity", func(l *Link) *Opt[uint32] { return &l.Promiscuity }, appendUint),
+	optional("allmulti", func(l *Link) *Opt[uint32] { return &l.AllMulti }, appendUint),
+	optional("min_mtu", func(l *Link) *Opt[uint32] { return &l.MinMTU }, appendUint),
+	optional("max_mtu", func(l *Link) *Opt[uint32] { return &l.MaxMTU }, appendUint),
+	parsed("linkinfo", func(l *Link) *LinkInfo { return &l.Info }, appendLinkInfo, linkInfoOf),
+	enum("inet6_addr_gen_mode", func(l *Link) *Opt[AddrGenMode] { return &l.AddrGenMode }, addrGenModeNames),
+	optional("num_tx_queues", func(l *Link) *Opt[uint32] { return &l.NumTxQueues }, appendUint),
+	optional("num_rx_queues", func(l *Link) *Opt[uint32] { return &l.NumRxQueues }, appendUint),
+	optional("gso_max_size", func(l *Link) *Opt[uint32] { return &l.GSOMaxSize }, appendUint),
+	optional("gso_max_segs", func(l *Link) *Opt[uint32] { return &l.GSOMaxSegs }, appendUint),
+	optional("tso_max_size", func(l *Link) *Opt[uint32] { return &l.TSOMaxSize }, appendUint),
+	optional("tso_max_segs", func(l *Link) *Opt[uint32] { return &l.TSOMaxSegs }, appendUint),
+	optional("gro_max_size", func(l *Link) *Opt[uint32] { return &l.GROMaxSize }, appendUint),
+	optional("gso_ipv4_max_size", func(l *Link) *Opt[uint32] { return &l.GSOIPv4MaxSize }, appendUint),
+	optional("gro_ipv4_max_size", func(l *Link) *Opt[uint32] { return &l.GROIPv4MaxSize }, appendUint),
+	plain("phys_port_name", func(l *Link) *string { return &l.PhysPort.Name }, appendText),
+	plain("phys_port_id", func(l *Link) *string { return &l.PhysPort.ID }, appendText),
+	plain("phys_switch_id", func(l *Link) *string { return &l.PhysPort.SwitchID }, appendText),
+	plain("parentbus", func(l *Link) *string { return &l.Parent.Bus }, appendText),
+	plain("parentdev", func(l *Link) *string { return &l.Parent.Dev }, appendText),
+	plain("ifalias", func(l *Link) *string { return &l.Alias }, appendText),
+	rawText("ifalias_bytes", func(l *Link) *string { return &l.Alias }),
+	parsed("altnames", func(l *Link) *AltNames { return &l.Alt }, appendAltNames, altNamesOf),
+	altNamesBytes("altnames_bytes"),
+	optional("carrier", func(l *Link) *Opt[bool] { return &l.Carrier }, strconv.AppendBool),
+	optional("carrier_changes", func(l *Link) *Opt[uint32] { return &l.CarrierChanges }, appendUint),
+	optional("carrier_up_count", func(l *Link) *Opt[uint32] { return &l.CarrierUpCount }, appendUint),
+	optional("carrier_down_count", func(l *Link) *Opt[uint32] { return &l.CarrierDownCount }, appendUint),
+	optional("new_netnsid", func(l *Link) *Opt[int32] { return &l.NewNetnsID }, appendInt),
+	plain("new_ifindex", func(l *Link) *int32 { return &l.NewIndex }, appendInt),
+}
+
+// FieldSet is a set of keys of a link.
+type FieldSet uint64
+
+// fieldByName maps a key to its place in fields.
+var fieldByName = func() map[string]int {
+	m := make(map[string]int, len(fields))
+	for i := range fields {
+		m[fields[i].name] = i
+	}
+	return m
+}()
+
+// Fields returns the set of the named keys; a name that is no key of a link is
+// an error, or, from a newer writer of v1, a reason to ignore it.
+func Fields(names ...string) (FieldSet, error) {
+	var s FieldSet
+	for _, name := range names {
+		i, ok := fieldByName[name]
+		if !ok {
+			return s, fmt.Errorf("%q is no field of a link", name)
+		}
+		s |= 1 << i
+	}
+	return s, nil
+}
+
+// Has reports whether the key name is in the set.
+func (s FieldSet) Has(name string) bool {
+	i, ok := fieldByName[name]
+	return ok && s&(1<<i) != 0
+}
+
+// Names returns the keys in the set, in the order of the JSON.
+func (s FieldSet) Names() []string {
+	names := make([]string, 0, bits.OnesCount64(uint64(s)))
+	for f := range s.each() {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+func (s FieldSet) String() string { return fmt.Sprint(s.Names()) }
+
+func (s FieldSet) each() iter.Seq[*field] {
+	return func(yield func(*field) bool) {
+		for rest := uint64(s); rest != 0; rest &= rest - 1 {
+			if !yield(&fields[bits.TrailingZeros64(rest)]) {
+				return
+			}
+		}
+	}
+}
+
+// Diff returns the keys in which a and b differ. The names of other links are
+// left out: master_index and link_index stand for them.
+func Diff(a, b *Link) FieldSet {
+	if *a == *b {
+		return 0
+	}
+	var s FieldSet
+	for i := range fields {
+		if f := &fields[i]; !f.name2 && !f.same(a, b) {
+			s |= 1 << i
+		}
+	}
+	return s
+}
+
+// Present returns the keys that l has.
+func Present(l *Link) FieldSet {
+	var s FieldSet
+	for i := range fields {
+		if fields[i].has(l) {
+			s |= 1 << i
+		}
+	}
+	return s
+}
+
+// With returns l with the keys of s as they are in from.
+func (l Link) With(s FieldSet, from *Link) Link {
+	for f := range s.each() {
+		f.copy(&l, from)
+	}
+	return l
+}
+
+// Without returns l with the keys of s absent.
+func (l Link) Without(s FieldSet) Link { return l.With(s, &Link{}) }
+
+// plain is a field whose zero value means that it is absent.
+func plain[T comparable](name string, at func(*Link) *T, app func([]byte, T) []byte) field {
+	return newField(name, at, func(v T) bool { return v != *new(T) }, app, unmarshal[T])
+}
+
+// optional is a field for which zero is a value like any other.
+func optional[T comparable](name string, at func(*Link) *Opt[T], app func([]byte, T) []byte) field {
+	return newField(name, at, func(o Opt[T]) bool { return o.ok },
+		func(dst []byte, o Opt[T]) []byte { return app(dst, o.value) },
+		func(raw json.RawMessage) (Opt[T], error) { v, err := unmarshal[T](raw); return Some(v), err })
+}
+
+// enum is an optional field that is written as a name.
+func enum[T ~uint8](name string, at func(*Link) *Opt[T], names []string) field {
+	return newField(name, at, func(o Opt[T]) bool { return o.ok },
+		func(dst []byte, o Opt[T]) []byte { return appendText(dst, nameOf(names, o.value)) },
+		func(raw json.RawMessage) (Opt[T], error) {
+			text, err := unmarshal[string](raw)
+			if err != nil {
+				return Opt[T]{}, err
+			}
+			var v T
+			err = enumOf(&v, names, name, []byte(text))
+			return Some(v), err
+		})
+}
+
+// group is the link group: a number that is written as ip shows it.
+func group(name string, at func(*Link) *Opt[uint32]) field {
+	return newField(name, at, func(o Opt[uint32]) bool { return o.ok },
+		func(dst []byte, o Opt[uint32]) []byte { return appendText(dst, GroupName(o.value)) },
+		func(raw json.RawMessage) (Opt[uint32], error) {
+			text, err := unmarshal[string](raw)
+			if err != nil || text == GroupName(0) {
+				return Some[uint32](0), err
+			}
+			n, err := strconv.ParseUint(text, 10, 32)
+			return Some(uint32(n)), err
+		})
+}
+
+// parsed is a field with a JSON form J that is not its Go form T.
+func parsed[T comparable, J any](name string, at func(*Link) *T, app func([]byte, T) []byte, parse func(J) (T, error)) field {
+	return newField(name, at, func(v T) bool { return v != *new(T) },
+		func(dst []byte, v T) []byte { return app(dst, v) },
+		func(raw json.RawMessage) (T, error) {
+			j, err := unmarshal[J](raw)
+			if err != nil {
+				return *new(T), err
+			}
+			return parse(j)
+		})
+}
+
+// rawText is the base64 of a string's bytes, present when it is not UTF-8. It
+// stands behind the string, so that parsing it replaces what was parsed there.
+func rawText(name string, at func(*Link) *string) field {
+	f := newField(name, at, func(s string) bool { return !utf8.ValidString(s) }, appendBase64,
+		func(raw json.RawMessage) (string, error) { b, err := unmarshal[[]byte](raw); return string(b), err })
+	f.same = func(a, b *Link) bool { return *at(a) == *at(b) || !f.has(a) && !f.has(b) }
+	return f
+}
+
+// altNamesBytes is rawText for a list.
+func altNamesBytes(name string) field {
+	at := func(l *Link) *AltNames { return &l.Alt }
+	f := newField(name, at, func(a AltNames) bool { return !utf8.ValidString(string(a)) },
+		func(dst []byte, a AltNames) []byte { return appendList(dst, a.List(), appendBase64) },
+		func(raw json.RawMessage) (AltNames, error) {
+			list, err := unmarshal[[][]byte](raw)
+			names := make([]string, len(list))
+			for i, b := range list {
+				names[i] = string(b)
+			}
+			return MakeAltNames(names...), err
+		})
+	f.same = func(a, b *Link) bool { return a.Alt == b.Alt || !f.has(a) && !f.has(b) }
+	return f
+}
+
+// always marks a field that every link has, also when it is zero.
+func always(f field) field {
+	f.has = func(*Link) bool { return true }
+	return f
+}
+
+func nameBeside(f field) field {
+	f.name2 = true
+	return f
+}
+
+func newField[T comparable](name string, at func(*Link) *T, has func(T) bool, app func([]byte, T) []byte, parse func(json.RawMessage) (T, error)) field {
+	return field{
+		name:   name,
+		has:    func(l *Link) bool { return has(*at(l)) },
+		same:   func(a, b *Link) bool { return *at(a) == *at(b) },
+		append: func(dst []byte, l *Link) []byte { return app(dst, *at(l)) },
+		copy:   func(dst, src *Link) { *at(dst) = *at(src) },
+		parse: func(l *Link, raw json.RawMessage) error {
+			v, err := parse(raw)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			*at(l) = v
+			return nil
+		},
+	}
+}
+
+func unmarshal[T any](raw json.RawMessage) (v T, err error) {
+	err = json.Unmarshal(raw, &v)
+	return v, err
+}
+
+func appendInt(dst []byte, v int32) []byte   { return strconv.AppendInt(dst, int64(v), 10) }
+func appendUint(dst []byte, v uint32) []byte { return strconv.AppendUint(dst, uint64(v), 10) }
+
+// appendText writes s as a JSON string, with U+FFFD for each byte that is not
+// UTF-8; the error only says that there was one.
+func appendText(dst []byte, s string) []byte {
+	dst, _ = jsontext.AppendQuote(dst, s)
+	return dst
+}
+
+func appendBase64(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	dst = base64.StdEncoding.AppendEncode(dst, []byte(s))
+	return append(dst, '"')
+}
+
+func quoted[T fmt.Stringer](dst []byte, v T) []byte { return appendText(dst, v.String()) }
+
+func appendLLAddr(dst []byte, a LLAddr) []byte {
+	return append(a.append(append(dst, '"')), '"')
+}
+
+func appendList(dst []byte, list []string, app func([]byte, string) []byte) []byte {
+	dst = append(dst, '[')
+	for i, s := range list {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = app(dst, s)
+	}
+	return append(dst, ']')
+}
+
+func appendAltNames(dst []byte, a AltNames) []byte { return appendList(dst, a.List(), appendText) }
+
+func altNamesOf(names []string) (AltNames, error) { return MakeAltNames(names...), nil }
+
+func appendLinkInfo(dst []byte, i LinkInfo) []byte {
+	dst = append(dst, '{')
+	key := func(name, value string, app func([]byte, string) []byte) {
+		if value == "" {
+			return
+		}
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = app(append(append(append(dst, '"'), name...), `":`...), value)
+	}
+	key("info_kind", i.Kind, appendText)
+	key("info_data", i.Data, func(dst []byte, json string) []byte { return append(dst, json...) })
+	key("info_slave_kind", i.SlaveKind, appendText)
+	return append(dst, '}')
+}
+
+type linkInfoJSON struct {
+	Kind      string          `json:"info_kind"`
+	Data      json.RawMessage `json:"info_data"`
+	SlaveKind string          `json:"info_slave_kind"`
+}
+
+func linkInfoOf(j linkInfoJSON) (LinkInfo, error) {
+	return LinkInfo{Kind: j.Kind, SlaveKind: j.SlaveKind, Data: string(j.Data)}, nil
+}

@@ -1,0 +1,182 @@
+package schema
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// timeLayout is RFC 3339 in UTC with all nine digits of the nanoseconds, so that
+// events of one host sort as strings too.
+const timeLayout = "2006-01-02T15:04:05.000000000Z"
+
+// AppendJSON appends the link as a JSON object to dst and returns the extended
+// buffer. It does not allocate when dst is large enough and l has no altnames.
+func (l *Link) AppendJSON(dst []byte) []byte {
+	dst = append(dst, '{')
+	for i := range fields {
+		f := &fields[i]
+		if !f.has(l) {
+			continue
+		}
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = f.append(appendKey(dst, f.name), l)
+	}
+	return append(dst, '}')
+}
+
+// MarshalJSON implements json.Marshaler.
+func (l Link) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. Keys that it does not know are
+// ignored: a newer writer of v1 may have added them. null is absent.
+func (l *Link) UnmarshalJSON(b []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(b, &keys); err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	*l = Link{}
+	for i := range fields {
+		raw, ok := keys[fields[i].name]
+		if !ok || string(raw) == "null" {
+			continue
+		}
+		if err := fields[i].parse(l, raw); err != nil {
+			return fmt.Errorf("link: %w", err)
+		}
+	}
+	return nil
+}
+
+// AppendJSON appends the event as a JSON object to dst and returns the extended
+// buffer. It does not allocate when dst is large enough.
+func (e *Event) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"schema":"`+Name+`","id":"`...)
+	dst = append(append(dst, e.Epoch...), '-')
+	dst = append(strconv.AppendUint(dst, e.Seq, 10), '"')
+	dst = appendText(append(dst, `,"host":`...), e.Host)
+	dst = appendText(append(dst, `,"boot_id":`...), e.BootID)
+	dst = appendText(append(dst, `,"epoch":`...), e.Epoch)
+	dst = strconv.AppendUint(append(dst, `,"seq":`...), e.Seq, 10)
+	dst = e.Time.UTC().AppendFormat(append(dst, `,"time":"`...), timeLayout)
+	dst = append(append(append(dst, `","event":"`...), e.Kind.String()...), '"')
+	dst = append(append(append(dst, `,"action":"`...), e.Action.String()...), '"')
+	dst = append(append(append(dst, `,"cause":"`...), e.Cause.String()...), '"')
+	dst = strconv.AppendUint(append(dst, `,"overruns":`...), e.Overruns, 10)
+	if e.Coalesced > 1 {
+		dst = strconv.AppendUint(append(dst, `,"coalesced":`...), e.Coalesced, 10)
+	}
+	if e.Action == Updated || e.Action == Renamed {
+		dst = e.appendChanged(dst)
+	}
+	if e.Snapshot.Of > 0 {
+		dst = strconv.AppendUint(append(dst, `,"snapshot":{"pos":`...), uint64(e.Snapshot.Pos), 10)
+		dst = strconv.AppendUint(append(dst, `,"of":`...), uint64(e.Snapshot.Of), 10)
+		dst = append(dst, '}')
+	}
+	if e.Truncated != 0 {
+		dst = appendNames(append(dst, `,"truncated":`...), e.Truncated)
+	}
+	if e.Netns != "" {
+		dst = appendText(append(dst, `,"netns":`...), e.Netns)
+	}
+	dst = e.Link.AppendJSON(append(dst, `,"link":`...))
+	return append(dst, '}')
+}
+
+func (e *Event) appendChanged(dst []byte) []byte {
+	dst = appendNames(append(dst, `,"changed":`...), e.Changed)
+	dst = append(dst, `,"previous":{`...)
+	first := true
+	for f := range (e.Changed &^ e.Truncated).each() {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = appendKey(dst, f.name)
+		if f.has(&e.Previous) {
+			dst = f.append(dst, &e.Previous)
+		} else {
+			dst = append(dst, "null"...)
+		}
+	}
+	return append(dst, '}')
+}
+
+func appendNames(dst []byte, s FieldSet) []byte {
+	dst = append(dst, '[')
+	first := true
+	for f := range s.each() {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(append(append(dst, '"'), f.name...), '"')
+	}
+	return append(dst, ']')
+}
+
+func appendKey(dst []byte, name string) []byte {
+	return append(append(append(dst, '"'), name...), `":`...)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+// eventJSON is the JSON form of an Event, for reading it.
+type eventJSON struct {
+	Schema    string    `json:"schema"`
+	Host      string    `json:"host"`
+	BootID    string    `json:"boot_id"`
+	Epoch     string    `json:"epoch"`
+	Seq       uint64    `json:"seq"`
+	Time      time.Time `json:"time"`
+	Event     Kind      `json:"event"`
+	Action    Action    `json:"action"`
+	Cause     Cause     `json:"cause"`
+	Overruns  uint64    `json:"overruns"`
+	Coalesced uint64    `json:"coalesced"`
+	Changed   []string  `json:"changed"`
+	Previous  Link      `json:"previous"`
+	Snapshot  struct {
+		Pos uint32 `json:"pos"`
+		Of  uint32 `json:"of"`
+	} `json:"snapshot"`
+	Truncated []string `json:"truncated"`
+	Netns     string   `json:"netns"`
+	Link      Link     `json:"link"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It accepts every event of v1, also
+// from a newer writer, and refuses other schemas.
+func (e *Event) UnmarshalJSON(b []byte) error {
+	var j eventJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return fmt.Errorf("event: %w", err)
+	}
+	if j.Schema != Name && !strings.HasPrefix(j.Schema, Name+".") {
+		return fmt.Errorf("event: schema: not %s (got %q)", Name, j.Schema)
+	}
+	*e = Event{
+		Host: j.Host, BootID: j.BootID, Epoch: j.Epoch, Seq: j.Seq, Time: j.Time,
+		Kind: j.Event, Action: j.Action, Cause: j.Cause, Overruns: j.Overruns, Coalesced: j.Coalesced,
+		Changed: known(j.Changed), Previous: j.Previous, Snapshot: Snapshot(j.Snapshot),
+		Truncated: known(j.Truncated), Netns: j.Netns, Link: j.Link,
+	}
+	return nil
+}
+
+// known returns the set of those names that this version knows.
+func known(names []string) FieldSet {
+	var s FieldSet
+	for _, name := range names {
+		if i, ok := fieldByName[name]; ok {
+			s |= 1 << i
+		}
+	}
+	return s
+}

@@ -1,0 +1,65 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// HostToken makes one NATS token of a host name, or of a network namespace's:
+// letters, digits and '-' stand for themselves, '.' becomes '_', every other
+// byte '=' and two upper-case hex digits. The token is a valid KV key too, two
+// names never share one, and [HostName] reverses it. An empty name is an error.
+func HostToken(name string) (string, error) {
+	if name == "" {
+		return "", errors.New("host name: empty")
+	}
+	var b strings.Builder
+	for _, c := range []byte(name) {
+		switch {
+		case isTokenByte(c):
+			b.WriteByte(c)
+		case c == '.':
+			b.WriteByte('_')
+		default:
+			fmt.Fprintf(&b, "=%02X", c)
+		}
+	}
+	return b.String(), nil
+}
+
+// HostName reverses [HostToken]. A token that HostToken does not make is an error.
+func HostName(token string) (string, error) {
+	if token == "" {
+		return "", errors.New("host token: empty")
+	}
+	var b strings.Builder
+	for i := 0; i < len(token); i++ {
+		switch c := token[i]; {
+		case isTokenByte(c):
+			b.WriteByte(c)
+		case c == '_':
+			b.WriteByte('.')
+		default:
+			if c != '=' || i+2 >= len(token) {
+				return "", fmt.Errorf("host token: unexpected %q at %d (got %q)", c, i, token)
+			}
+			n, err := strconv.ParseUint(token[i+1:i+3], 16, 8)
+			if err != nil || token[i+1:i+3] != strings.ToUpper(token[i+1:i+3]) || isTokenByte(byte(n)) || n == '.' {
+				return "", fmt.Errorf("host token: bad escape %q (got %q)", token[i:i+3], token)
+			}
+			b.WriteByte(byte(n))
+			i += 2
+		}
+	}
+	return b.String(), nil
+}
+
+func isTokenByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-'
+}
+
+// Subject returns the subject of a host's events of one kind, for a token from
+// [HostToken]: "<prefix>.<token>.new" or ".del".
+func Subject(prefix, token string, k Kind) string { return prefix + "." + token + "." + k.String() }
