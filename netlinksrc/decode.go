@@ -326,7 +326,7 @@ func s32(o *schema.Opt[int32], v []byte) bool {
 
 // index sets another link's index; 0 is none.
 func index(i *int32, v []byte) bool {
-	if len(v) != 4 {
+	if len(v) != 4 || int32(binary.NativeEndian.Uint32(v)) < 0 {
 		return false
 	}
 	*i = int32(binary.NativeEndian.Uint32(v))

@@ -171,8 +171,8 @@ func onlyTrue(name string) func(*object, []byte) bool {
 	})
 }
 
-// flag is an attribute without a payload that is there or not.
-func flag(name string) func(*object, []byte) bool {
+// present is an attribute without a payload that is there or not.
+func present(name string) func(*object, []byte) bool {
 	return func(o *object, v []byte) bool { o.bool(name, true); return len(v) == 0 }
 }
 
@@ -431,8 +431,8 @@ var vxlanInfo = []infoAttr{
 	{unix.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, boolean("udp_zero_csum6_rx")},
 	{unix.IFLA_VXLAN_REMCSUM_TX, onlyTrue("remcsum_tx")},
 	{unix.IFLA_VXLAN_REMCSUM_RX, onlyTrue("remcsum_rx")},
-	{unix.IFLA_VXLAN_GBP, flag("gbp")},
-	{unix.IFLA_VXLAN_GPE, flag("gpe")},
+	{unix.IFLA_VXLAN_GBP, present("gbp")},
+	{unix.IFLA_VXLAN_GPE, present("gpe")},
 }
 
 var vlanInfo = []infoAttr{

@@ -60,8 +60,8 @@ const (
 
 // Config says which namespace to read and how.
 type Config struct {
-	// NetNS is a file descriptor of a network namespace, which Open does not
-	// keep; 0 is the calling process's own. Entering another one needs
+	// NetNS is a file descriptor of a network namespace, which stays the caller's;
+	// 0 is the calling process's own. Entering another one needs
 	// CAP_SYS_ADMIN.
 	NetNS int
 
@@ -73,7 +73,7 @@ type Config struct {
 // A Source reads the links of one network namespace. It is not safe for
 // concurrent use.
 type Source struct {
-	cfg     Config
+	netns   int // our own descriptor of the namespace, 0: the process's
 	events  *netlink.Conn
 	raw     syscall.RawConn
 	granted int
@@ -105,15 +105,22 @@ func Open(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
 	}
-	s := &Source{cfg: cfg, events: events, dec: NewDecoder(), buf: make([]byte, readSize)}
-	if err := s.prepare(); err != nil {
-		events.Close()
+	s := &Source{events: events, dec: NewDecoder(), buf: make([]byte, readSize)}
+	if err := s.prepare(cfg); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Source) prepare() error {
+func (s *Source) prepare(cfg Config) error {
+	if cfg.NetNS != 0 { // for a dump socket, later
+		fd, err := unix.FcntlInt(uintptr(cfg.NetNS), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("network namespace: %w", os.NewSyscallError("fcntl", err))
+		}
+		s.netns = fd
+	}
 	if err := s.events.SetBPF(dropBridgePorts); err != nil {
 		return fmt.Errorf("socket filter: %w", err)
 	}
@@ -123,7 +130,7 @@ func (s *Source) prepare() error {
 	}
 	s.raw = raw
 	var sockErr error
-	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), s.cfg.ReadBuffer) })
+	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), cfg.ReadBuffer) })
 	return errors.Join(err, sockErr)
 }
 
@@ -176,6 +183,9 @@ func (s *Source) Close() error {
 	err := s.events.Close()
 	if s.dumps != nil {
 		err = errors.Join(err, s.dumps.Close())
+	}
+	if s.netns != 0 {
+		err = errors.Join(err, unix.Close(s.netns))
 	}
 	return err
 }
@@ -284,8 +294,11 @@ func interruptible(ctx context.Context, c *netlink.Conn, wait func() error) erro
 // meanwhile, so that some may be missing or there twice (NLM_F_DUMP_INTR): ask
 // again. It ends with the context.
 func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	if s.dumps == nil {
-		if s.dumps, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: s.cfg.NetNS}); err != nil {
+		if s.dumps, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: s.netns}); err != nil {
 			return false, fmt.Errorf("netlink: dump: %w", err)
 		}
 	}

@@ -1,0 +1,391 @@
+package netlinksrc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/netnstest"
+)
+
+var update = flag.Bool("update", false, "capture the kernel's messages again and write the golden files")
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// body makes the body of a link message.
+func body(family uint8, index int32, attrs func(*netlink.AttributeEncoder)) []byte {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	b[0] = family
+	binary.NativeEndian.PutUint16(b[2:], unix.ARPHRD_ETHER)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	ae := netlink.NewAttributeEncoder()
+	ae.Bytes(unix.IFLA_IFNAME, []byte("eth0\x00"))
+	if attrs != nil {
+		attrs(ae)
+	}
+	a, err := ae.Encode()
+	if err != nil {
+		panic(err)
+	}
+	return append(b, a...)
+}
+
+// A malformed message costs what is malformed, and is counted.
+func TestDecodeTolerates(t *testing.T) {
+	link := func(change func(*schema.Link)) schema.Link {
+		l := schema.Link{Index: 3, Name: "eth0", Type: 1}
+		if change != nil {
+			change(&l)
+		}
+		return l
+	}
+	mtu := func(l *schema.Link) { l.MTU = schema.Some[uint32](1500) }
+	tests := []struct {
+		name                 string
+		typ                  uint16
+		body                 []byte
+		kind                 Kind
+		partial              bool
+		want                 schema.Link
+		badMessages, badAttr uint64
+	}{
+		{name: "another type", typ: unix.RTM_NEWADDR, body: body(0, 3, nil), kind: Other},
+		{name: "no body", typ: unix.RTM_NEWLINK, kind: Other, badMessages: 1},
+		{name: "half a header", typ: unix.RTM_NEWLINK, body: make([]byte, 15), kind: Other, badMessages: 1},
+		{name: "a header only", typ: unix.RTM_NEWLINK, body: make([]byte, 16), kind: Other, badMessages: 1},
+		{name: "a negative index", typ: unix.RTM_NEWLINK, body: body(0, -3, nil), kind: Other, badMessages: 1},
+		{name: "a bridge port", typ: unix.RTM_DELLINK, body: body(unix.AF_BRIDGE, 3, nil), kind: Other},
+		{name: "what IPv6 knows of a link", typ: unix.RTM_NEWLINK, body: body(unix.AF_INET6, 3, nil), kind: Other},
+		{name: "new", typ: unix.RTM_NEWLINK, body: body(0, 3, nil), kind: New, want: link(nil)},
+		{name: "del", typ: unix.RTM_DELLINK, body: body(0, 3, nil), kind: Del, want: link(nil)},
+		{name: "wireless", typ: unix.RTM_NEWLINK, kind: New, partial: true, want: link(nil),
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_WIRELESS, make([]byte, 8)) })},
+		{name: "an MTU of two bytes", typ: unix.RTM_NEWLINK, kind: New, want: link(nil), badAttr: 1,
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Uint16(unix.IFLA_MTU, 1500) })},
+		{name: "one bad attribute in the middle", typ: unix.RTM_NEWLINK, kind: New, want: link(mtu), badAttr: 1,
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_OPERSTATE, []byte{6, 6})
+				ae.Uint32(unix.IFLA_MTU, 1500)
+			})},
+		{name: "an address of one byte", typ: unix.RTM_NEWLINK, kind: New,
+			want: link(func(l *schema.Link) { l.Address, _ = schema.MakeLLAddr([]byte{7}, 1) }),
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_ADDRESS, []byte{7}) })},
+		{name: "an address of 33 bytes", typ: unix.RTM_NEWLINK, kind: New, want: link(mtu), badAttr: 1,
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_ADDRESS, make([]byte, 33))
+				ae.Uint32(unix.IFLA_MTU, 1500)
+			})},
+		{name: "longer statistics than ours", typ: unix.RTM_NEWLINK, kind: New, want: link(mtu),
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_STATS64, make([]byte, 999))
+				ae.Uint32(unix.IFLA_MTU, 1500)
+			})},
+		{name: "an attribute that ends behind the message", typ: unix.RTM_NEWLINK, kind: New, want: link(mtu), badAttr: 1,
+			body: append(body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.IFLA_MTU, 1500) }), 200, 0, 4, 0)},
+		{name: "an attribute shorter than its header", typ: unix.RTM_NEWLINK, kind: New, want: link(nil), badAttr: 1,
+			body: append(body(0, 3, nil), 3, 0, 4, 0)},
+		{name: "a carrier of zero, a group of zero", typ: unix.RTM_NEWLINK, kind: New,
+			want: link(func(l *schema.Link) { l.Carrier, l.Group = schema.Some(false), schema.Some[uint32](0) }),
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Uint8(unix.IFLA_CARRIER, 0)
+				ae.Uint32(unix.IFLA_GROUP, 0)
+			})},
+		{name: "a permanent address that is the address", typ: unix.RTM_NEWLINK, kind: New,
+			want: link(func(l *schema.Link) { l.Address, _ = schema.MakeLLAddr([]byte{2, 0, 0, 0, 0, 1}, 1) }),
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_PERM_ADDRESS, []byte{2, 0, 0, 0, 0, 1})
+				ae.Bytes(unix.IFLA_ADDRESS, []byte{2, 0, 0, 0, 0, 1})
+			})},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := NewDecoder()
+			var m Message
+			d.Decode(tt.typ, tt.body, &m)
+			if m.Kind != tt.kind || m.Partial != tt.partial {
+				t.Errorf("got %v, partial %v; want %v, %v", m.Kind, m.Partial, tt.kind, tt.partial)
+			}
+			if tt.kind != Other && m.Link != tt.want {
+				t.Errorf("link differs in %v\n got %s\nwant %s", schema.Diff(&m.Link, &tt.want), m.Link.AppendJSON(nil), tt.want.AppendJSON(nil))
+			}
+			if d.BadMessages != tt.badMessages || d.BadAttributes != tt.badAttr {
+				t.Errorf("counted %d bad messages and %d bad attributes, want %d and %d", d.BadMessages, d.BadAttributes, tt.badMessages, tt.badAttr)
+			}
+		})
+	}
+}
+
+// A datagram that is cut off costs its last message.
+func TestMessagesTolerates(t *testing.T) {
+	one := frame(unix.RTM_NEWLINK, body(0, 3, nil))
+	for name, tt := range map[string]struct {
+		datagram []byte
+		messages int
+		ok       bool
+	}{
+		"nothing":             {nil, 0, true},
+		"two":                 {append(bytes.Clone(one), one...), 2, true},
+		"one and a half":      {append(bytes.Clone(one), one[:40]...), 1, false},
+		"a length of zero":    {make([]byte, 64), 0, false},
+		"three bytes":         {one[:3], 0, false},
+		"a length of 4 bytes": {append([]byte{4, 0, 0, 0}, make([]byte, 12)...), 0, false},
+	} {
+		n := 0
+		if ok := messages(tt.datagram, func(header, []byte) { n++ }); ok != tt.ok || n != tt.messages {
+			t.Errorf("%s: got %d messages, %v; want %d, %v", name, n, ok, tt.messages, tt.ok)
+		}
+	}
+}
+
+// frame puts a netlink header before a body.
+func frame(typ uint16, body []byte) []byte {
+	b := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+align(len(body)))
+	binary.NativeEndian.PutUint32(b, uint32(unix.NLMSG_HDRLEN+len(body)))
+	binary.NativeEndian.PutUint16(b[4:], typ)
+	b = append(b, body...)
+	return b[:align(len(b))]
+}
+
+// The settings of kinds that a machine may not have, from messages made by hand:
+// what ip shows for them (iproute2, ip/iplink_*.c).
+func TestInfoData(t *testing.T) {
+	nested := func(f func(*netlink.AttributeEncoder)) []byte {
+		ae := netlink.NewAttributeEncoder()
+		f(ae)
+		b, err := ae.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	be16 := func(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
+	ne32 := func(n ...uint32) (b []byte) {
+		for _, n := range n {
+			b = binary.NativeEndian.AppendUint32(b, n)
+		}
+		return b
+	}
+	tests := []struct {
+		kind  string
+		attrs func(*netlink.AttributeEncoder)
+		want  string
+	}{
+		{"vlan", func(ae *netlink.AttributeEncoder) {
+			ae.Bytes(unix.IFLA_VLAN_PROTOCOL, be16(0x8100))
+			ae.Uint16(unix.IFLA_VLAN_ID, 100)
+			ae.Bytes(unix.IFLA_VLAN_FLAGS, ne32(1, ^uint32(0)))
+			ae.Bytes(unix.IFLA_VLAN_EGRESS_QOS, nested(func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_VLAN_QOS_MAPPING, ne32(0, 7)) }))
+		}, `{"protocol":"802.1Q","id":100,"flags":["REORDER_HDR"],"egress_qos":[{"from":0,"to":7}]}`},
+		{"bond", func(ae *netlink.AttributeEncoder) {
+			ae.Uint8(unix.IFLA_BOND_MODE, 4)
+			ae.Uint32(unix.IFLA_BOND_ACTIVE_SLAVE, 5)
+			ae.Uint32(unix.IFLA_BOND_MIIMON, 100)
+			ae.Bytes(unix.IFLA_BOND_ARP_IP_TARGET, nested(func(ae *netlink.AttributeEncoder) { ae.Bytes(0, []byte{192, 0, 2, 1}); ae.Bytes(1, []byte{192, 0, 2, 2}) }))
+			ae.Uint32(unix.IFLA_BOND_ARP_VALIDATE, 0)
+			ae.Uint8(unix.IFLA_BOND_XMIT_HASH_POLICY, 1)
+			ae.Uint8(unix.IFLA_BOND_AD_LACP_RATE, 1)
+			ae.Bytes(unix.IFLA_BOND_AD_INFO, nested(func(ae *netlink.AttributeEncoder) {
+				ae.Uint16(unix.IFLA_BOND_AD_INFO_AGGREGATOR, 1)
+				ae.Bytes(unix.IFLA_BOND_AD_INFO_PARTNER_MAC, []byte{0, 1, 2, 3, 4, 5})
+			}))
+		}, `{"mode":"802.3ad","active_slave":5,"miimon":100,"arp_ip_target":["192.0.2.1","192.0.2.2"],"xmit_hash_policy":"layer3+4","ad_lacp_rate":"fast","ad_info":{"aggregator":1,"partner_mac":"00:01:02:03:04:05"}}`},
+		{"netkit", func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.IFLA_NETKIT_MODE, 1)
+			ae.Uint8(unix.IFLA_NETKIT_PRIMARY, 1)
+			ae.Int32(unix.IFLA_NETKIT_POLICY, -1)
+			ae.Int32(unix.IFLA_NETKIT_PEER_POLICY, 2)
+		}, `{"mode":"l3","type":"primary","policy":"forward","peer_policy":"blackhole"}`},
+		{"macvlan", func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.IFLA_MACVLAN_MODE, 16)
+			ae.Uint16(unix.IFLA_MACVLAN_FLAGS, 1)
+			ae.Uint32(unix.IFLA_MACVLAN_BC_QUEUE_LEN_USED, 1000)
+			ae.Uint32(unix.IFLA_MACVLAN_MACADDR_COUNT, 1)
+			ae.Bytes(unix.IFLA_MACVLAN_MACADDR_DATA, nested(func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_MACVLAN_MACADDR, []byte{2, 0, 0, 0, 0, 9})
+			}))
+		}, `{"mode":"source","nopromisc":true,"usedbcqueuelen":1000,"macaddr_count":1,"macaddr_data":["02:00:00:00:00:09"]}`},
+		{"vxlan", func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.IFLA_VXLAN_ID, 9)
+			ae.Bytes(unix.IFLA_VXLAN_GROUP6, append([]byte{0xfd}, make([]byte, 15)...))
+			ae.Uint32(unix.IFLA_VXLAN_LINK, 7)
+			ae.Uint8(unix.IFLA_VXLAN_TOS, 16)
+			ae.Uint8(unix.IFLA_VXLAN_TTL_INHERIT, 1)
+			ae.Uint8(unix.IFLA_VXLAN_TTL, 0)
+			ae.Bytes(unix.IFLA_VXLAN_GBP, nil)
+		}, `{"id":9,"remote6":"fd00::","link":7,"tos":"0x10","gbp":true}`},
+		{"bridge", func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.IFLA_BR_FORWARD_DELAY, 1500)
+			ae.Uint16(unix.IFLA_BR_PRIORITY, 32768)
+			ae.Bytes(unix.IFLA_BR_BRIDGE_ID, []byte{0x80, 0, 2, 0x42, 0xac, 0, 0, 1})
+			ae.Uint64(unix.IFLA_BR_GC_TIMER, 12345)
+			ae.Bytes(unix.IFLA_BR_MULTI_BOOLOPT, ne32(1, 3))
+			ae.Uint8(unix.IFLA_BR_STP_STATE, 1) // of the wrong length
+		}, `{"forward_delay":1500,"priority":32768,"bridge_id":"8000.2:42:ac:0:0:1","no_linklocal_learn":1,"mcast_vlan_snooping":0}`},
+		{"veth", func(ae *netlink.AttributeEncoder) { ae.Uint32(1, 1) }, ``},
+	}
+	for _, tt := range tests {
+		t.Run(tt.kind, func(t *testing.T) {
+			d := NewDecoder()
+			var m Message
+			d.Decode(unix.RTM_NEWLINK, body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(unix.IFLA_LINKINFO, nested(func(ae *netlink.AttributeEncoder) {
+					ae.String(unix.IFLA_INFO_KIND, tt.kind)
+					ae.Bytes(unix.IFLA_INFO_DATA, nested(tt.attrs))
+				}))
+			}), &m)
+			if got := m.Link.Info.Data; got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// Timers tick; a bridge whose timer did is the same bridge, in the same string.
+func TestInfoDataLeavesTimersOut(t *testing.T) {
+	d := NewDecoder()
+	var first, second Message
+	for timer, m := range map[uint64]*Message{1: &first, 2: &second} {
+		d.Decode(unix.RTM_NEWLINK, body(0, 3, func(ae *netlink.AttributeEncoder) {
+			ae.Nested(unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) error {
+				ae.String(unix.IFLA_INFO_KIND, "bridge")
+				ae.Nested(unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) error {
+					ae.Uint64(unix.IFLA_BR_GC_TIMER, timer)
+					ae.Uint32(unix.IFLA_BR_MAX_AGE, 2000)
+					return nil
+				})
+				return nil
+			})
+		}), m)
+	}
+	if first.Link != second.Link || first.Link.Info.Data != `{"max_age":2000}` {
+		t.Errorf("got %q and %q", first.Link.Info.Data, second.Link.Info.Data)
+	}
+}
+
+// The links that the settings refer to are named when an event is made.
+func TestNameLinks(t *testing.T) {
+	names := map[int32]string{5: `e"0`}
+	name := func(i int32) (string, bool) { n, ok := names[i]; return n, ok }
+	for _, tt := range []struct{ kind, data, want string }{
+		{"vxlan", `{"id":9,"link":5,"port":4789}`, `{"id":9,"link":"e\"0","port":4789}`},
+		{"vxlan", `{"id":9,"link":77}`, `{"id":9,"link":"if77"}`},
+		{"vxlan", `{"id":9}`, `{"id":9}`},
+		{"bond", `{"active_slave":5,"primary":6}`, `{"active_slave":"e\"0","primary":"if6"}`},
+		{"bridge", `{"link":5}`, `{"link":5}`},
+	} {
+		if got := NameLinks(tt.kind, tt.data, name); got != tt.want {
+			t.Errorf("%s %s: got %s, want %s", tt.kind, tt.data, got, tt.want)
+		}
+	}
+}
+
+// What a kernel really sends, captured once (-update), decodes to what it decoded
+// to then.
+func TestDecodeKernelMessages(t *testing.T) {
+	if *update {
+		capture(t)
+	}
+	d := NewDecoder()
+	var got bytes.Buffer
+	if !messages(captured(t), func(h header, body []byte) {
+		var m Message
+		d.Decode(h.typ, body, &m)
+		link, err := json.Marshal(m.Link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.WriteString(m.Kind.String() + " " + string(link) + "\n")
+	}) {
+		t.Error("the capture is cut off")
+	}
+	if d.BadMessages+d.BadAttributes > 0 {
+		t.Errorf("%d messages and %d attributes of the kernel's own are bad", d.BadMessages, d.BadAttributes)
+	}
+	golden := filepath.Join("testdata", "kernel.golden")
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got.Bytes(), want)
+	}
+}
+
+func captured(t testing.TB) []byte {
+	b, err := os.ReadFile(filepath.Join("testdata", "kernel.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// capture writes the notifications of a few links' lives to testdata.
+func capture(t *testing.T) {
+	k := netnstest.New(t)
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK, NetNS: int(k.File.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(err)
+	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
+	must(err)
+	must(k.Up(a, br))
+	must(k.SetUint32(a, unix.IFLA_MASTER, uint32(br)))
+	must(k.SetAlias(a, "an \"alias\" \xff"))
+	must(k.AddAltName(a, "alternative"))
+	must(k.AddAltName(a, "b\xfe"))
+	must(k.SetUint32(a, unix.IFLA_MTU, 1400))
+	must(k.Rename(a, "a\xff"))
+	_, err = k.Add("macvlan0", 0, netnstest.Kind{Name: "macvlan", Lower: peer})
+	must(err)
+	_, err = k.Add("vxlan0", 0, netnstest.Kind{Name: "vxlan", Data: func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.IFLA_VXLAN_ID, 5) }})
+	must(err)
+	must(k.Move(a, netnstest.New(t), 0))
+	must(k.Delete(br))
+
+	var all []byte
+	must(conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)))
+	for {
+		msgs, err := conn.Receive()
+		if err != nil {
+			break
+		}
+		for _, m := range msgs {
+			all = append(all, frame(uint16(m.Header.Type), m.Data)...)
+		}
+	}
+	must(os.WriteFile(filepath.Join("testdata", "kernel.bin"), all, 0o666))
+}
+
+func BenchmarkDecode(b *testing.B) {
+	var bodies [][]byte
+	messages(captured(b), func(h header, body []byte) { bodies = append(bodies, body) })
+	d := NewDecoder()
+	var m Message
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		d.Decode(unix.RTM_NEWLINK, bodies[i%len(bodies)], &m)
+	}
+}

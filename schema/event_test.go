@@ -1,0 +1,253 @@
+package schema_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/schematest"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// The golden files are what consumers see: each is an event as published.
+func TestGolden(t *testing.T) {
+	for name, event := range goldenEvents(t) {
+		t.Run(name, func(t *testing.T) {
+			got := append(event.AppendJSON(nil), '\n')
+			path := filepath.Join("testdata", name+".json")
+			if *update {
+				if err := os.WriteFile(path, got, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("got:\n%swant:\n%s", got, want)
+			}
+			schematest.Validate(t, got)
+
+			var back schema.Event
+			if err := json.Unmarshal(got, &back); err != nil {
+				t.Fatal(err)
+			}
+			if again := append(back.AppendJSON(nil), '\n'); !bytes.Equal(again, want) {
+				t.Errorf("decoded and encoded again:\n%swant:\n%s", again, want)
+			}
+		})
+	}
+}
+
+func goldenEvents(t *testing.T) map[string]schema.Event {
+	mac, _ := schema.MakeLLAddr([]byte{2, 0x42, 0xac, 0x11, 0, 2}, 1)
+	eth0 := schema.Link{
+		Index: 3, Name: "eth0", Flags: 0x11043, Type: 1, Address: mac, Qdisc: "mq",
+		MTU: schema.Some[uint32](1500), TxQLen: schema.Some[uint32](0), OperState: schema.Some(schema.OperUp),
+		LinkMode: schema.Some(schema.LinkMode(0)), Group: schema.Some[uint32](0), Carrier: schema.Some(true),
+		AddrGenMode: schema.Some(schema.AddrGenMode(2)), Parent: schema.Parent{Bus: "pci", Dev: "0000:00:1f.6"},
+	}
+	down := eth0
+	down.Flags, down.OperState = 0x1003, schema.Some(schema.OperDown)
+	port := schema.Link{
+		Index: 9, Name: "veth1", Flags: 0x1003, Type: 1, LowerIndex: 2, LowerNetnsID: schema.Some[int32](0),
+		MasterIndex: 7, MasterName: "br0", Info: schema.LinkInfo{Kind: "veth", SlaveKind: "bridge"},
+	}
+	free := port
+	free.MasterIndex, free.MasterName, free.Info.SlaveKind = 0, "", ""
+	odd := schema.Link{
+		Index: 12, Name: "a\xff", Flags: 0, Type: 0xFFFE, Alias: "say \"hi\"\\\n\xe2\x80\xa8<&>\xc3",
+		Alt: schema.MakeAltNames("plain", "b\xfe"),
+	}
+	tunnelAddr, _ := schema.MakeLLAddr([]byte{192, 0, 2, 1}, 768)
+	tunnel := schema.Link{Index: 4, Name: "tunl0", Flags: 0x80, Type: 768, Address: tunnelAddr, LowerNetnsID: schema.Some[int32](-1)}
+	gone := eth0
+	gone.NewNetnsID, gone.NewIndex = schema.Some[int32](0), 12
+
+	base := schema.Event{
+		Host: "web01.example.com", BootID: "b5a3e0f2-8f6e-4b0e-9a55-0e5c3d0a7c11", Epoch: "6f1c0d5be0a24f0ab6f2b6d35a1f9d10",
+		Seq: 42, Time: time.Date(2026, 11, 23, 10, 0, 0, 123456780, time.UTC), Kind: schema.New, Cause: schema.Notification,
+	}
+	with := func(change func(*schema.Event)) schema.Event { e := base; change(&e); return e }
+	return map[string]schema.Event{
+		"existing": with(func(e *schema.Event) {
+			e.Action, e.Cause, e.Snapshot, e.Link = schema.Existing, schema.SnapshotCause, schema.Snapshot{Pos: 3, Of: 7}, eth0
+		}),
+		"created": with(func(e *schema.Event) { e.Action, e.Link = schema.Created, odd }),
+		"updated": with(func(e *schema.Event) {
+			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, eth0, down, schema.Diff(&down, &eth0)
+		}),
+		"updated-without-a-change": with(func(e *schema.Event) { e.Action, e.Link = schema.Updated, tunnel }),
+		"updated-coalesced": with(func(e *schema.Event) {
+			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, free, port, schema.Diff(&port, &free)
+			e.Coalesced, e.Overruns, e.Cause, e.Netns = 17, 2, schema.Resync, "blue"
+		}),
+		"renamed": with(func(e *schema.Event) {
+			other := odd
+			other.Name = "a\xfe"
+			e.Action, e.Link, e.Previous, e.Changed = schema.Renamed, other, odd, schema.Diff(&odd, &other)
+			e.Truncated, _ = schema.Fields("altnames", "altnames_bytes")
+			e.Link = e.Link.Without(e.Truncated)
+		}),
+		"deleted": with(func(e *schema.Event) { e.Kind, e.Action, e.Link = schema.Del, schema.Deleted, port }),
+		"moved":   with(func(e *schema.Event) { e.Kind, e.Action, e.Link = schema.Del, schema.Moved, gone }),
+	}
+}
+
+// Absent is not zero: every field of a link comes back as it was, whether it is
+// absent, zero, or anything else.
+func TestLinkRoundTrip(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range 2000 {
+		want := randomLink(r)
+		b := want.AppendJSON(nil)
+		var got schema.Link
+		if err := json.Unmarshal(b, &got); err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, b)
+		}
+		if got != want {
+			t.Fatalf("seed %d: differs in %v\n%s", seed, schema.Diff(&got, &want), b)
+		}
+	}
+}
+
+// randomLink fills every field of a link at random, by reflection, so that a
+// field that is added is tested too.
+func randomLink(r *rand.Rand) schema.Link {
+	odd := []string{"", "eth0", "a\xff", "a\xfe", "\"", "\\", "\x01", "<&>", "\u2028", "ü", "a*b>"}
+	text := func() string { return odd[r.IntN(len(odd))] }
+	number := func() uint32 { return []uint32{0, 1, 1500, 1<<32 - 1}[r.IntN(4)] }
+	l := schema.Link{
+		Index: int32(r.IntN(9) + 1), Name: "x" + text(), Alias: text(), Qdisc: "noop", LowerName: "l", MasterName: "m",
+		Flags: schema.Flags(r.Uint32()), Type: schema.LinkType([]int{0, 1, 768, 772, 9999, 0xFFFE}[r.IntN(6)]),
+		LowerIndex: int32(r.IntN(3)), MasterIndex: int32(r.IntN(3)), NewIndex: int32(r.IntN(3)),
+		Info: schema.LinkInfo{Kind: "vxlan", SlaveKind: text2(r), Data: []string{"", `{"id":5,"group":"<&>"}`}[r.IntN(2)]},
+	}
+	if l.Flags&schema.FlagUp == 0 {
+		l.Flags &^= schema.FlagRunning // the kernel does not send it on a link that is down
+	}
+	if r.IntN(2) == 0 {
+		l.Alt = schema.MakeAltNames("one"+text(), "two"+text())
+	}
+	for _, a := range []*schema.LLAddr{&l.Address, &l.Broadcast, &l.PermAddress} {
+		raw := make([]byte, []int{0, 1, 4, 6, 16, 20, 32}[r.IntN(7)])
+		for i := range raw {
+			raw[i] = byte(r.Uint32())
+		}
+		*a, _ = schema.MakeLLAddr(raw, l.Type)
+	}
+	v := reflect.ValueOf(&l).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i).Addr().Interface().(type) {
+		case *schema.Opt[uint32]:
+			*f = maybe(r, number())
+		case *schema.Opt[int32]:
+			*f = maybe(r, int32(number()))
+		case *schema.Opt[bool]:
+			*f = maybe(r, r.IntN(2) == 0)
+		case *schema.Opt[schema.OperState]:
+			*f = maybe(r, schema.OperState(r.IntN(9)))
+		case *schema.Opt[schema.LinkMode]:
+			*f = maybe(r, schema.LinkMode(r.IntN(4)))
+		case *schema.Opt[schema.AddrGenMode]:
+			*f = maybe(r, schema.AddrGenMode(r.IntN(6)))
+		}
+	}
+	return l
+}
+
+func text2(r *rand.Rand) string { return []string{"", "bridge"}[r.IntN(2)] }
+
+func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
+	if r.IntN(3) == 0 {
+		return schema.Opt[T]{}
+	}
+	return schema.Some(v)
+}
+
+// Diff says exactly what differs, but for the names of other links.
+func TestDiff(t *testing.T) {
+	a := schema.Link{Index: 1, Name: "a\xff", MasterIndex: 3, MasterName: "br0"}
+	tests := []struct {
+		name   string
+		change func(*schema.Link)
+		want   []string
+	}{
+		{"nothing", func(*schema.Link) {}, []string{}},
+		{"a master's name", func(l *schema.Link) { l.MasterName = "br1" }, []string{}},
+		{"the master", func(l *schema.Link) { l.MasterIndex, l.MasterName = 4, "br1" }, []string{"master_index"}},
+		{"absent to zero", func(l *schema.Link) { l.MTU = schema.Some[uint32](0) }, []string{"mtu"}},
+		{"one byte that is not UTF-8", func(l *schema.Link) { l.Name = "a\xfe" }, []string{"ifname", "ifname_bytes"}},
+		{"to a name that is UTF-8", func(l *schema.Link) { l.Name = "a" }, []string{"ifname", "ifname_bytes"}},
+		{"an alias that is", func(l *schema.Link) { l.Alias = "x" }, []string{"ifalias"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := a
+			tt.change(&b)
+			if got := schema.Diff(&a, &b).Names(); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Within v1 fields are added: a decoder must not stumble over one.
+func TestNewerWriter(t *testing.T) {
+	var e schema.Event
+	err := json.Unmarshal([]byte(`{"schema":"iface.v1","epoch":"e","seq":1,"time":"2026-11-23T10:00:00Z","event":"new","action":"updated",
+		"cause":"notification","overruns":0,"changed":["mtu","hyperspeed"],"previous":{"mtu":1,"hyperspeed":2},"new_thing":{},
+		"link":{"ifindex":1,"ifname":"a","flags":["UP","800000"],"link_type":"[4711]","operstate":"11","hyperspeed":3}}`), &e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Changed.Names(); !reflect.DeepEqual(got, []string{"mtu"}) {
+		t.Errorf("changed: got %q", got)
+	}
+	if got := e.Link.OperState.Or(0); got != 11 {
+		t.Errorf("operstate: got %d, want 11", got)
+	}
+}
+
+func TestBadEvents(t *testing.T) {
+	for in, want := range map[string]string{
+		`{`:                     "unexpected end of JSON input",
+		`{"schema":"iface.v2"}`: `event: schema: not iface.v1 (got "iface.v2")`,
+		`{"schema":"iface.v1","action":"exploded"}`:        `event: action: unknown value "exploded"`,
+		`{"schema":"iface.v1","link":{"flags":["WAT"]}}`:   `event: link: flags: unknown flag "WAT"`,
+		`{"schema":"iface.v1","link":{"address":"zz:zz"}}`: `event: link: address: "zz:zz" is no link-layer address`,
+	} {
+		var e schema.Event
+		err := json.Unmarshal([]byte(in), &e)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", in, err, want)
+		}
+	}
+}
+
+func BenchmarkAppendJSON(b *testing.B) {
+	e := goldenEvents(nil)["updated"]
+	buf := make([]byte, 0, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = e.AppendJSON(buf[:0])
+	}
+}
+
+func BenchmarkDiff(b *testing.B) {
+	e := goldenEvents(nil)["updated"]
+	b.ReportAllocs()
+	for b.Loop() {
+		schema.Diff(&e.Link, &e.Previous)
+	}
+}
