@@ -1,0 +1,243 @@
+package bridge
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+)
+
+// Messages for tests, as the decoder makes them.
+
+func link(index int32, name string, change ...func(*schema.Link)) schema.Link {
+	l := schema.Link{Index: index, Name: name, Type: 1, Flags: 0x1002, MTU: schema.Some[uint32](1500)}
+	for _, c := range change {
+		c(&l)
+	}
+	return l
+}
+
+func newMsg(l schema.Link) *netlinksrc.Message {
+	return &netlinksrc.Message{Kind: netlinksrc.New, Link: l, Time: time.Unix(1, 0)}
+}
+
+func delMsg(l schema.Link) *netlinksrc.Message {
+	return &netlinksrc.Message{Kind: netlinksrc.Del, Link: l, Time: time.Unix(1, 0)}
+}
+
+func partialMsg(l schema.Link) *netlinksrc.Message {
+	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Link: l, Time: time.Unix(1, 0)}
+}
+
+// describe is a change in a line: "new renamed 3:b [ifname]".
+func describe(c *change) string {
+	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
+	if c.action == schema.Updated || c.action == schema.Renamed {
+		s += " " + schema.Diff(&c.before, &c.link).String()
+	}
+	if c.count > 1 {
+		s += fmt.Sprintf(" x%d", c.count)
+	}
+	if c.cause == schema.Resync {
+		s += " resync"
+	}
+	return s
+}
+
+func mtu(n uint32) func(*schema.Link)   { return func(l *schema.Link) { l.MTU = schema.Some(n) } }
+func alias(s string) func(*schema.Link) { return func(l *schema.Link) { l.Alias = s } }
+func master(i int32) func(*schema.Link) { return func(l *schema.Link) { l.MasterIndex = i } }
+func kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.Kind = k } }
+func ups(n uint32) func(*schema.Link) {
+	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
+}
+func movedTo(ns, i int32) func(*schema.Link) {
+	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
+}
+
+func TestTable(t *testing.T) {
+	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
+	tests := []struct {
+		name     string
+		filter   Filter
+		messages []*netlinksrc.Message
+		want     []string
+	}{
+		{name: "life", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+			want: []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"}},
+		{name: "announced without a change", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
+			want: []string{"new created 2:a", "new updated 2:a []"}},
+		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
+			want: []string{"new created 2:a", "new updated 2:a [ifalias]"}},
+		{name: "a partial message is merged", messages: []*netlinksrc.Message{
+			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})},
+			want: []string{"new created 2:a", "new updated 2:a []"}},
+		{name: "a partial message makes no link", messages: []*netlinksrc.Message{partialMsg(link(2, "a")), newMsg(link(2, "a")), delMsg(link(2, "a")), partialMsg(link(2, "a"))},
+			want: []string{"new created 2:a", "del deleted 2:a"}},
+		{name: "gone twice", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},
+			want: []string{"new created 2:a", "del deleted 2:a"}},
+		{name: "an index is reused", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), newMsg(link(2, "b"))},
+			want: []string{"new created 2:a", "del deleted 2:a", "new created 2:b"}},
+		{name: "a swap of two names", messages: swap,
+			want: []string{"new created 2:a", "new created 3:b", "new renamed 2:tmp [ifname]", "new renamed 3:a [ifname]", "new renamed 2:b [ifname]"}},
+		{name: "names that differ in one byte", messages: []*netlinksrc.Message{newMsg(link(2, "a\xff")), newMsg(link(2, "a\xfe"))},
+			want: []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"}},
+		{name: "moved", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a", movedTo(0, 7)))},
+			want: []string{"new created 2:a", "del moved 2:a"}},
+		{name: "renamed out of the filter and in", filter: Filter{include: []pattern{{glob: "eth*"}}},
+			messages: []*netlinksrc.Message{newMsg(link(2, "eth0")), newMsg(link(2, "x0")), newMsg(link(2, "x0", mtu(9))), newMsg(link(2, "eth1", mtu(9)))},
+			want:     []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
+		{name: "filtered from birth to death", filter: Filter{exclude: []pattern{{kind: "veth"}}},
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", kind("veth"))), newMsg(link(2, "b", kind("veth"))), delMsg(link(2, "b"))}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := newTable(tt.filter)
+			var got []string
+			for _, m := range tt.messages {
+				table.apply(m, 0, func(c *change) { got = append(got, describe(c)) })
+			}
+			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
+				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+		})
+	}
+}
+
+// What was lost between two looks at a link, as far as it can be told.
+func TestTableCompares(t *testing.T) {
+	known := link(2, "a", kind("veth"), ups(3))
+	tests := []struct {
+		name string
+		dump schema.Link
+		want []string
+	}{
+		{"nothing", known, nil},
+		{"what the kernel does not announce", link(2, "a", kind("veth"), ups(3), alias("x")), []string{"new updated 2:a [ifalias] resync"}},
+		{"a rename", link(2, "b", kind("veth"), ups(3)), []string{"new renamed 2:b [ifname] resync"}},
+		{"a link that is new", link(3, "c"), []string{"new created 3:c resync"}},
+		{"another kind under the index", link(2, "a", kind("bridge"), ups(3)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
+		{"a carrier that came less often", link(2, "a", kind("veth"), ups(0)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := newTable(Filter{})
+			table.apply(newMsg(known), 0, func(*change) {})
+			var got []string
+			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *change) { got = append(got, describe(c)) })
+			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Names of other links are those of the moment, also of links that are not
+// published, and resolve in one namespace only.
+func TestTableNames(t *testing.T) {
+	table := newTable(Filter{exclude: []pattern{{glob: "br*"}}})
+	var got schema.Link
+	emit := func(c *change) { got = c.linkNames.named(&c.link) }
+	table.apply(newMsg(link(7, "br0")), 0, emit)
+	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
+	if got.MasterName != "br0" || got.LowerName != "br0" {
+		t.Errorf("got master %q and lower link %q", got.MasterName, got.LowerName)
+	}
+	table.apply(newMsg(link(7, "br1")), 0, emit)
+	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
+	if got.MasterName != "br1" || got.LowerName != "" {
+		t.Errorf("got master %q and, of a link elsewhere, %q", got.MasterName, got.LowerName)
+	}
+	table.apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
+	if got.Info.Data != `{"id":1,"link":"a"}` {
+		t.Errorf("got %s", got.Info.Data)
+	}
+}
+
+// A snapshot is complete, in order, and says where it ends.
+func TestTableSnapshot(t *testing.T) {
+	table := newTable(Filter{exclude: []pattern{{glob: "b"}}})
+	for i, name := range []string{"c", "b", "a"} {
+		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
+	}
+	var got []string
+	table.snapshot(time.Now(), 0, func(c *change) {
+		got = append(got, fmt.Sprintf("%s %d/%d", describe(c), c.snapshot.Pos, c.snapshot.Of))
+	})
+	if want := "new existing 7:a 1/2\nnew existing 9:c 2/2"; strings.Join(got, "\n") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Whatever messages come, replaying the emitted changes gives the table's links.
+func FuzzTable(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		table := newTable(Filter{exclude: []pattern{{glob: "x*"}}})
+		replayed := map[int32]string{}
+		generation := map[int32]uint64{}
+		emit := func(c *change) {
+			_, there := replayed[c.id.index]
+			created := c.action == schema.Created || c.action == schema.Renamed && !c.wasThere
+			if c.kind == schema.New && created == there || c.kind == schema.Del && !there {
+				t.Fatalf("%s of a link that is there: %v", describe(c), there)
+			}
+			if there && generation[c.id.index] != c.id.generation {
+				t.Fatalf("%s changes its generation", describe(c))
+			}
+			delete(replayed, c.id.index)
+			if c.kind == schema.New {
+				replayed[c.id.index], generation[c.id.index] = string(c.link.AppendJSON(nil)), c.id.generation
+			}
+		}
+		names := []string{"a", "b", "x1", "a\xff"}
+		for i := 0; i+1 < len(script); i += 2 {
+			op, arg := script[i], script[i+1]
+			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), ups(uint32(op>>4)))
+			switch op % 5 {
+			case 0, 1:
+				table.apply(newMsg(l), 0, emit)
+			case 2:
+				table.apply(delMsg(l), 0, emit)
+			case 3:
+				table.apply(partialMsg(l), 0, emit)
+			case 4:
+				table.compare(&l, time.Time{}, 0, emit)
+			}
+		}
+		want := 0
+		for _, e := range table.links {
+			if e.published {
+				want++
+				if got := replayed[e.link.Index]; got != string(e.link.AppendJSON(nil)) {
+					t.Fatalf("link %d: replayed %s, the table has %s", e.link.Index, got, e.link.AppendJSON(nil))
+				}
+			}
+		}
+		if len(replayed) != want {
+			t.Fatalf("replayed %d links, the table has %d", len(replayed), want)
+		}
+	})
+}
+
+func BenchmarkApply(b *testing.B) {
+	for _, links := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprint(links), func(b *testing.B) {
+			table := newTable(Filter{})
+			q := newQueue(1024, 0)
+			for i := range links {
+				table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
+			}
+			into := make([]change, 16)
+			messages := [2]*netlinksrc.Message{newMsg(link(5, "eth4")), newMsg(link(5, "eth4", mtu(9000)))}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				table.apply(messages[i%2], 0, q.push)
+				q.take(into, time.Time{})
+			}
+		})
+	}
+}
