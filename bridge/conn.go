@@ -45,9 +45,6 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !nc.IsConnected() {
-		r.failed(nc, nc.LastError())
-	}
 	return nc, nil
 }
 
@@ -119,6 +116,9 @@ func (r *reporter) failed(_ *nats.Conn, err error) {
 	now := time.Now()
 	if r.since.IsZero() {
 		r.since = now
+	}
+	if errors.Is(err, nats.ErrNoServers) { // the sum of the first attempts: the next one has a cause
+		return
 	}
 	text := cause(err)
 	if text == r.lastText && now.Sub(r.lastTime) < time.Minute {

@@ -110,7 +110,10 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 	p.waiting.Store(int64(len(p.batch)))
 	rest := p.batch
 	for outage := (outage{log: p.log}); len(rest) > 0; {
-		n, err := p.delivery.store(ctx, rest)
+		n, err := 0, errNotConnected
+		if p.nc.IsConnected() {
+			n, err = p.delivery.store(ctx, rest)
+		}
 		rest = rest[n:]
 		p.waiting.Store(int64(len(rest)))
 		p.confirmed.Add(uint64(n))
@@ -130,6 +133,8 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 	}
 	return nil
 }
+
+var errNotConnected = errors.New("not connected to NATS")
 
 // encode makes the batch of events of the changes.
 func (p *publisher) encode(changes []change) {

@@ -189,7 +189,10 @@ func TestInfoData(t *testing.T) {
 			ae.Uint8(unix.IFLA_BOND_MODE, 4)
 			ae.Uint32(unix.IFLA_BOND_ACTIVE_SLAVE, 5)
 			ae.Uint32(unix.IFLA_BOND_MIIMON, 100)
-			ae.Bytes(unix.IFLA_BOND_ARP_IP_TARGET, nested(func(ae *netlink.AttributeEncoder) { ae.Bytes(0, []byte{192, 0, 2, 1}); ae.Bytes(1, []byte{192, 0, 2, 2}) }))
+			ae.Bytes(unix.IFLA_BOND_ARP_IP_TARGET, nested(func(ae *netlink.AttributeEncoder) {
+				ae.Bytes(0, []byte{192, 0, 2, 1})
+				ae.Bytes(1, []byte{192, 0, 2, 2})
+			}))
 			ae.Uint32(unix.IFLA_BOND_ARP_VALIDATE, 0)
 			ae.Uint8(unix.IFLA_BOND_XMIT_HASH_POLICY, 1)
 			ae.Uint8(unix.IFLA_BOND_AD_LACP_RATE, 1)

@@ -17,8 +17,8 @@ import (
 	"ifacebridge/bridge"
 )
 
-const withoutURL = `Without NATS_URL it serves a NATS
-server of its own on 127.0.0.1:4222, with JetStream.`
+const withoutURL = `Without NATS_URL it serves a NATS server
+of its own on 127.0.0.1:4222, with JetStream.`
 
 // embedded is where the embedded server listens: loopback only, because it asks
 // nobody who they are.
@@ -61,7 +61,8 @@ func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func()
 		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s", dir, failed.last())
 	}
 	url = "nats://" + address
-	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", dir)
+	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", dir,
+		"subscribe", "ifacebridge watch, or: nats sub '"+cfg.Prefix+".>'")
 	return url, func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
 }
 

@@ -8,8 +8,8 @@ import (
 	"ifacebridge/bridge"
 )
 
-const withoutURL = `NATS_URL has to be set: this build has
-no embedded server.`
+const withoutURL = `NATS_URL has to be set: this build
+has no embedded server.`
 
 // serveNATS says that there is no server to serve.
 func serveNATS(bridge.Config, *slog.Logger) (url string, shutdown func(), err error) {

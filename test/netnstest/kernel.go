@@ -38,6 +38,51 @@ func New(t testing.TB) *Kernel {
 	return k
 }
 
+// Own returns the links of the namespace that the test process itself is in, and
+// in which the servers and bridges run that it starts. All links but the loopback
+// are deleted after the test.
+func Own(t testing.TB) *Kernel {
+	t.Helper()
+	if state := os.Getenv(inside); state != "yes" {
+		Skip(t, "netns", "no user and network namespace: "+state)
+	}
+	file, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &Kernel{Path: "/proc/self/ns/net", File: file, conn: conn}
+	t.Cleanup(func() {
+		if err := k.DeleteAll(); err != nil {
+			t.Error(err)
+		}
+		k.Close()
+	})
+	return k
+}
+
+// DeleteAll deletes every link that can be deleted.
+func (k *Kernel) DeleteAll() error {
+	replies, err := k.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
+		Data:   make([]byte, unix.SizeofIfInfomsg),
+	})
+	if err != nil {
+		return err
+	}
+	for _, reply := range replies {
+		var msg rtnetlink.LinkMessage
+		_ = msg.UnmarshalBinary(reply.Data[:unix.SizeofIfInfomsg])
+		if msg.Type != unix.ARPHRD_LOOPBACK {
+			_ = k.Delete(int32(msg.Index)) // the other end of a pair is gone already
+		}
+	}
+	return nil
+}
+
 // Open is New for a program: the caller closes it, and needs CAP_SYS_ADMIN.
 func Open() (*Kernel, error) {
 	file, err := newNamespace()
@@ -200,7 +245,7 @@ func (k *Kernel) AddAltName(index int32, name string) error {
 
 // DeleteAltName takes an alternative name from a link.
 func (k *Kernel) DeleteAltName(index int32, name string) error {
-	return k.altName(unix.RTM_DELLINKPROP, netlink.Excl, index, name)
+	return k.altName(unix.RTM_DELLINKPROP, 0, index, name)
 }
 
 func (k *Kernel) altName(typ netlink.HeaderType, flags netlink.HeaderFlags, index int32, name string) error {

@@ -1,0 +1,231 @@
+package test
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/schematest"
+)
+
+// The first thing that a newcomer does: the bridge without a variable set, watch
+// beside it, and a pair that comes and goes.
+func TestMainJobFromOneCommand(t *testing.T) {
+	k := netnstest.Own(t)
+	b := start(t, []string{"IFACE_HOST=test"})
+	b.says("NATS_URL is unset: serving NATS with JetStream, on this machine only")
+	b.says("created the stream")
+	w := start(t, nil, "watch")
+	w.says("connected to NATS")
+	js := start(t, nil, "watch", "--json", "test")
+	js.says("connected to NATS")
+
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Delete(a))
+	for _, line := range []string{"created   veth0", "created   veth1", "deleted   veth0", "deleted   veth1"} {
+		w.says(line)
+	}
+	js.says(`"action":"deleted"`)
+	for _, p := range []*process{w, js, b} {
+		p.signal(unix.SIGINT)
+		if status := p.wait(6 * time.Second); status != 0 {
+			t.Errorf("exit status %d after SIGINT", status)
+		}
+	}
+	b.says("stopped; every event is confirmed")
+
+	// The embedded server listens on loopback only, and somebody else's port is
+	// said to be theirs, at once.
+	l, err := net.Listen("tcp", "127.0.0.1:4222")
+	must(t, err)
+	defer l.Close()
+	taken := start(t, []string{"IFACE_HOST=test"})
+	if status := taken.wait(2 * time.Second); status != 1 {
+		t.Errorf("exit status %d when the port is taken", status)
+	}
+	taken.says("the port is taken; to publish to the server that has it, set NATS_URL=nats://127.0.0.1:4222")
+}
+
+// A build without the server says that it needs one.
+func TestNoEmbed(t *testing.T) {
+	b := startBinary(t, natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed"), nil)
+	if status := b.wait(5 * time.Second); status != 2 {
+		t.Errorf("exit status %d", status)
+	}
+	b.says("ifacebridge: NATS_URL: is unset, and this build has no embedded server")
+}
+
+// Mistakes on the command line and in the environment: named, and status 2.
+func TestExitStatusOfMistakes(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		env  []string
+		says string
+	}{
+		{[]string{"frobnicate"}, nil, `unexpected argument "frobnicate"; see ifacebridge --help`},
+		{[]string{"--frobnicate"}, nil, `unknown flag: --frobnicate`},
+		{[]string{"watch", ""}, nil, `host name: empty`},
+		{nil, []string{"NATS_URL=nats://:x"}, `NATS_URL: does not parse`},
+		{nil, []string{"NATS_URL=nats://h", "NATS_CREDS=/none"}, `NATS_CREDS: open /none: no such file or directory`},
+		{nil, []string{"IFACE_HOST="}, `IFACE_HOST: is set but empty`},
+		{nil, []string{"IFACE_SPEED=11"}, `IFACE_SPEED: is no variable of ifacebridge`},
+		{[]string{"config"}, []string{"IFACE_QUEUE=x", "NATS_PASSWORD=hunter2"}, `NATS_PASSWORD: is set without NATS_USER`},
+	} {
+		p := start(t, tt.env, tt.args...)
+		if status := p.wait(5 * time.Second); status != 2 {
+			t.Errorf("%v %v: exit status %d", tt.env, tt.args, status)
+		}
+		p.says(tt.says)
+		if strings.Contains(p.output.String(), "hunter2") {
+			t.Errorf("a secret is shown:\n%s", p.output.String())
+		}
+	}
+}
+
+func TestCommandsThatOnlyPrint(t *testing.T) {
+	for _, tt := range []struct{ command, says string }{
+		{"version", "ifacebridge "}, {"schema", string(schema.JSONSchema())}, {"config", "IFACE_RCVBUF"}, {"--help", "Exit status:"},
+	} {
+		p := start(t, []string{"IFACE_HOST=x"}, tt.command)
+		if status := p.wait(5 * time.Second); status != 0 {
+			t.Errorf("%s: exit status %d", tt.command, status)
+		}
+		p.says(tt.says)
+	}
+}
+
+// SIGTERM at any moment: either everything is confirmed, and the status 0, or the
+// number of events that are not is said, and the status 1.
+func TestSigterm(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a))
+	for delay := range 8 {
+		b := bridge(t, s)
+		stop := make(chan struct{})
+		changed := make(chan error)
+		go func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					changed <- nil
+					return
+				default:
+				}
+				if err := k.SetAlias(a, fmt.Sprint(i)); err != nil {
+					changed <- err
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Duration(delay) * 25 * time.Millisecond)
+		b.signal(unix.SIGTERM)
+		status := b.wait(7 * time.Second)
+		close(stop)
+		must(t, <-changed)
+		if status == -1 { // it was not far enough to have said that it handles the signal
+			continue
+		}
+		if status != 0 {
+			t.Errorf("after %d ms: exit status %d", delay*25, status)
+		}
+	}
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
+
+	b := bridge(t, s)
+	b.says("using the stream as it is")
+	s.Kill()
+	must(t, k.SetAlias(a, "unheard"))
+	began := time.Now()
+	b.signal(unix.SIGTERM)
+	if status := b.wait(7 * time.Second); status != 1 {
+		t.Errorf("without a server: exit status %d after %v", status, time.Since(began))
+	}
+	b.says("1 events were not confirmed by NATS within 5s")
+}
+
+// A server that is down is said once, and once when it is back; nothing is lost.
+func TestServerIsDown(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.New(t, "")
+	b := bridge(t, s)
+	b.says("cannot connect to NATS; trying on")
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Delete(a))
+	s.Start()
+	b.says("connected to NATS")
+	nc := connect(t, s)
+	eventually(t, "all events stored", func() bool { return strings.Contains(b.output.String(), "created the stream") })
+	b.signal(unix.SIGTERM)
+	if status := b.wait(6 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	events := stored(t, nc, "IFACE")
+	replayAll(t, events)
+	if last := events[len(events)-1]; last.Kind != schema.Del {
+		t.Errorf("the last event is %v %s", last.Kind, last.Link.Name)
+	}
+	if n := strings.Count(b.output.String(), "cannot connect to NATS"); n != 1 {
+		t.Errorf("said %d times that NATS is down", n)
+	}
+}
+
+// What the README says is true: its settings are the program's, its event is
+// valid, its commands are the program's commands.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	must(t, err)
+	out, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "config").Output()
+	must(t, err)
+	for line := range strings.Lines(string(out)) {
+		variable := strings.Fields(line)[0]
+		if variable != "VARIABLE" && !bytes.Contains(readme, []byte("`"+variable+"`")) {
+			t.Errorf("the README does not have %s", variable)
+		}
+	}
+	for _, block := range codeBlocks(string(readme), "json") {
+		var e schema.Event
+		if err := e.UnmarshalJSON([]byte(block)); err != nil {
+			t.Errorf("%v\n%s", err, block)
+		}
+		schematest.Validate(t, []byte(block))
+	}
+	help, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "--help").Output()
+	must(t, err)
+	for _, block := range codeBlocks(string(readme), "sh") {
+		for line := range strings.Lines(block) {
+			_, args, ok := strings.Cut(line, "./cmd/ifacebridge ")
+			if ok && !strings.Contains(string(help), "\n  "+strings.Fields(args)[0]) {
+				t.Errorf("the README runs a command that is not there: %s", line)
+			}
+		}
+	}
+}
+
+// codeBlocks returns the fenced blocks of a language.
+func codeBlocks(markdown, language string) []string {
+	var blocks []string
+	for {
+		_, rest, ok := strings.Cut(markdown, "```"+language+"\n")
+		if !ok {
+			return blocks
+		}
+		block, after, _ := strings.Cut(rest, "```")
+		blocks, markdown = append(blocks, block), after
+	}
+}

@@ -1,0 +1,411 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/schematest"
+)
+
+func TestMain(m *testing.M) {
+	defer natstest.Clean()
+	netnstest.Main(m)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits until ok, for up to 20 seconds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A process is a running ifacebridge.
+type process struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	output lockedBuffer // both streams
+	exited chan struct{}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// start starts ifacebridge with these arguments and environment variables, and
+// no others that it reads.
+func start(t testing.TB, env []string, args ...string) *process {
+	t.Helper()
+	return startBinary(t, natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), env, args...)
+}
+
+func startBinary(t testing.TB, path string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(path, args...), exited: make(chan struct{})}
+	p.cmd.Env = append([]string{"HOME=" + t.TempDir()}, env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			close(p.exited)
+		}
+	}()
+	must(t, <-started)
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+		if t.Failed() {
+			t.Logf("output of ifacebridge %s:\n%s", strings.Join(args, " "), p.output.String())
+		}
+	})
+	return p
+}
+
+// bridge starts the bridge for host "test" against a server.
+func bridge(t testing.TB, s *natstest.Server, env ...string) *process {
+	t.Helper()
+	return start(t, append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, env...))
+}
+
+func (p *process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	must(p.t, p.cmd.Process.Signal(sig))
+}
+
+// wait returns the exit status, which must come within the time.
+func (p *process) wait(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(within):
+		p.t.Fatalf("still running after %v", within)
+		return -1
+	}
+}
+
+// says waits until the process has written text.
+func (p *process) says(text string) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("output %q", text), func() bool { return strings.Contains(p.output.String(), text) })
+}
+
+// A recorder holds every event that was published since it was made. Each is
+// validated against the schema.
+type recorder struct {
+	t  testing.TB
+	nc *nats.Conn
+
+	mu     sync.Mutex
+	events []schema.Event
+}
+
+func record(t testing.TB, s *natstest.Server) *recorder {
+	t.Helper()
+	nc := connect(t, s)
+	r := &recorder{t: t, nc: nc}
+	_, err := nc.Subscribe("iface.>", func(m *nats.Msg) {
+		schematest.Validate(t, m.Data)
+		var e schema.Event
+		if err := json.Unmarshal(m.Data, &e); err != nil {
+			t.Errorf("%s: %v", m.Data, err)
+		}
+		if id := m.Header.Get(nats.MsgIdHdr); id != e.ID() {
+			t.Errorf("Nats-Msg-Id is %q, want %q", id, e.ID())
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.events = append(r.events, e)
+	})
+	must(t, err)
+	must(t, nc.Flush())
+	return r
+}
+
+func connect(t testing.TB, s *natstest.Server) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+	must(t, err)
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// since returns the events from n on.
+func (r *recorder) since(n int) []schema.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events[n:])
+}
+
+// mark returns the number of events so far.
+func (r *recorder) mark() int { return len(r.since(0)) }
+
+// until waits for an event from n on that is as wanted.
+func (r *recorder) until(n int, what string, ok func(*schema.Event) bool) schema.Event {
+	r.t.Helper()
+	var found schema.Event
+	eventually(r.t, what, func() bool {
+		for _, e := range r.since(n) {
+			if ok(&e) {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// about returns the events from n on about the link with this index.
+func (r *recorder) about(n int, index int32) []schema.Event {
+	return slices.DeleteFunc(r.since(n), func(e schema.Event) bool { return e.Link.Index != index })
+}
+
+// stored reads the whole stream in order.
+func stored(t testing.TB, nc *nats.Conn, stream string) []schema.Event {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	must(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	must(t, err)
+	info, err := s.Info(ctx)
+	must(t, err)
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
+	must(t, err)
+	messages, err := consumer.Messages()
+	must(t, err)
+	defer messages.Stop()
+	var events []schema.Event
+	for range info.State.Msgs {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		must(t, err)
+		schematest.Validate(t, m.Data())
+		var e schema.Event
+		must(t, json.Unmarshal(m.Data(), &e))
+		events = append(events, e)
+	}
+	return events
+}
+
+// A replay is a consumer that applies a host's events in order, and checks that
+// they can be: seq without gaps or repeats, each epoch opening as it must.
+type replay struct {
+	epoch string
+	seq   uint64
+	links map[int32]schema.Link
+	last  schema.Event
+
+	notifications uint64 // of the kernel, that the events stand for
+}
+
+// apply returns what is wrong with the next event.
+func (r *replay) apply(e *schema.Event) error {
+	if e.Epoch != r.epoch {
+		if e.Seq != 1 {
+			return fmt.Errorf("epoch %s begins with seq %d", e.Epoch, e.Seq)
+		}
+		r.epoch, r.seq = e.Epoch, 0
+	}
+	if e.Seq != r.seq+1 {
+		return fmt.Errorf("epoch %s: seq %d after %d", e.Epoch, e.Seq, r.seq)
+	}
+	r.seq++
+	if r.links == nil {
+		r.links = map[int32]schema.Link{}
+	}
+	if e.Snapshot.Pos == 1 { // mark and sweep: what is not in it is gone
+		r.links = map[int32]schema.Link{}
+	}
+	if e.Snapshot.Of > 0 && e.Snapshot.Pos > 1 && e.Snapshot.Pos != r.last.Snapshot.Pos+1 {
+		return fmt.Errorf("seq %d: something stands inside the snapshot", e.Seq)
+	}
+	r.last = *e
+	if e.Cause == schema.Notification {
+		r.notifications += max(e.Coalesced, 1)
+	}
+	switch e.Kind {
+	case schema.New:
+		r.links[e.Link.Index] = e.Link
+	case schema.Del:
+		delete(r.links, e.Link.Index)
+	}
+	return nil
+}
+
+// replayAll applies events in order, and fails the test when they cannot be.
+func replayAll(t testing.TB, events []schema.Event) *replay {
+	t.Helper()
+	r := &replay{}
+	for i := range events {
+		if err := r.apply(&events[i]); err != nil {
+			t.Fatalf("event %d of %d: %v", i, len(events), err)
+		}
+	}
+	return r
+}
+
+// ipLinks is what `ip -d -j link show` says, by index.
+func ipLinks(t testing.TB) map[int32]map[string]any {
+	t.Helper()
+	out, err := exec.Command(netnstest.Tool(t, "ip"), "-d", "-j", "link", "show").Output()
+	must(t, err)
+	return decodeIP(t, out)
+}
+
+func decodeIP(t testing.TB, out []byte) map[int32]map[string]any {
+	t.Helper()
+	var list []map[string]any
+	if err := json.Unmarshal(out, &list); err != nil {
+		t.Fatalf("%v in the output of ip:\n%s", err, out)
+	}
+	links := map[int32]map[string]any{}
+	for _, l := range list {
+		links[int32(l["ifindex"].(float64))] = l
+	}
+	return links
+}
+
+// outside are the keys of ip's output that the contract leaves out.
+var outside = []string{"stats", "stats64", "xdp", "proto_down", "vfinfo_list", "link_pointtopoint"}
+
+// timers tick without a change.
+var timers = []string{"hello_timer", "tcn_timer", "topology_change_timer", "gc_timer"}
+
+// differences compares a link with what ip says of it, key by key, and returns
+// how many keys it compared.
+func differences(l schema.Link, ip map[string]any) (compared int, diffs []string) {
+	var ours map[string]any
+	if err := json.Unmarshal(l.AppendJSON(nil), &ours); err != nil {
+		return 0, []string{err.Error()}
+	}
+	// ip prints the bytes of a name as they are, and Go's decoder, like ours, makes
+	// U+FFFD of those that are not UTF-8.
+	for _, key := range slices.Sorted(maps.Keys(ip)) {
+		want := ip[key]
+		if want == nil || slices.Contains(outside, key) {
+			continue
+		}
+		got := ours[key]
+		switch key {
+		case "flags":
+			want = slices.DeleteFunc(slices.Clone(want.([]any)), func(f any) bool { return f == "M-DOWN" })
+		case "linkinfo":
+			n, d := infoDifferences(got, want.(map[string]any))
+			compared, diffs = compared+n, append(diffs, d...)
+			continue
+		}
+		compared++
+		if !reflect.DeepEqual(got, want) {
+			diffs = append(diffs, fmt.Sprintf("%s of %q: ours %v, ip's %v", key, l.Name, got, want))
+		}
+	}
+	return compared, diffs
+}
+
+func infoDifferences(got any, want map[string]any) (compared int, diffs []string) {
+	ours, _ := got.(map[string]any)
+	for _, key := range []string{"info_kind", "info_slave_kind"} {
+		compared++
+		if ours[key] != want[key] {
+			diffs = append(diffs, fmt.Sprintf("linkinfo.%s: ours %v, ip's %v", key, ours[key], want[key]))
+		}
+	}
+	data, _ := want["info_data"].(map[string]any)
+	ourData, decoded := ours["info_data"].(map[string]any)
+	if !decoded {
+		return compared, diffs // a kind that the contract does not have decoded
+	}
+	for key, v := range data {
+		if slices.Contains(timers, key) || v == nil {
+			continue
+		}
+		compared++
+		if !reflect.DeepEqual(ourData[key], v) {
+			diffs = append(diffs, fmt.Sprintf("info_data.%s: ours %v, ip's %v", key, ourData[key], v))
+		}
+	}
+	for key := range ourData {
+		if _, ok := data[key]; !ok {
+			diffs = append(diffs, fmt.Sprintf("info_data.%s: ip has no such key", key))
+		}
+	}
+	return compared, diffs
+}
+
+// sameAsIP compares all links of a replay with the kernel's, as ip shows them.
+func sameAsIP(t testing.TB, links map[int32]schema.Link) (compared int, diffs []string) {
+	t.Helper()
+	kernel := ipLinks(t)
+	for index, l := range links {
+		if _, ok := kernel[index]; !ok {
+			diffs = append(diffs, fmt.Sprintf("link %d (%q) is published and not there", index, l.Name))
+		}
+	}
+	for index, ip := range kernel {
+		l, ok := links[index]
+		if !ok {
+			diffs = append(diffs, fmt.Sprintf("link %d (%q) is there and not published", index, ip["ifname"]))
+			continue
+		}
+		n, d := differences(l, ip)
+		compared, diffs = compared+n, append(diffs, d...)
+	}
+	return compared, diffs
+}
+
+// exists reports whether a file is there.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}

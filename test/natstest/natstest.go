@@ -1,0 +1,162 @@
+// Package natstest runs NATS servers for tests: real nats-server processes, built
+// from the module that go.mod names, which can be killed, stopped and started
+// again on the same store.
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Binary builds a program of this module, or of one that it requires, once for
+// the test process, and returns its path. The tests of all packages share the
+// folder, and Go's build cache makes the second build a copy.
+func Binary(t testing.TB, pkg string, flags ...string) string {
+	t.Helper()
+	buildMu.Lock()
+	defer buildMu.Unlock()
+	key := pkg + " " + strings.Join(flags, " ")
+	if path, ok := built[key]; ok {
+		return path
+	}
+	dir, err := os.MkdirTemp("", "ifacebridge-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, filepath.Base(strings.TrimSuffix(pkg, "/v2")))
+	args := append(append([]string{"build", "-o", path}, flags...), pkg)
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	built[key] = path
+	return path
+}
+
+var (
+	buildMu sync.Mutex
+	built   = map[string]string{}
+)
+
+// Clean removes what Binary built. A TestMain calls it last.
+func Clean() {
+	for _, path := range built {
+		os.RemoveAll(filepath.Dir(path))
+	}
+}
+
+// A Server is a nats-server process on 127.0.0.1. It ends with the test.
+type Server struct {
+	URL  string
+	Port int
+	Dir  string // its store and log
+
+	t    testing.TB
+	path string
+	args []string
+	cmd  *exec.Cmd
+}
+
+// Start starts a server with JetStream in a store of its own and waits until it
+// takes connections. conf is more configuration, in the server's own format.
+func Start(t testing.TB, conf string) *Server {
+	t.Helper()
+	s := New(t, conf)
+	s.Start()
+	return s
+}
+
+// New is Start for a server that is not started yet.
+func New(t testing.TB, conf string) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	s := &Server{Port: FreePort(t), Dir: dir, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
+	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.Port)
+	s.Configure(conf)
+	s.args = []string{"-c", filepath.Join(dir, "nats.conf"), "-l", filepath.Join(dir, "nats.log")}
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.Kill()
+		}
+		if t.Failed() {
+			if log, err := os.ReadFile(filepath.Join(dir, "nats.log")); err == nil {
+				t.Logf("nats-server log, its end:\n%s", log[max(0, len(log)-4000):])
+			}
+		}
+	})
+	return s
+}
+
+// Configure writes the configuration for the next start.
+func (s *Server) Configure(conf string) {
+	s.t.Helper()
+	if !strings.Contains(conf, "jetstream") {
+		conf += fmt.Sprintf("\njetstream { store_dir: %q }\n", filepath.Join(s.Dir, "store"))
+	}
+	conf = fmt.Sprintf("listen: \"127.0.0.1:%d\"\n%s", s.Port, conf)
+	if err := os.WriteFile(filepath.Join(s.Dir, "nats.conf"), []byte(conf), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Start starts the process, again on the same store.
+func (s *Server) Start() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.path, s.args...)
+	started := make(chan error)
+	go func() { // Pdeathsig is about the thread that starts the process
+		runtime.LockOSThread()
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		started <- s.cmd.Start()
+		select {}
+	}()
+	if err := <-started; err != nil {
+		s.t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("nats-server does not start: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Kill ends the process with SIGKILL and waits for it.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Signal sends the process a signal.
+func (s *Server) Signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// FreePort returns a TCP port on 127.0.0.1 that nothing listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

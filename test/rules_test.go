@@ -1,0 +1,78 @@
+package test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+type goPackage struct {
+	ImportPath, Doc, Dir string
+	Imports              []string
+}
+
+func packages(t *testing.T, pattern string) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Dir,Imports", pattern)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	must(t, err)
+	var list []goPackage
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p goPackage
+		must(t, dec.Decode(&p))
+		list = append(list, p)
+	}
+	return list
+}
+
+// Dependencies run one way: cmd → bridge → netlinksrc → schema, and schema
+// imports nothing but the standard library and its JSON encoder.
+func TestDependenciesRunOneWay(t *testing.T) {
+	allowed := map[string][]string{
+		"ifacebridge/schema":          {},
+		"ifacebridge/netlinksrc":      {"ifacebridge/schema"},
+		"ifacebridge/bridge":          {"ifacebridge/netlinksrc", "ifacebridge/schema"},
+		"ifacebridge/cmd/ifacebridge": {"ifacebridge/bridge", "ifacebridge/schema"},
+	}
+	found := 0
+	for _, p := range packages(t, "./...") {
+		may, ok := allowed[p.ImportPath]
+		if !ok {
+			if !strings.HasPrefix(p.ImportPath, "ifacebridge/test") {
+				t.Errorf("%s has no place in the structure", p.ImportPath)
+			}
+			continue
+		}
+		found++
+		for _, imported := range p.Imports {
+			ours := strings.HasPrefix(imported, "ifacebridge/")
+			if ours && !slices.Contains(may, imported) {
+				t.Errorf("%s imports %s", p.ImportPath, imported)
+			}
+			if strings.Contains(imported, "nats") && (strings.HasSuffix(p.ImportPath, "netlinksrc") || strings.HasSuffix(p.ImportPath, "schema")) {
+				t.Errorf("%s knows NATS: it imports %s", p.ImportPath, imported)
+			}
+			if p.ImportPath == "ifacebridge/schema" && strings.Contains(imported, ".") && !strings.HasPrefix(imported, "github.com/go-json-experiment/json") {
+				t.Errorf("schema imports %s", imported)
+			}
+			if imported == "unsafe" {
+				t.Errorf("%s imports unsafe", p.ImportPath)
+			}
+		}
+	}
+	if found != len(allowed) {
+		t.Errorf("found %d of %d packages", found, len(allowed))
+	}
+}
+
+// Every package says what it is for.
+func TestPackageComments(t *testing.T) {
+	for _, p := range packages(t, "./...") {
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
