@@ -157,7 +157,7 @@ func (p *publisher) event(c *change) schema.Event {
 		Host: p.host, BootID: p.bootID, Epoch: p.epoch, Seq: p.seq,
 		Time: c.time, Kind: c.kind, Action: c.action, Cause: c.cause,
 		Overruns: c.overruns, Coalesced: c.count, Snapshot: c.snapshot,
-		Changed: schema.Diff(&c.before, &c.link), Previous: c.beforeNames.named(&c.before),
+		Changed: c.changed(), Previous: c.beforeNames.named(&c.before),
 		Link: c.linkNames.named(&c.link),
 	}
 }
@@ -175,11 +175,7 @@ var expendable = func() []schema.FieldSet {
 		{"phys_port_name", "phys_port_id", "phys_switch_id", "parentbus", "parentdev", "num_tx_queues", "num_rx_queues",
 			"gso_max_size", "gso_max_segs", "tso_max_size", "tso_max_segs", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size"},
 	} {
-		set, err := schema.Fields(names...)
-		if err != nil {
-			panic(err) // constant names
-		}
-		sets = append(sets, set)
+		sets = append(sets, mustFields(names...))
 	}
 	return sets
 }()

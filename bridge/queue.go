@@ -126,6 +126,7 @@ func fold(into, c *change) {
 	*into = *c
 	into.count += first.count
 	into.before, into.beforeNames, into.wasThere = first.before, first.beforeNames, first.wasThere
+	into.restated |= first.restated
 	switch {
 	case c.kind == schema.Del:
 	case !first.wasThere && first.kind == schema.New:

@@ -28,7 +28,14 @@ type change struct {
 	link, before           schema.Link
 	linkNames, beforeNames names
 	wasThere               bool
+
+	// restated are keys that are said again although the link has not changed,
+	// because the name that stands beside them has.
+	restated schema.FieldSet
 }
+
+// changed returns the keys in which the link differs from what it was before.
+func (c *change) changed() schema.FieldSet { return schema.Diff(&c.before, &c.link) | c.restated }
 
 // names are what the links that a link refers to were called at the time of a
 // change: its lower link, its master, and those in its kind's settings.
@@ -62,6 +69,7 @@ type table struct {
 
 type entry struct {
 	link       schema.Link
+	names      names // as they were last published
 	generation uint64
 	published  bool
 }
@@ -107,6 +115,45 @@ func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 	}
 }
 
+// restate emits the links whose events name other links by names that those no
+// longer have, or did not have yet: the one end of a veth pair is announced before
+// the kernel has said what the other is called.
+func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
+	for _, e := range t.sorted() {
+		now := t.names(&e.link)
+		if !e.published || now == e.names {
+			continue
+		}
+		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: true}
+		if now.lower != e.names.lower {
+			t.out.restated |= lowerIndexField
+		}
+		if now.master != e.names.master {
+			t.out.restated |= masterIndexField
+		}
+		if now.infoData != e.names.infoData {
+			t.out.restated |= linkInfoField
+		}
+		t.emit(e, schema.New, schema.Updated, emit)
+	}
+}
+
+// The keys that stand for the names of other links.
+var (
+	lowerIndexField  = mustFields("link_index")
+	masterIndexField = mustFields("master_index")
+	linkInfoField    = mustFields("linkinfo")
+)
+
+// mustFields is schema.Fields for names that are constants.
+func mustFields(names ...string) schema.FieldSet {
+	set, err := schema.Fields(names...)
+	if err != nil {
+		panic(err)
+	}
+	return set
+}
+
 // vanished removes a link that a dump does not show.
 func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*change)) {
 	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
@@ -141,7 +188,7 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	if !wasPublished && !e.published {
 		return
 	}
-	t.out.before, t.out.beforeNames, t.out.wasThere = before, t.names(&before), wasPublished
+	t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
 	kind, action := schema.New, schema.Updated
 	if renamed {
 		action = schema.Renamed
@@ -171,7 +218,8 @@ func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func
 	c := &t.out
 	c.id = linkID{e.link.Index, e.generation}
 	c.kind, c.action = kind, action
-	c.link, c.linkNames = e.link, t.names(&e.link)
+	e.names = t.names(&e.link)
+	c.link, c.linkNames = e.link, e.names
 	emit(c)
 }
 

@@ -36,7 +36,7 @@ func partialMsg(l schema.Link) *netlinksrc.Message {
 func describe(c *change) string {
 	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
 	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + schema.Diff(&c.before, &c.link).String()
+		s += " " + c.changed().String()
 	}
 	if c.count > 1 {
 		s += fmt.Sprintf(" x%d", c.count)
@@ -154,6 +154,24 @@ func TestTableNames(t *testing.T) {
 	table.apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
 	if got.Info.Data != `{"id":1,"link":"a"}` {
 		t.Errorf("got %s", got.Info.Data)
+	}
+}
+
+// A name that was not known yet, or is another now, is said when the table is
+// compared with the kernel; once.
+func TestTableRestatesNames(t *testing.T) {
+	table := newTable(Filter{})
+	silent := func(*change) {}
+	lower := func(i int32) func(*schema.Link) { return func(l *schema.Link) { l.LowerIndex = i } }
+	table.apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
+	table.apply(newMsg(link(3, "veth0", lower(2))), 0, silent)
+	table.apply(newMsg(link(7, "br0")), 0, silent)
+	table.apply(newMsg(link(4, "port", master(7))), 0, silent)
+	table.apply(newMsg(link(7, "br1")), 0, silent)
+	for _, want := range [][]string{{"new updated 2:veth1 [link_index] resync", "new updated 4:port [master_index] resync"}, nil} {
+		var got []string
+		table.restate(time.Unix(1, 0), 0, func(c *change) { got = append(got, describe(c)) })
+		expect(t, got, want...)
 	}
 }
 

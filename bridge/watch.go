@@ -159,6 +159,7 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 			w.table.compare(links[index], at, w.src.Overruns(), emit)
 		}
 	}
+	w.table.restate(at, w.src.Overruns(), emit)
 	return overrun
 }
 

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"os/exec"
 	"reflect"
 	"runtime"
@@ -402,10 +400,4 @@ func sameAsIP(t testing.TB, links map[int32]schema.Link) (compared int, diffs []
 		compared, diffs = compared+n, append(diffs, d...)
 	}
 	return compared, diffs
-}
-
-// exists reports whether a file is there.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, os.ErrNotExist)
 }

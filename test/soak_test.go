@@ -1,0 +1,226 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/schematest"
+)
+
+// duration is how long a soak takes: a short form, or what the variable says.
+func duration(t testing.TB, variable string, short time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return short
+	}
+	d, err := time.ParseDuration(text)
+	must(t, err)
+	return d
+}
+
+// seed is random, or what IFACE_TEST_SEED says; it is printed either way.
+func seed(t testing.TB) *rand.Rand {
+	t.Helper()
+	n := rand.Uint64()
+	if text := os.Getenv("IFACE_TEST_SEED"); text != "" {
+		var err error
+		n, err = strconv.ParseUint(text, 10, 64)
+		must(t, err)
+	}
+	t.Logf("IFACE_TEST_SEED=%d", n)
+	return rand.New(rand.NewPCG(n, 0))
+}
+
+// A churn changes links at random.
+type churn struct {
+	k, elsewhere *netnstest.Kernel
+	r            *rand.Rand
+	mine         []int32 // links here
+	abroad       []int32 // links there
+	bridges      []int32
+	n            int
+	reused       int
+}
+
+func newChurn(t testing.TB, k *netnstest.Kernel, r *rand.Rand) *churn {
+	t.Helper()
+	c := &churn{k: k, elsewhere: netnstest.New(t), r: r}
+	for i := range 2 {
+		index, err := k.Add(fmt.Sprintf("bridge%d", i), 0, netnstest.Kind{Name: "bridge"})
+		must(t, err)
+		must(t, k.Up(index))
+		c.bridges = append(c.bridges, index)
+	}
+	return c
+}
+
+// step does one thing; what the kernel refuses is no matter.
+func (c *churn) step() {
+	c.n++
+	if len(c.mine) < 4 || c.r.IntN(8) == 0 && len(c.mine) < 40 {
+		c.create()
+		return
+	}
+	i := c.r.IntN(len(c.mine))
+	index := c.mine[i]
+	switch c.r.IntN(14) {
+	case 0, 1:
+		if c.k.Delete(index) == nil {
+			c.mine = slices.Delete(c.mine, i, i+1)
+			if c.r.IntN(2) == 0 { // its index for another link
+				if again, err := c.k.Add(c.name(), index, netnstest.Kind{Name: "ifb"}); err == nil {
+					c.mine = append(c.mine, again)
+					c.reused++
+				}
+			}
+		}
+	case 2:
+		_ = c.k.Rename(index, c.name())
+	case 3, 4:
+		_ = c.k.SetFlags(index, unix.IFF_UP, c.r.IntN(2) == 0)
+	case 5, 6:
+		_ = c.k.SetAlias(index, c.odd())
+	case 7:
+		_ = c.k.SetUint32(index, unix.IFLA_MTU, uint32(1000+c.r.IntN(500)))
+	case 8:
+		_ = c.k.SetUint32(index, unix.IFLA_MASTER, uint32(c.bridges[c.r.IntN(len(c.bridges))]))
+	case 9:
+		_ = c.k.SetUint32(index, unix.IFLA_MASTER, 0)
+	case 10:
+		_ = c.k.AddAltName(index, fmt.Sprintf("alt%d%s", c.n, c.odd()))
+	case 11:
+		_ = c.k.SetUint32(index, unix.IFLA_GROUP, c.r.Uint32N(5))
+	case 12:
+		if c.k.Move(index, c.elsewhere, 0) == nil {
+			c.mine = slices.Delete(c.mine, i, i+1)
+			c.abroad = append(c.abroad, index) // its index there, unless it was taken
+		}
+	case 13:
+		if n := len(c.abroad); n > 0 {
+			_ = c.elsewhere.Move(c.abroad[n-1], c.k, 0)
+			c.abroad = c.abroad[:n-1]
+		}
+	}
+}
+
+func (c *churn) create() {
+	switch c.r.IntN(3) {
+	case 0:
+		if a, b, err := c.k.AddVeth(c.name(), c.name()); err == nil {
+			c.mine = append(c.mine, a, b)
+		}
+	default:
+		if index, err := c.k.Add(c.name(), 0, netnstest.Kind{Name: "ifb"}); err == nil {
+			c.mine = append(c.mine, index)
+		}
+	}
+}
+
+// name is one of few, so that names are taken again by other links.
+func (c *churn) name() string { return fmt.Sprintf("l%d%s", c.r.IntN(60), c.odd()) }
+
+func (c *churn) odd() string {
+	return []string{"", "", "", "\xff", "\xfe", `"`, `\`, "*", ">", "ü"}[c.r.IntN(10)]
+}
+
+// A follower reads a stream in order as it grows, and replays it.
+type follower struct {
+	t        testing.TB
+	consumer jetstream.Consumer
+	replay   replay
+	events   int
+	overruns uint64
+}
+
+func follow(t testing.TB, s *natstest.Server) *follower {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	consumer, err := js.OrderedConsumer(context.Background(), "IFACE", jetstream.OrderedConsumerConfig{})
+	must(t, err)
+	return &follower{t: t, consumer: consumer}
+}
+
+// catchUp applies what is in the stream now. It validates a sample: each event
+// would take longer than the soak.
+func (f *follower) catchUp() {
+	f.t.Helper()
+	for {
+		batch, err := f.consumer.FetchNoWait(5000)
+		must(f.t, err)
+		n := 0
+		for m := range batch.Messages() {
+			if n++; f.events%100 == 0 {
+				schematest.Validate(f.t, m.Data())
+			}
+			var e schema.Event
+			must(f.t, json.Unmarshal(m.Data(), &e))
+			if err := f.replay.apply(&e); err != nil {
+				f.t.Fatal(err)
+			}
+			f.events++
+			f.overruns = max(f.overruns, e.Overruns)
+		}
+		if n == 0 {
+			return
+		}
+	}
+}
+
+// A soak: links are changed at random at full speed, with the bridge stopped and
+// continued so that the kernel overruns it. A consumer that applies the stream in
+// order holds exactly the kernel's links at the end. IFACE_TEST_SOAK=60s is the
+// long form.
+func TestSoak(t *testing.T) {
+	netnstest.Tool(t, "ip")
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	r := seed(t)
+	b := bridge(t, s, "IFACE_RCVBUF=64KiB", "IFACE_RESYNC=1s")
+	b.says("created the stream")
+	c := newChurn(t, k, r)
+	stops := 0
+	for end := time.Now().Add(duration(t, "IFACE_TEST_SOAK", 4*time.Second)); time.Now().Before(end); {
+		if r.IntN(200) == 0 {
+			b.signal(unix.SIGSTOP)
+			stops++
+			for range 300 {
+				c.step()
+			}
+			b.signal(unix.SIGCONT)
+		}
+		c.step()
+	}
+	f := follow(t, s)
+	var compared int
+	var diffs []string
+	began := time.Now()
+	for {
+		f.catchUp()
+		if compared, diffs = sameAsIP(t, f.replay.links); len(diffs) == 0 || time.Since(began) > 10*time.Second {
+			break
+		}
+	}
+	for _, d := range diffs {
+		t.Error(d)
+	}
+	t.Logf("%d steps, %d indexes reused, %d stops, %d events, %d overruns, %d values of %d links compared, the same %v after the last change",
+		c.n, c.reused, stops, f.events, f.overruns, compared, len(f.replay.links), time.Since(began).Round(time.Millisecond))
+	if f.overruns == 0 {
+		t.Error("the kernel never overran the bridge: this was no test of it")
+	}
+}
