@@ -66,7 +66,7 @@ func (e *FencedError) Error() string {
 
 func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
-	for refusals := 0; len(batch) > 0; {
+	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
 		if d.known {
 			n, err = d.send(ctx, batch)

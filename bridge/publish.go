@@ -25,8 +25,8 @@ type outgoing struct {
 
 // A delivery is the way in which events reach NATS. The one publisher calls it.
 type delivery interface {
-	// store sends events in order and waits until NATS has confirmed them. It
-	// returns how many of them, from the first, are confirmed; the others are to be
+	// store sends events in order and waits until NATS has confirmed them; of no
+	// events, it only sees to it that it could. It returns how many of them, from the first, are confirmed; the others are to be
 	// sent again, whether they arrived or not. It ends with the context.
 	store(ctx context.Context, batch []outgoing) (int, error)
 }
@@ -75,6 +75,9 @@ func (p *publisher) unconfirmed() int {
 // run publishes until the queue is closed and empty, or ctx ends. It goes on
 // through every failure but being replaced ([FencedError]).
 func (p *publisher) run(ctx context.Context) error {
+	if err := p.publish(ctx, nil); err != nil {
+		return err
+	}
 	for {
 		closed := p.queue.isClosed() // before take: nothing comes after it
 		n, wait := p.queue.take(p.changes, time.Now())
@@ -109,7 +112,7 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 	p.encode(changes)
 	p.waiting.Store(int64(len(p.batch)))
 	rest := p.batch
-	for outage := (outage{log: p.log}); len(rest) > 0; {
+	for outage := (outage{log: p.log}); ; {
 		n, err := 0, errNotConnected
 		if p.nc.IsConnected() {
 			n, err = p.delivery.store(ctx, rest)
@@ -120,7 +123,9 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 		if n > 0 || err == nil {
 			outage.over()
 		}
-		if err == nil {
+		if err == nil && len(rest) == 0 {
+			return nil
+		} else if err == nil {
 			continue
 		}
 		var fenced *FencedError
@@ -131,7 +136,6 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 			return err
 		}
 	}
-	return nil
 }
 
 var errNotConnected = errors.New("not connected to NATS")

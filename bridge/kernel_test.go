@@ -1,0 +1,107 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+	"ifacebridge/test/netnstest"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// Links come and go while a dump of 10,000 of them runs, again and again, and the
+// changes lead to what the kernel has.
+func TestDumpOfManyLinks(t *testing.T) {
+	k := netnstest.New(t)
+	const links = 10000
+	began := time.Now()
+	for i := range links / 2 {
+		if _, _, err := k.AddVeth(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d links made in %v", links, time.Since(began).Round(time.Millisecond))
+	src, err := netlinksrc.Open(netlinksrc.Config{NetNS: int(k.File.Fd()), ReadBuffer: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	q := newQueue(1<<20, 0)
+	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- w.run(ctx) }()
+
+	replayed := map[int32]schema.Link{}
+	follow := func() {
+		into := make([]change, 1000)
+		for {
+			n, _ := q.take(into, time.Now())
+			for i := range into[:n] {
+				if c := &into[i]; c.kind == schema.New {
+					replayed[c.link.Index] = c.link
+				} else {
+					delete(replayed, c.link.Index)
+				}
+			}
+			if n == 0 {
+				return
+			}
+		}
+	}
+	<-q.ready // the snapshot
+	for i := range 200 {
+		index, err := k.Add(fmt.Sprintf("late%d", i), 0, netnstest.Kind{Name: "ifb"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.SetFlags(index, unix.IFF_UP, true); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			if err := k.Delete(index); err != nil {
+				t.Fatal(err)
+			}
+		}
+		follow()
+	}
+	want := map[int32]schema.Link{}
+	probe, err := netlinksrc.Open(netlinksrc.Config{NetNS: int(k.File.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	if _, err := probe.Dump(ctx, func(m *netlinksrc.Message) { want[m.Link.Index] = m.Link }); err != nil {
+		t.Fatal(err)
+	}
+	same := func() bool {
+		follow()
+		if len(replayed) != len(want) {
+			return false
+		}
+		for index, l := range want {
+			if replayed[index] != l {
+				return false
+			}
+		}
+		return true
+	}
+	for deadline := time.Now().Add(10 * time.Second); !same(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("replayed %d links, the kernel has %d, or they differ", len(replayed), len(want))
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
