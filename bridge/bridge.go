@@ -72,13 +72,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer nc.Close()
-	d, err := newDelivery(cfg, id, nc, log)
+	d, b, err := newDelivery(cfg, id, nc, log)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
 	q := newQueue(cfg.Queue, cfg.Coalesce)
 	w := &watcher{src: src, table: newTable(cfg.Filter), queue: q, resync: cfg.Resync, log: log}
-	p := newPublisher(cfg, id, q, d, nc, log)
+	p := newPublisher(cfg, id, q, d, b, nc, log)
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
 	return run(ctx, w, p, log)
@@ -94,11 +94,18 @@ func newIdentity(cfg Config) (identity, error) {
 	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: hex.EncodeToString(epoch[:])}, nil
 }
 
-func newDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (delivery, error) {
+// newDelivery returns the way to NATS that cfg names, and with JetStream the
+// bucket beside it.
+func newDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
 	if cfg.Delivery == Core {
-		return newCoreDelivery(nc), nil
+		return newCoreDelivery(nc), nil, nil
 	}
-	return newJetStreamDelivery(cfg, id, nc, log)
+	b, err := newBucket(cfg, nc, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := newJetStreamDelivery(cfg, id, nc, log)
+	return d, b, err
 }
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
@@ -124,16 +131,25 @@ func run(ctx context.Context, w *watcher, p *publisher, log *slog.Logger) error 
 	defer timer.Stop()
 	publishErr := <-published
 
-	if unconfirmed := p.unconfirmed(); unconfirmed > 0 && errors.Is(publishErr, context.Canceled) {
-		cause := p.nc.LastError()
-		if cause == nil {
-			cause = errors.New("no answer")
-		}
-		publishErr = &UnconfirmedError{Events: unconfirmed, Cause: cause}
+	if errors.Is(publishErr, context.Canceled) { // the grace is over
+		publishErr = unconfirmed(p)
 	}
 	if err := errors.Join(readErr, publishErr); err != nil {
 		return err
 	}
 	log.Info("stopped; every event is confirmed", "events", p.confirmed.Load())
 	return nil
+}
+
+// unconfirmed returns what a publisher that was stopped has not published.
+func unconfirmed(p *publisher) error {
+	n := p.unconfirmed()
+	if n == 0 {
+		return nil
+	}
+	cause := p.nc.LastError()
+	if cause == nil {
+		cause = errors.New("no answer")
+	}
+	return &UnconfirmedError{Events: n, Cause: cause}
 }

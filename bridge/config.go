@@ -37,7 +37,8 @@ type Settings struct {
 	Prefix    string `envconfig:"IFACE_SUBJECT_PREFIX" default:"iface" desc:"first token or tokens of the subjects"`
 	Delivery  string `envconfig:"IFACE_DELIVERY" default:"jetstream" desc:"jetstream: stored, in order, exactly once; core: plain NATS, at least once to the server"`
 	Stream    string `envconfig:"IFACE_STREAM" default:"IFACE" desc:"stream, created if it is missing"`
-	Replicas  string `envconfig:"IFACE_REPLICAS" default:"1" desc:"replicas of a stream that we create, 1 to 5"`
+	Bucket    string `envconfig:"IFACE_BUCKET" default:"iface_links" desc:"KV bucket with the current state of every link, created if it is missing"`
+	Replicas  string `envconfig:"IFACE_REPLICAS" default:"1" desc:"replicas of a stream and a bucket that we create, 1 to 5"`
 	MaxAge    string `envconfig:"IFACE_MAX_AGE" default:"168h" desc:"how long a stream that we create keeps events; 0: for ever"`
 	Include   string `envconfig:"IFACE_INCLUDE" desc:"publish only these links: globs over names, or kind:<info_kind>, comma-separated; unset: all"`
 	Exclude   string `envconfig:"IFACE_EXCLUDE" desc:"do not publish these links, written like IFACE_INCLUDE"`
@@ -59,6 +60,7 @@ type Config struct {
 	Prefix      string
 	Delivery    Delivery
 	Stream      string
+	Bucket      string
 	Replicas    int
 	MaxAge      time.Duration
 	Filter      Filter
@@ -165,6 +167,7 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 		Prefix:     p.prefix(s.Prefix),
 		Delivery:   Delivery(p.oneOf("IFACE_DELIVERY", s.Delivery, string(JetStream), string(Core))),
 		Stream:     p.name("IFACE_STREAM", s.Stream),
+		Bucket:     p.name("IFACE_BUCKET", s.Bucket),
 		Replicas:   p.number("IFACE_REPLICAS", s.Replicas, 1, 5),
 		MaxAge:     p.duration("IFACE_MAX_AGE", s.MaxAge),
 		Filter:     Filter{p.patterns("IFACE_INCLUDE", s.Include), p.patterns("IFACE_EXCLUDE", s.Exclude)},

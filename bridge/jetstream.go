@@ -66,6 +66,9 @@ func (e *FencedError) Error() string {
 
 func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
+	if len(batch) == 0 {
+		d.known = false // asked to look
+	}
 	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
 		if d.known {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,8 @@ type outgoing struct {
 	id      string
 	subject string
 	data    []byte
+	index   int32 // of its link
+	gone    bool  // the link is
 }
 
 // A delivery is the way in which events reach NATS. The one publisher calls it.
@@ -42,7 +45,9 @@ type publisher struct {
 	subjects [3]string // by schema.Kind
 	queue    *queue
 	delivery delivery
+	bucket   *bucket // nil: none is kept
 	nc       *nats.Conn
+	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
 
 	seq       uint64
@@ -58,8 +63,8 @@ type identity struct {
 	host, bootID, epoch string
 }
 
-func newPublisher(cfg Config, id identity, q *queue, d delivery, nc *nats.Conn, log *slog.Logger) *publisher {
-	p := &publisher{identity: id, queue: q, delivery: d, nc: nc, log: log, changes: make([]change, maxBatch)}
+func newPublisher(cfg Config, id identity, q *queue, d delivery, b *bucket, nc *nats.Conn, log *slog.Logger) *publisher {
+	p := &publisher{identity: id, queue: q, delivery: d, bucket: b, nc: nc, verify: cfg.Resync, log: log, changes: make([]change, maxBatch)}
 	for _, kind := range []schema.Kind{schema.New, schema.Del} {
 		p.subjects[kind] = schema.Subject(cfg.Prefix, cfg.Token, kind)
 	}
@@ -73,11 +78,34 @@ func (p *publisher) unconfirmed() int {
 }
 
 // run publishes until the queue is closed and empty, or ctx ends. It goes on
-// through every failure but being replaced ([FencedError]).
+// through every failure but being replaced ([FencedError]). The bucket follows
+// behind.
 func (p *publisher) run(ctx context.Context) error {
 	if err := p.publish(ctx, nil); err != nil {
 		return err
 	}
+	if p.bucket == nil {
+		return p.publishQueued(ctx)
+	}
+	if err := p.publishVanished(ctx); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	var follower sync.WaitGroup
+	follower.Go(func() { p.bucket.run(following, done) })
+	err := p.publishQueued(ctx)
+	close(done)
+	if err != nil {
+		stop() // another bridge's state must not be overwritten
+	}
+	follower.Wait()
+	return err
+}
+
+func (p *publisher) publishQueued(ctx context.Context) error {
+	next := time.Now().Add(p.verify)
 	for {
 		closed := p.queue.isClosed() // before take: nothing comes after it
 		n, wait := p.queue.take(p.changes, time.Now())
@@ -90,13 +118,74 @@ func (p *publisher) run(ctx context.Context) error {
 		if closed {
 			return nil
 		}
+		if p.verify > 0 && (wait == 0 || time.Until(next) < wait) {
+			wait = max(time.Until(next), time.Millisecond)
+		}
 		select {
 		case <-p.queue.ready:
 		case <-after(wait):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if p.verify > 0 && !time.Now().Before(next) {
+			if err := p.verifyStored(ctx); err != nil {
+				return err
+			}
+			next = time.Now().Add(p.verify)
+		}
 	}
+}
+
+// verifyStored finds out on a quiet host, too, that another bridge has taken its
+// name, that the stream is gone, or that somebody changed the bucket.
+func (p *publisher) verifyStored(ctx context.Context) error {
+	if err := p.publish(ctx, nil); err != nil {
+		return err
+	}
+	if p.bucket != nil {
+		p.bucket.verify()
+	}
+	return nil
+}
+
+// bucketTries is how often the bucket is asked for what it holds before the
+// epoch begins without.
+const bucketTries = 3
+
+// publishVanished publishes, ahead of the snapshot, a del for each link that
+// went while the bridge was down.
+func (p *publisher) publishVanished(ctx context.Context) error {
+	if p.bucket == nil {
+		return nil
+	}
+	links, at, err := p.queue.firstSnapshot(ctx)
+	if errors.Is(err, errNoSnapshot) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	outage := outage{log: p.log}
+	for range bucketTries {
+		var gone []change
+		gone, err = p.bucket.vanished(ctx, p.bootID, links, at)
+		if err == nil {
+			outage.over()
+			for len(gone) > 0 {
+				n := copy(p.changes, gone)
+				gone = gone[n:]
+				if err := p.publish(ctx, p.changes[:n]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if err := outage.wait(ctx, p.nc, err, p.unconfirmed()); err != nil {
+			return err
+		}
+	}
+	p.log.Error("cannot read what was published before; links that went while the bridge was down get no del, the snapshot shows what is there", "cause", err)
+	return nil
 }
 
 // after is time.After, but never for no time at all.
@@ -116,6 +205,9 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 		n, err := 0, errNotConnected
 		if p.nc.IsConnected() {
 			n, err = p.delivery.store(ctx, rest)
+		}
+		if p.bucket != nil {
+			p.bucket.put(rest[:n])
 		}
 		rest = rest[n:]
 		p.waiting.Store(int64(len(rest)))
@@ -151,7 +243,7 @@ func (p *publisher) encode(changes []change) {
 		p.bytes = appendWithin(p.bytes, &e, limit)
 		p.batch = append(p.batch, outgoing{
 			seq: e.Seq, id: e.ID(), subject: p.subjects[e.Kind],
-			data: p.bytes[start:len(p.bytes):len(p.bytes)],
+			data: p.bytes[start:len(p.bytes):len(p.bytes)], index: e.Link.Index, gone: e.Kind == schema.Del,
 		})
 	}
 }
@@ -205,6 +297,7 @@ func appendWithin(dst []byte, e *schema.Event, limit int) []byte {
 // and once when it is over.
 type outage struct {
 	log      *slog.Logger
+	what     string // cannot be done, if not publishing
 	since    time.Time
 	lastText string
 	backoff  time.Duration
@@ -220,7 +313,11 @@ func (o *outage) wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed
 	}
 	if text := err.Error(); text != o.lastText {
 		o.lastText = text
-		o.log.Warn("cannot publish; events are kept until it works again", "cause", text, "unconfirmed", unconfirmed)
+		if o.what != "" {
+			o.log.Warn(o.what, "cause", text)
+		} else {
+			o.log.Warn("cannot publish; events are kept until it works again", "cause", text, "unconfirmed", unconfirmed)
+		}
 	}
 	if nc.IsClosed() {
 		return fmt.Errorf("connection to NATS closed: %w", errors.Join(err, nc.LastError()))
@@ -245,7 +342,11 @@ func (o *outage) wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed
 
 func (o *outage) over() {
 	if o.lastText != "" {
-		o.log.Info("publishing again", "after", time.Since(o.since).Round(time.Millisecond))
+		text := "publishing again"
+		if o.what != "" {
+			text = "it works again"
+		}
+		o.log.Info(text, "after", time.Since(o.since).Round(time.Millisecond))
 	}
-	*o = outage{log: o.log}
+	*o = outage{log: o.log, what: o.what}
 }

@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -34,6 +36,7 @@ type queue struct {
 
 	// ready holds a token when something was pushed since it was last taken.
 	ready chan struct{}
+	began chan struct{} // closed when the first snapshot was pushed, or none will be
 }
 
 type node struct {
@@ -45,7 +48,7 @@ type node struct {
 const maxSpare = 1024
 
 func newQueue(limit int, window time.Duration) *queue {
-	q := &queue{limit: limit, window: window, byLink: make(map[linkID]*node), ready: make(chan struct{}, 1)}
+	q := &queue{limit: limit, window: window, byLink: make(map[linkID]*node), ready: make(chan struct{}, 1), began: make(chan struct{})}
 	q.head.prev, q.head.next = &q.head, &q.head
 	return q
 }
@@ -58,12 +61,45 @@ func (q *queue) push(c *change) {
 	q.signal()
 }
 
-// pushAll is push for the changes that produce emits, with nothing in between.
-func (q *queue) pushAll(produce func(emit func(*change))) {
+// pushSnapshot is push for the snapshot that produce emits, with nothing in between.
+func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
+	q.begin()
 	q.mu.Unlock()
 	q.signal()
+}
+
+// begin lets firstSnapshot go on.
+func (q *queue) begin() {
+	select {
+	case <-q.began:
+	default:
+		close(q.began)
+	}
+}
+
+var errNoSnapshot = errors.New("closed before the first snapshot")
+
+// firstSnapshot waits for the first snapshot and returns its links, by index, or
+// errNoSnapshot when the queue was closed without one. It is for the one who
+// takes, before taking.
+func (q *queue) firstSnapshot(ctx context.Context) (links map[int32]schema.Link, at time.Time, err error) {
+	select {
+	case <-q.began:
+	case <-ctx.Done():
+		return nil, at, ctx.Err()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed && q.len == 0 {
+		return nil, at, errNoSnapshot
+	}
+	links, at = map[int32]schema.Link{}, time.Now()
+	for n := q.head.next; n != &q.head && n.change.snapshot.Of > 0; n = n.next {
+		links[n.change.id.index], at = n.change.link, n.change.time
+	}
+	return links, at, nil
 }
 
 // close says that nothing will be pushed any more: what is held for the folding
@@ -71,6 +107,7 @@ func (q *queue) pushAll(produce func(emit func(*change))) {
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
+	q.begin()
 	q.mu.Unlock()
 	q.signal()
 }

@@ -101,7 +101,7 @@ func (w *watcher) start(ctx context.Context) error {
 		return err
 	}
 	links := 0
-	w.queue.pushAll(func(emit func(*change)) {
+	w.queue.pushSnapshot(func(emit func(*change)) {
 		w.table.snapshot(time.Now(), w.src.Overruns(), func(c *change) { links++; emit(c) })
 	})
 	w.log.Info("read the links of this host", "links", len(w.table.links), "published", links)

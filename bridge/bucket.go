@@ -1,0 +1,383 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+)
+
+// A bucket keeps the current state of this host's links in a KV bucket: under
+// <host>.<ifindex> the last event of the link, as published, and no key for a
+// link that is gone. It follows the stream: what is not stored there is not put
+// here. Only the latest value of a key is put, so it may skip some, and never
+// holds up the events.
+//
+// The bucket is not the truth, the kernel is: a bucket that is missing, purged,
+// or holds something else, is made right when that is noticed, at the latest
+// after an IFACE_RESYNC.
+type bucket struct {
+	cfg Config
+	js  jetstream.JetStream
+	nc  *nats.Conn
+	log *slog.Logger
+
+	mu      sync.Mutex
+	current map[string]*value // what the bucket should hold
+	dirty   map[string]bool   // keys that it does not hold like that yet
+	check   bool              // it is to be compared with current
+	wake    chan struct{}     // holds a token when a key became dirty, or check true
+
+	kv      jetstream.KeyValue // nil until it was found or made
+	markers bool               // markers of deleted keys can be given a time to live
+}
+
+// value is the last event of a link; gone is one that the bucket should not have.
+type value struct {
+	data []byte
+	gone bool
+}
+
+const (
+	// markerTTL is how long the marker of a deleted key is kept, for watchers that
+	// were away; without an end, a host that makes containers would leave one for
+	// each of them for ever.
+	markerTTL = time.Hour
+
+	// bucketPause is how long to gather changes between two rounds of puts.
+	bucketPause = 20 * time.Millisecond
+)
+
+func newBucket(cfg Config, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout),
+		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(confirmTimeout))
+	if err != nil {
+		return nil, err
+	}
+	return &bucket{
+		cfg: cfg, js: js, nc: nc, log: log,
+		current: map[string]*value{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1),
+	}, nil
+}
+
+// key is the key of a link.
+func (b *bucket) key(index int32) string { return b.cfg.Token + "." + strconv.Itoa(int(index)) }
+
+// put notes that events were stored. It does not block.
+func (b *bucket) put(events []outgoing) {
+	b.mu.Lock()
+	for i := range events {
+		b.set(b.key(events[i].index), events[i].data, events[i].gone)
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
+// verify has the bucket compared with what it should hold. It does not block.
+func (b *bucket) verify() {
+	b.mu.Lock()
+	b.check = true
+	b.mu.Unlock()
+	b.signal()
+}
+
+func (b *bucket) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *bucket) set(key string, data []byte, gone bool) {
+	v := b.current[key]
+	if v == nil {
+		v = new(value)
+		b.current[key] = v
+	}
+	v.data, v.gone = append(v.data[:0], data...), gone
+	b.dirty[key] = true
+}
+
+// run follows put until done is closed and everything is in the bucket, or ctx
+// ends.
+func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
+	outage := outage{log: b.log, what: "cannot put link states into the bucket " + b.cfg.Bucket + "; events are not affected"}
+	for ending := false; ; {
+		if !b.behind() {
+			if ending {
+				return
+			}
+			select {
+			case <-b.wake:
+			case <-done:
+				ending = true
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err := b.catchUp(ctx); err != nil {
+			b.kv = nil // look it up again: it may be gone
+			if outage.wait(ctx, b.nc, err, 0) != nil {
+				return
+			}
+			continue
+		}
+		outage.over()
+		select { // gather what comes next
+		case <-time.After(bucketPause):
+		case <-done:
+			ending = true
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// behind reports whether there is anything to do.
+func (b *bucket) behind() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.check || len(b.dirty) > 0
+}
+
+// catchUp compares the bucket with what it should hold, if that was asked for,
+// and puts what it does not hold.
+func (b *bucket) catchUp(ctx context.Context) error {
+	lastErr := b.nc.LastError()
+	b.mu.Lock()
+	check := b.check
+	b.check = false
+	b.mu.Unlock()
+	err := error(nil)
+	if check {
+		if err = b.compare(ctx); err != nil {
+			b.mu.Lock()
+			b.check = true
+			b.mu.Unlock()
+		}
+	}
+	if err == nil {
+		err = b.flush(ctx)
+	}
+	return explainPermission(b.nc, lastErr, err)
+}
+
+// flush puts every dirty key and waits for the acknowledgments. A key is on its
+// way once at a time, so that its values cannot overtake each other.
+func (b *bucket) flush(ctx context.Context) error {
+	if err := b.open(ctx); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	keys := slices.Sorted(maps.Keys(b.dirty))
+	clear(b.dirty)
+	b.mu.Unlock()
+
+	var failure error
+	acks := make(map[string]jetstream.PubAckFuture, len(keys))
+	for _, key := range keys {
+		b.mu.Lock()
+		msg := b.message(key, b.current[key])
+		ack, err := b.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0)) // copies the data before it returns
+		b.mu.Unlock()
+		if err != nil {
+			failure = err
+			b.again(key)
+			continue
+		}
+		acks[key] = ack
+	}
+	for key, ack := range acks {
+		select {
+		case <-ack.Ok():
+			b.confirmed(key)
+		case err := <-ack.Err():
+			failure = err
+			b.again(key)
+		case <-ctx.Done():
+			failure = ctx.Err()
+			b.again(key)
+		}
+	}
+	return failure
+}
+
+// message is the put of a key, as nats.go's KeyValue makes it.
+func (b *bucket) message(key string, v *value) *nats.Msg {
+	msg := nats.NewMsg("$KV." + b.cfg.Bucket + "." + key)
+	if !v.gone {
+		msg.Data = v.data
+		return msg
+	}
+	msg.Header.Set("KV-Operation", "PURGE")
+	msg.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	if b.markers {
+		msg.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
+	}
+	return msg
+}
+
+func (b *bucket) again(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dirty[key] = true
+}
+
+// confirmed forgets a key that is gone, unless the link is back.
+func (b *bucket) confirmed(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if v := b.current[key]; v != nil && v.gone && !b.dirty[key] {
+		delete(b.current, key)
+	}
+}
+
+// open finds the bucket, or makes it. One that was made again is filled again.
+func (b *bucket) open(ctx context.Context) error {
+	if b.kv != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	kv, err := b.js.KeyValue(ctx, b.cfg.Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = b.create(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", b.cfg.Bucket, err)
+	}
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", b.cfg.Bucket, err)
+	}
+	b.kv, b.markers = kv, status.LimitMarkerTTL() > 0
+	return nil
+}
+
+func (b *bucket) create(ctx context.Context) (jetstream.KeyValue, error) {
+	cfg := jetstream.KeyValueConfig{
+		Bucket: b.cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
+		History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, LimitMarkerTTL: markerTTL,
+	}
+	kv, err := b.js.CreateKeyValue(ctx, cfg)
+	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) { // a server before 2.11
+		cfg.LimitMarkerTTL = 0
+		kv, err = b.js.CreateKeyValue(ctx, cfg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create it: %w; or have someone who may run: nats kv add %s --storage=file --replicas=%d", err, cfg.Bucket, cfg.Replicas)
+	}
+	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range b.current {
+		b.dirty[key] = true
+	}
+	return kv, nil
+}
+
+// read returns what the bucket holds of this host, by key.
+func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
+	if err := b.open(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*confirmTimeout)
+	defer cancel()
+	watcher, err := b.kv.Watch(ctx, b.cfg.Token+".>", jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
+	}
+	defer func() { _ = watcher.Stop() }() // its consumer expires by itself
+	held := map[string][]byte{}
+	for {
+		select {
+		case entry, ok := <-watcher.Updates():
+			if entry == nil && ok { // all that was there
+				return held, nil
+			}
+			if !ok {
+				return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, errNotConnected)
+			}
+			held[entry.Key()] = entry.Value()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, ctx.Err())
+		}
+	}
+}
+
+// compare marks what the bucket holds otherwise than it should.
+func (b *bucket) compare(ctx context.Context) error {
+	held, err := b.read(ctx)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range held {
+		if b.current[key] == nil {
+			b.set(key, nil, true)
+		}
+	}
+	for key, v := range b.current {
+		if data, ok := held[key]; v.gone == ok || ok && !bytes.Equal(data, v.data) {
+			b.dirty[key] = true
+		}
+	}
+	return nil
+}
+
+// vanished returns, as changes, the links that the bucket holds and that are not
+// among those that this run begins with: they went while no bridge was running.
+// After a reboot that is all of them: what has the same index is another link.
+func (b *bucket) vanished(ctx context.Context, bootID string, links map[int32]schema.Link, at time.Time) ([]change, error) {
+	held, err := b.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var gone []change
+	for _, key := range slices.Sorted(maps.Keys(held)) {
+		var e schema.Event
+		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Link.Index) != key {
+			b.log.Warn("the bucket holds something else than a link's last event; removing it", "bucket", b.cfg.Bucket, "key", key, "cause", err)
+			b.mu.Lock()
+			b.set(key, nil, true)
+			b.mu.Unlock()
+			continue
+		}
+		now, there := links[e.Link.Index]
+		if there && e.BootID == bootID && !replaced(&e.Link, &now) {
+			continue
+		}
+		gone = append(gone, change{
+			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: at, wasThere: true,
+			link: e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
+		})
+	}
+	return gone, nil
+}
+
+// explainPermission puts the permission that the server refused in the place of
+// an error that only says that there was no answer.
+func explainPermission(nc *nats.Conn, before, err error) error {
+	if err == nil {
+		return nil
+	}
+	if refused := permissionError(nc, before); refused != nil && !strings.Contains(err.Error(), refused.Error()) {
+		return fmt.Errorf("%w: %w", refused, err)
+	}
+	return err
+}

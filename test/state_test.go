@@ -1,0 +1,230 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/schematest"
+)
+
+// bucket returns the last event of each link that the bucket holds, by key.
+func bucket(t testing.TB, s *natstest.Server, name string) map[string]schema.Event {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	held := map[string]schema.Event{}
+	kv, err := js.KeyValue(ctx, name)
+	if err != nil {
+		return held
+	}
+	keys, err := kv.Keys(ctx)
+	if err != nil {
+		return held
+	}
+	for _, key := range keys {
+		entry, err := kv.Get(ctx, key)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		schematest.Validate(t, entry.Value())
+		var e schema.Event
+		must(t, json.Unmarshal(entry.Value(), &e))
+		held[key] = e
+	}
+	return held
+}
+
+// holds waits until the bucket holds exactly the links of the kernel.
+func holds(t testing.TB, s *natstest.Server) {
+	t.Helper()
+	var diffs []string
+	defer func() {
+		if t.Failed() {
+			t.Log(diffs)
+		}
+	}()
+	eventually(t, "the bucket holds the kernel's links", func() bool {
+		links := map[int32]schema.Link{}
+		for key, e := range bucket(t, s, "iface_links") {
+			if key != fmt.Sprintf("test.%d", e.Link.Index) {
+				t.Fatalf("key %s holds link %d", key, e.Link.Index)
+			}
+			links[e.Link.Index] = e.Link
+		}
+		_, diffs = sameAsIP(t, links)
+		return len(diffs) == 0
+	})
+}
+
+// The bucket follows the stream. What vanished while the bridge was down gets its
+// del, with cause resync, before the snapshot; and a bucket that was purged,
+// deleted, or holds something else, heals while the bridge runs and when it starts.
+func TestBucket(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	gone, err := k.Add("gone", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	reused, err := k.Add("reused", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	must(t, k.Up(a, peer))
+	b := bridge(t, s, "IFACE_RESYNC=300ms")
+	holds(t, s)
+	for i := range 300 {
+		must(t, k.SetAlias(a, fmt.Sprint(i)))
+	}
+	holds(t, s)
+
+	b.signal(unix.SIGKILL)
+	b.wait(time.Second)
+	must(t, k.Delete(gone))
+	must(t, k.Delete(reused))
+	_, err = k.Add("another", reused, netnstest.Kind{Name: "bridge"})
+	must(t, err)
+	before := len(stored(t, connect(t, s), "IFACE"))
+	bridge(t, s, "IFACE_RESYNC=300ms")
+	holds(t, s)
+	events := stored(t, connect(t, s), "IFACE")[before:]
+	var story []string
+	for _, e := range events[:2] {
+		story = append(story, fmt.Sprintf("%d %v %v %v %s", e.Seq, e.Kind, e.Action, e.Cause, e.Link.Name))
+	}
+	slices.Sort(story)
+	if got, want := strings.Join(story, "; "), "1 del deleted resync gone; 2 del deleted resync reused"; got != want {
+		t.Errorf("the epoch begins with %s, want %s", got, want)
+	}
+	if e := events[2]; e.Snapshot.Pos != 1 || int(e.Snapshot.Of) != len(events)-2 {
+		t.Errorf("then comes %s", e.AppendJSON(nil))
+	}
+
+	// Purged, deleted, and filled with something else, under a running bridge.
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	ctx := context.Background()
+	stream, err := js.Stream(ctx, "KV_iface_links")
+	must(t, err)
+	must(t, stream.Purge(ctx))
+	holds(t, s)
+	must(t, js.DeleteKeyValue(ctx, "iface_links"))
+	holds(t, s)
+	kv, err := js.KeyValue(ctx, "iface_links")
+	must(t, err)
+	wrong := events[len(events)-1]
+	wrong.Link.Index, wrong.Link.Alias = a, "not what it is"
+	_, err = kv.Put(ctx, fmt.Sprintf("test.%d", a), wrong.AppendJSON(nil))
+	must(t, err)
+	ghost := events[0]
+	ghost.Link.Index = 4711
+	_, err = kv.Put(ctx, "test.4711", ghost.AppendJSON(nil))
+	must(t, err)
+	holds(t, s)
+}
+
+// After a reboot every link is another, whatever its index: all that was
+// published before gets its del.
+func TestReboot(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	index, err := k.Add("survivor", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	b := bridge(t, s)
+	holds(t, s)
+	b.signal(unix.SIGTERM)
+	b.wait(6 * time.Second)
+	// The other boot: what the bridge left, under another boot id.
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	kv, err := js.KeyValue(context.Background(), "iface_links")
+	must(t, err)
+	for key, e := range bucket(t, s, "iface_links") {
+		e.BootID = "another-boot"
+		_, err := kv.Put(context.Background(), key, e.AppendJSON(nil))
+		must(t, err)
+	}
+	r := record(t, s)
+	bridge(t, s)
+	r.until(0, "the snapshot", func(e *schema.Event) bool { return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of })
+	dels := map[int32]bool{}
+	for _, e := range r.since(0) {
+		if e.Kind == schema.Del {
+			dels[e.Link.Index] = e.Cause == schema.Resync && e.Snapshot.Of == 0
+		}
+	}
+	if want := map[int32]bool{1: true, index: true}; !maps.Equal(dels, want) {
+		t.Errorf("got dels of %v, want %v", dels, want)
+	}
+	holds(t, s)
+}
+
+// A second bridge under the same name takes over; the first stops with status 3
+// and says who writes now.
+func TestFence(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a, peer))
+	first := bridge(t, s, "IFACE_RESYNC=500ms")
+	first.says("created the stream")
+	holds(t, s)
+	second := bridge(t, s, "IFACE_RESYNC=500ms") // nothing happens: the first finds out when it looks
+	if status := first.wait(10 * time.Second); status != 3 {
+		t.Errorf("exit status %d", status)
+	}
+	first.says(`another bridge writes as host "test": epoch `)
+	must(t, k.SetAlias(a, "the second"))
+	holds(t, s)
+	second.signal(unix.SIGTERM)
+	if status := second.wait(6 * time.Second); status != 0 {
+		t.Errorf("the second bridge: exit status %d", status)
+	}
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
+}
+
+// A stream that an operator made is used as it is, one that does not take our
+// subjects is said so, and one without batches is written message by message.
+func TestBringYourOwnStream(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	ctx := context.Background()
+	cfg := jetstream.StreamConfig{Name: "OURS", Subjects: []string{"other.>"}, Storage: jetstream.MemoryStorage, MaxMsgs: 1000000}
+	_, err = js.CreateStream(ctx, cfg)
+	must(t, err)
+	b := bridge(t, s, "IFACE_STREAM=OURS", "IFACE_RESYNC=500ms")
+	b.says("stream OURS takes [other.>], not iface.test.new: add that subject to it, or name another stream in IFACE_STREAM")
+	cfg.Subjects = append(cfg.Subjects, "iface.*.new", "iface.*.del")
+	stream, err := js.UpdateStream(ctx, cfg)
+	must(t, err)
+	want := stream.CachedInfo().Config
+	b.says("publishing again")
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a))
+	for i := range 100 {
+		must(t, k.SetAlias(a, fmt.Sprint(i)))
+	}
+	holds(t, s)
+	replayAll(t, stored(t, connect(t, s), "OURS"))
+	stream, err = js.Stream(ctx, "OURS")
+	must(t, err)
+	if got := stream.CachedInfo().Config; fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+		t.Errorf("the stream was altered:\n got %+v\nwant %+v", got, want)
+	}
+}
