@@ -148,6 +148,7 @@ func TestSigterm(t *testing.T) {
 
 	b := bridge(t, s)
 	b.says("using the stream as it is")
+	holds(t, s)
 	s.Kill()
 	must(t, k.SetAlias(a, "unheard"))
 	began := time.Now()
