@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -73,6 +74,32 @@ func (a Auth) options() []nats.Option {
 		opts = append(opts, nats.ClientCert(a.CertFile, a.KeyFile))
 	}
 	return opts
+}
+
+var errDisconnected = errors.New("the connection to NATS was lost")
+
+// whileConnected returns a context that ends with ctx, and with the cause
+// errDisconnected when the connection is lost: an answer that was waited for will
+// not come on another one. The caller calls stop.
+func whileConnected(ctx context.Context, nc *nats.Conn) (while context.Context, stop func()) {
+	while, cancel := context.WithCancelCause(ctx)
+	lost := nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	if !nc.IsConnected() { // before there was anyone to tell
+		cancel(errDisconnected)
+	}
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-lost:
+			cancel(errDisconnected)
+		case <-while.Done():
+		}
+	})
+	return while, func() {
+		cancel(nil)
+		watcher.Wait()
+		nc.RemoveStatusListener(lost)
+	}
 }
 
 // A reporter logs what becomes of a connection: each state once, and a failure

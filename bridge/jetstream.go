@@ -117,7 +117,8 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		d.last, d.wrote = ack.Sequence, true
 		return 1, nil
 	}
-	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckFirst: true, AckTimeout: confirmTimeout})
+	// No flow control: what is wrong with an earlier message, the commit is told.
+	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckTimeout: confirmTimeout})
 	if err != nil {
 		return 0, err
 	}
@@ -313,10 +314,10 @@ func (d *jetStreamDelivery) explain(err, lastErr error) error {
 		return fmt.Errorf("%w; to have the stream created by someone who may: %s", refused, addCommand(d.streamConfig()))
 	}
 	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return fmt.Errorf("%w: enable JetStream on the server, or set IFACE_DELIVERY=core", err)
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("nothing answers for stream %s: %w", d.cfg.Stream, err)
+	case errors.Is(err, jetstream.ErrNoStreamResponse):
+		return fmt.Errorf("stream %s is gone: %w", d.cfg.Stream, err)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w: JetStream is off or not ready; enable JetStream on the server, or set IFACE_DELIVERY=core", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("no answer within %v: %w", confirmTimeout, err)
 	}

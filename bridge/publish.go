@@ -202,10 +202,7 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 	p.waiting.Store(int64(len(p.batch)))
 	rest := p.batch
 	for outage := (outage{log: p.log}); ; {
-		n, err := 0, errNotConnected
-		if p.nc.IsConnected() {
-			n, err = p.delivery.store(ctx, rest)
-		}
+		n, err := p.store(ctx, rest)
 		if p.bucket != nil {
 			p.bucket.put(rest[:n])
 		}
@@ -228,6 +225,20 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 			return err
 		}
 	}
+}
+
+// store has the delivery store a batch on the connection that there is now.
+func (p *publisher) store(ctx context.Context, batch []outgoing) (int, error) {
+	if !p.nc.IsConnected() {
+		return 0, errNotConnected
+	}
+	connected, stop := whileConnected(ctx, p.nc)
+	defer stop()
+	n, err := p.delivery.store(connected, batch)
+	if err != nil && errors.Is(context.Cause(connected), errDisconnected) {
+		err = errDisconnected
+	}
+	return n, err
 }
 
 var errNotConnected = errors.New("not connected to NATS")

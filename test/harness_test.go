@@ -203,6 +203,14 @@ func (r *recorder) until(n int, what string, ok func(*schema.Event) bool) schema
 	return found
 }
 
+// snapshot waits for the end of a snapshot and returns the number of events up to
+// it.
+func (r *recorder) snapshot() int {
+	r.t.Helper()
+	end := r.until(0, "a snapshot", func(e *schema.Event) bool { return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of })
+	return slices.IndexFunc(r.since(0), func(e schema.Event) bool { return e.Seq == end.Seq && e.Epoch == end.Epoch }) + 1
+}
+
 // about returns the events from n on about the link with this index.
 func (r *recorder) about(n int, index int32) []schema.Event {
 	return slices.DeleteFunc(r.since(n), func(e schema.Event) bool { return e.Link.Index != index })

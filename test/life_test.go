@@ -22,7 +22,7 @@ func TestLifeOfALink(t *testing.T) {
 			s := natstest.Start(t, "")
 			r := record(t, s)
 			b := bridge(t, s, "IFACE_DELIVERY="+delivery)
-			r.until(0, "a snapshot", func(e *schema.Event) bool { return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of })
+			r.snapshot()
 
 			n := r.mark()
 			a, peer, err := k.AddVeth("veth0", "veth1")

@@ -137,8 +137,10 @@ func TestParityWithIP(t *testing.T) {
 	// Nothing is published when nothing differs.
 	r := record(t, s)
 	time.Sleep(600 * time.Millisecond) // three comparisons
-	if n := r.mark(); n > 0 {
-		t.Errorf("%d events without a change: %s", n, r.since(0)[0].AppendJSON(nil))
+	for _, e := range r.since(0) {
+		if e.Cause != schema.Notification { // the kernel may still announce that a link has come up
+			t.Errorf("published without a change: %s", e.AppendJSON(nil))
+		}
 	}
 }
 

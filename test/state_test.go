@@ -158,7 +158,7 @@ func TestReboot(t *testing.T) {
 	}
 	r := record(t, s)
 	bridge(t, s)
-	r.until(0, "the snapshot", func(e *schema.Event) bool { return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of })
+	r.snapshot()
 	dels := map[int32]bool{}
 	for _, e := range r.since(0) {
 		if e.Kind == schema.Del {

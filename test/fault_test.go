@@ -1,0 +1,417 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// changes changes links without rest until it is stopped: an alias that counts on
+// one link, and links that come and go.
+type changes struct {
+	stop chan struct{}
+	done chan error
+	n    atomic.Int64
+}
+
+func startChanges(t testing.TB, k *netnstest.Kernel, pause time.Duration) *changes {
+	t.Helper()
+	a, peer, err := k.AddVeth("busy", "busy-peer")
+	must(t, err)
+	must(t, k.Up(a, peer))
+	c := &changes{stop: make(chan struct{}), done: make(chan error, 1)}
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-c.stop:
+				c.done <- nil
+				return
+			case <-time.After(pause):
+			}
+			err := k.SetAlias(a, fmt.Sprint(i))
+			if i%50 == 0 {
+				var index int32
+				index, err = k.Add(fmt.Sprintf("brief%d", i), 0, netnstest.Kind{Name: "ifb"})
+				if err == nil && i%100 == 0 {
+					err = k.Delete(index)
+				}
+			}
+			if err != nil {
+				c.done <- err
+				return
+			}
+			c.n.Add(1)
+		}
+	}()
+	return c
+}
+
+// end stops the changes and returns how many there were.
+func (c *changes) end(t testing.TB) int64 {
+	t.Helper()
+	close(c.stop)
+	must(t, <-c.done)
+	return c.n.Load()
+}
+
+// settled waits until the replayed stream is the kernel's state, and returns what
+// was stored. Every event is there once, in order.
+func settled(t testing.TB, s *natstest.Server) *follower {
+	t.Helper()
+	f := follow(t, s)
+	var diffs []string
+	defer func() {
+		if t.Failed() {
+			t.Log(diffs)
+		}
+	}()
+	eventually(t, "the stream leads to the kernel's state", func() bool {
+		f.catchUp()
+		_, diffs = sameAsIP(t, f.replay.links)
+		return len(diffs) == 0
+	})
+	return f
+}
+
+// recovery measures how long until the next event is stored.
+func recovery(t testing.TB, nc *nats.Conn) time.Duration {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	must(t, err)
+	last := func() uint64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		stream, err := js.Stream(ctx, "IFACE")
+		if err != nil {
+			return 0
+		}
+		return stream.CachedInfo().State.LastSeq
+	}
+	began, before := time.Now(), uint64(0)
+	eventually(t, "events are stored again", func() bool {
+		if before == 0 {
+			before = last()
+			return false
+		}
+		return last() > before
+	})
+	return time.Since(began)
+}
+
+// kill -9 of the server under continuous churn, ten times: nothing is lost,
+// nothing is there twice.
+func TestServerKilled(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.New(t, "")
+	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, sync_interval: always }", s.Dir+"/store"))
+	s.Start()
+	b := bridge(t, s, "IFACE_RESYNC=1s")
+	b.says("created the stream")
+	nc := connect(t, s)
+	c := startChanges(t, k, 500*time.Microsecond)
+	longest := time.Duration(0)
+	const kills = 10
+	for range kills {
+		time.Sleep(150 * time.Millisecond)
+		s.Kill()
+		s.Start()
+		longest = max(longest, recovery(t, nc))
+	}
+	n := c.end(t)
+	f := settled(t, s)
+	t.Logf("%d changes, %d events stored each once and in order, %d kills, longest recovery %v",
+		n, f.events, kills, longest.Round(time.Millisecond))
+	if f.overruns == 0 && f.replay.notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	}
+}
+
+// kill -9 of the bridge at random: each epoch opens with what vanished and a
+// snapshot, and the end state is right. Then of both at once.
+func TestBridgeKilled(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	r := seed(t)
+	c := startChanges(t, k, 500*time.Microsecond)
+	const kills = 6
+	for i := range kills {
+		b := bridge(t, s, "IFACE_RESYNC=1s")
+		time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
+		if i == kills-1 {
+			s.Kill()
+		}
+		b.signal(unix.SIGKILL)
+		b.wait(time.Second)
+	}
+	s.Start()
+	bridge(t, s, "IFACE_RESYNC=1s")
+	n := c.end(t)
+	f := settled(t, s)
+	holds(t, s)
+	t.Logf("%d changes, %d events stored each once and in order, %d kills", n, f.events, kills)
+}
+
+// A server that is there and answers nothing, for longer than the ping limit.
+func TestServerStalled(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_RESYNC=1s")
+	b.says("created the stream")
+	c := startChanges(t, k, time.Millisecond)
+	time.Sleep(300 * time.Millisecond)
+	s.Signal(unix.SIGSTOP)
+	time.Sleep(duration(t, "IFACE_TEST_STALL", 18*time.Second))
+	s.Signal(unix.SIGCONT)
+	n := c.end(t)
+	f := settled(t, s)
+	b.says("publishing again")
+	t.Logf("%d changes, %d events stored each once and in order", n, f.events)
+	if f.overruns == 0 && f.replay.notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	}
+}
+
+// An outage with a queue of 1,000 and 100,000 changes on 50 links: the memory is
+// bounded, coalesced says what was folded, and the end state is right.
+func TestLongOutage(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	var links []int32
+	for i := range 25 {
+		a, peer, err := k.AddVeth(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
+		must(t, err)
+		must(t, k.Up(a, peer))
+		links = append(links, a, peer)
+	}
+	b := bridge(t, s, "IFACE_QUEUE=1000", "IFACE_RESYNC=1s")
+	holds(t, s)
+	before := residentKiB(t, b)
+	s.Kill()
+	began := time.Now()
+	const changes = 100000
+	for i := range changes {
+		must(t, k.SetAlias(links[i%len(links)], fmt.Sprint(i)))
+	}
+	during := residentKiB(t, b)
+	time.Sleep(time.Until(began.Add(duration(t, "IFACE_TEST_OUTAGE", 0))))
+	s.Start()
+	f := settled(t, s)
+	t.Logf("%d changes on %d links in an outage of %v, %d events: %d KiB of memory before, %d KiB during it",
+		changes, len(links), time.Since(began).Round(time.Second), f.events, before, during)
+	if during > before+32<<10 {
+		t.Errorf("memory grew from %d KiB to %d KiB", before, during)
+	}
+	folded := uint64(0)
+	for _, e := range stored(t, connect(t, s), "IFACE") {
+		folded = max(folded, e.Coalesced)
+	}
+	if folded < 10 {
+		t.Errorf("the most that was folded into one event is %d", folded)
+	}
+}
+
+func residentKiB(t testing.TB, p *process) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	var kib int
+	_, err = fmt.Sscan(rest, &kib)
+	must(t, err)
+	return kib
+}
+
+// Core delivery is confirmed by flush: what was published when the server died is
+// published again, with the same id; a consumer that was there all the time, on
+// another server of the cluster, would lose nothing.
+func TestCoreServerKilled(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_DELIVERY=core")
+	b.says("connected to NATS")
+	c := startChanges(t, k, time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
+	s.Kill()
+	time.Sleep(300 * time.Millisecond)
+	s.Start()
+	r := record(t, s)
+	r.until(0, "an event", func(*schema.Event) bool { return true })
+	time.Sleep(300 * time.Millisecond)
+	c.end(t)
+	b.signal(unix.SIGTERM)
+	if status := b.wait(6 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	must(t, r.nc.Flush())
+	seq := uint64(0)
+	for _, e := range r.since(0) {
+		if seq != 0 && e.Seq > seq+1 {
+			t.Fatalf("seq %d after %d", e.Seq, seq)
+		}
+		seq = max(seq, e.Seq)
+	}
+	if said := fmt.Sprintf("events=%d", seq); !strings.Contains(b.output.String(), said) {
+		t.Errorf("the last event is %d, and the bridge did not say %q", seq, said)
+	}
+}
+
+// What a server may refuse, and what the log says; when the cause goes, the
+// bridge goes on by itself.
+func TestRefusals(t *testing.T) {
+	users := func(publish string) string {
+		return fmt.Sprintf("authorization { users = [ { user: bridge, password: secret-of-bridge, permissions: { %s } }, { user: admin, password: admin } ] }", publish)
+	}
+	tests := []struct {
+		name       string
+		conf, then string
+		env        []string
+		prepare    func(t *testing.T, js jetstream.JetStream)
+		says       []string
+		mend       func(t *testing.T, js jetstream.JetStream)
+	}{
+		{name: "a wrong password", conf: users("publish: \">\""), then: strings.ReplaceAll(users("publish: \">\""), "secret-of-bridge", "wrong"),
+			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=wrong"},
+			says: []string{"cannot connect to NATS; trying on", "Authorization Violation", "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
+		{name: "no permission to create the stream", conf: users(`publish: ["iface.>", "_INBOX.>", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.INFO", "$KV.>", "$JS.API.CONSUMER.>"]`), then: users("publish: \">\""),
+			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says: []string{"Permissions Violation for Publish to", "nats stream add IFACE --subjects='iface.*.*'"}},
+		{name: "no permission for one subject", conf: users(`publish: { deny: "iface.test.new" }`), then: users("publish: \">\""),
+			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says: []string{`NATS refuses a subject to this user`, `Permissions Violation for Publish to \"iface.test.new\"`}},
+		{name: "no JetStream", conf: users("publish: \">\"") + "\n# jetstream is off", then: users("publish: \">\""),
+			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says: []string{"enable JetStream on the server, or set IFACE_DELIVERY=core"}},
+		{name: "a full stream", conf: users("publish: \">\""), env: []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			prepare: func(t *testing.T, js jetstream.JetStream) {
+				_, err := js.CreateStream(context.Background(), fullStream(2))
+				must(t, err)
+			},
+			says: []string{"maximum messages exceeded"},
+			mend: func(t *testing.T, js jetstream.JetStream) {
+				_, err := js.UpdateStream(context.Background(), fullStream(-1))
+				must(t, err)
+			}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			k := netnstest.Own(t)
+			_, _, err := k.AddVeth("veth0", "veth1")
+			must(t, err)
+			s := natstest.Start(t, tt.conf)
+			admin := func() jetstream.JetStream {
+				nc, err := nats.Connect(s.URL, nats.UserInfo("admin", "admin"))
+				must(t, err)
+				t.Cleanup(nc.Close)
+				js, err := jetstream.New(nc)
+				must(t, err)
+				return js
+			}
+			if tt.prepare != nil {
+				tt.prepare(t, admin())
+			}
+			b := bridge(t, s, tt.env...)
+			for _, text := range tt.says {
+				b.says(text)
+			}
+			if tt.mend != nil {
+				tt.mend(t, admin())
+			} else {
+				s.Kill()
+				s.Configure(tt.then)
+				s.Start()
+			}
+			js := admin()
+			eventually(t, "all events stored", func() bool {
+				stream, err := js.Stream(context.Background(), "IFACE")
+				return err == nil && stream.CachedInfo().State.Msgs >= 3
+			})
+			if strings.Contains(b.output.String(), "secret-of-bridge") {
+				t.Error("the password is in the log")
+			}
+		})
+	}
+}
+
+func fullStream(messages int64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.>"}, MaxMsgs: messages, Discard: jetstream.DiscardNew, AllowAtomicPublish: true}
+}
+
+// A stream that is deleted under a running bridge is made again.
+func TestStreamDeleted(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s)
+	b.says("created the stream")
+	holds(t, s)
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	must(t, js.DeleteStream(context.Background(), "IFACE"))
+	_, _, err = k.AddVeth("veth0", "veth1")
+	must(t, err)
+	eventually(t, "the stream is there again", func() bool {
+		stream, err := js.Stream(context.Background(), "IFACE")
+		return err == nil && stream.CachedInfo().State.Msgs >= 2
+	})
+	b.says("publishing again")
+}
+
+// An event that is larger than the server takes says what it left out.
+func TestTruncated(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "max_payload: 4096")
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a))
+	b := bridge(t, s)
+	b.says("created the stream")
+	r := record(t, s)
+	for i := range 40 {
+		must(t, k.AddAltName(a, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))
+	}
+	must(t, k.SetAlias(a, "the end"))
+	e := r.until(0, "the alias", func(e *schema.Event) bool { return e.Link.Alias == "the end" })
+	if !e.Truncated.Has("altnames") || e.Link.Alt != "" || !e.Changed.Has("ifalias") {
+		t.Errorf("got %s", e.AppendJSON(nil))
+	}
+	for _, e := range r.since(0) {
+		if size := len(e.AppendJSON(nil)); size > 4096 {
+			t.Errorf("seq %d has %d bytes", e.Seq, size)
+		}
+	}
+}
+
+// Throughput from a full queue to a stream in a file.
+func BenchmarkFullQueue(b *testing.B) {
+	k := netnstest.Own(b)
+	s := natstest.New(b, "")
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(b, err)
+	must(b, k.Up(a, peer))
+	p := bridge(b, s, "IFACE_QUEUE=1000000")
+	p.says("cannot connect to NATS")
+	const events = 60000
+	for i := range events {
+		must(b, k.SetAlias(a, fmt.Sprint(i)))
+	}
+	began := time.Now()
+	s.Start()
+	js, err := jetstream.New(connect(b, s))
+	must(b, err)
+	eventually(b, "all stored", func() bool {
+		stream, err := js.Stream(context.Background(), "IFACE")
+		return err == nil && stream.CachedInfo().State.Msgs >= events
+	})
+	b.ReportMetric(events/time.Since(began).Seconds(), "events/s")
+}
