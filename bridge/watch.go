@@ -20,6 +20,7 @@ type source interface {
 	Drain(handle func(*netlinksrc.Message)) error
 	Dump(ctx context.Context, handle func(*netlinksrc.Message)) (interrupted bool, err error)
 	Overruns() uint64
+	Malformed() (messages, attributes uint64)
 }
 
 var _ source = (*netlinksrc.Source)(nil)
@@ -33,7 +34,7 @@ type watcher struct {
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
-	received uint64
+	malformed uint64 // messages and attributes, as last logged
 }
 
 // dumpTries bounds how often an interrupted dump is asked for again.
@@ -82,11 +83,21 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 		ctx, cancel = context.WithDeadline(ctx, next)
 		defer cancel()
 	}
-	return w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	w.logMalformed()
+	return err
+}
+
+// logMalformed says what the decoder had to leave out since it was last said.
+func (w *watcher) logMalformed() {
+	messages, attributes := w.src.Malformed()
+	if messages+attributes > w.malformed {
+		w.malformed = messages + attributes
+		w.log.Debug("left out what is malformed in the kernel's messages", "messages", messages, "attributes", attributes)
+	}
 }
 
 func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
-	w.received++
 	w.table.apply(m, w.src.Overruns(), emit)
 }
 

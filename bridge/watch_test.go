@@ -28,7 +28,8 @@ type step struct {
 	err         error
 }
 
-func (s *script) Overruns() uint64 { return s.overruns }
+func (s *script) Overruns() uint64            { return s.overruns }
+func (s *script) Malformed() (uint64, uint64) { return 0, 0 }
 
 func (s *script) Receive(ctx context.Context, handle func(*netlinksrc.Message)) error {
 	if len(s.receives) == 0 {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -96,16 +95,16 @@ func watchSubjects(prefix string, hosts []string) ([]string, error) {
 
 // printEvent prints what msg says, or that it is no event.
 func printEvent(w io.Writer, msg *nats.Msg, asJSON bool) error {
-	if asJSON {
-		_, err := fmt.Fprintf(w, "%s\n", msg.Data)
-		return err
-	}
 	var e schema.Event
-	if err := json.Unmarshal(msg.Data, &e); err != nil {
-		_, err := fmt.Fprintf(w, "%s is no event: %v\n", msg.Subject, err)
-		return errors.Join(err)
+	text := string(msg.Data)
+	if !asJSON {
+		if err := json.Unmarshal(msg.Data, &e); err != nil {
+			text = fmt.Sprintf("%s is no event: %v", printable(msg.Subject), err)
+		} else {
+			text = eventLine(&e)
+		}
 	}
-	_, err := fmt.Fprintln(w, eventLine(&e))
+	_, err := fmt.Fprintln(w, text)
 	return err
 }
 
