@@ -33,7 +33,7 @@ type jetStreamDelivery struct {
 	log   *slog.Logger
 	id    identity
 	host  string // all subjects of this host, "<prefix>.<token>.*"
-	batch bool   // the stream takes atomic batches
+	batch int    // how many messages the stream takes as an atomic batch; 1: none
 
 	known bool   // whether last is true
 	last  uint64 // the stream sequence of this host's last message, 0: none
@@ -79,6 +79,10 @@ func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored
 		stored, batch = stored+n, batch[n:]
 		if err != nil {
 			d.known = false
+			if isTooLarge(err) && d.batch > 1 {
+				d.batch /= 2
+				continue
+			}
 			if refusals++; !isRefusal(err) || refusals > 3 {
 				return stored, d.explain(err, lastErr)
 			}
@@ -100,12 +104,21 @@ func isRefusal(err error) bool {
 	return errors.Is(err, errDuplicate)
 }
 
+// isTooLarge reports whether the server takes fewer messages as a batch.
+func isTooLarge(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == errCodeBatchTooLarge
+}
+
+// errCodeBatchTooLarge is the server's JSAtomicPublishTooLargeBatchErrF.
+const errCodeBatchTooLarge jetstream.ErrorCode = 10199
+
 // errCodeBatchDuplicate is the server's JSAtomicPublishContainsDuplicateMessageErr.
 const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
 // send stores one message, or as many as go into a batch.
 func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
-	if !d.batch || len(batch) == 1 {
+	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
 		ack, err := d.js.PublishMsg(ctx, batch[0].message(), jetstream.WithRetryAttempts(0),
 			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.last, d.host))
 		if err != nil {
@@ -241,9 +254,14 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 			return fmt.Errorf("stream %s takes %v, not %s: add that subject to it, or name another stream in IFACE_STREAM", cfg.Name, cfg.Subjects, subject)
 		}
 	}
-	d.batch = cfg.AllowAtomicPublish
+	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
+		d.batch = 1
+		if cfg.AllowAtomicPublish {
+			d.batch = maxBatch
+		}
+	}
 	if !d.seen {
-		d.log.Info("using the stream as it is", "stream", cfg.Name, "subjects", cfg.Subjects, "batches", d.batch)
+		d.log.Info("using the stream as it is", "stream", cfg.Name, "subjects", cfg.Subjects, "batches", cfg.AllowAtomicPublish)
 		d.seen = true
 	}
 	return nil
@@ -315,7 +333,7 @@ func (d *jetStreamDelivery) explain(err, lastErr error) error {
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("stream %s is gone: %w", d.cfg.Stream, err)
+		return fmt.Errorf("stream %s has no leader, or is gone: %w", d.cfg.Stream, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: JetStream is off or not ready; enable JetStream on the server, or set IFACE_DELIVERY=core", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):

@@ -165,7 +165,7 @@ func (p *publisher) publishVanished(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	outage := outage{log: p.log}
+	outage := outage{log: p.log, what: "cannot read from the bucket what was published before; events wait for it"}
 	for range bucketTries {
 		var gone []change
 		gone, err = p.bucket.vanished(ctx, p.bootID, links, at)

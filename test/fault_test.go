@@ -138,6 +138,79 @@ func TestServerKilled(t *testing.T) {
 	}
 }
 
+// Three servers, three replicas: kill -9 of the stream's leader, of a follower,
+// and a rolling restart, under continuous churn. IFACE_TEST_CLUSTER=10m is the
+// long form.
+func TestClusterServersKilled(t *testing.T) {
+	k := netnstest.Own(t)
+	servers := natstest.StartCluster(t)
+	var urls []string
+	for _, s := range servers {
+		urls = append(urls, s.URL)
+	}
+	b := start(t, []string{"NATS_URL=" + strings.Join(urls, ","), "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
+	b.says("created the stream")
+	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	must(t, err)
+	t.Cleanup(nc.Close)
+	c := startChanges(t, k, 2*time.Millisecond)
+	longest, kills := time.Duration(0), 0
+	restart := func(s *natstest.Server, away time.Duration) {
+		s.Kill()
+		kills++
+		time.Sleep(away)
+		s.Start()
+		longest = max(longest, recovery(t, nc))
+	}
+	for end := time.Now().Add(duration(t, "IFACE_TEST_CLUSTER", 0)); ; {
+		leader := leaderOf(t, nc, servers)
+		restart(servers[leader], time.Second)
+		leader = leaderOf(t, nc, servers)
+		restart(servers[(leader+1)%3], time.Second)
+		for _, s := range servers {
+			restart(s, 0)
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	n := c.end(t)
+	leaderOf(t, nc, servers)
+	f := settled(t, servers[0])
+	t.Logf("%d changes, %d events stored each once and in order, %d kills, longest recovery %v",
+		n, f.events, kills, longest.Round(time.Millisecond))
+	if f.overruns == 0 && f.replay.notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	}
+}
+
+// leaderOf waits until the stream has a leader and all its replicas are current,
+// and returns which server leads.
+func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	must(t, err)
+	leader := -1
+	eventually(t, "the stream has a leader and current replicas", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		stream, err := js.Stream(ctx, "IFACE")
+		if err != nil || stream.CachedInfo().Cluster == nil {
+			return false
+		}
+		cluster := stream.CachedInfo().Cluster
+		current := 0
+		for _, r := range cluster.Replicas {
+			if r.Current {
+				current++
+			}
+		}
+		_, err = fmt.Sscanf(cluster.Leader, "s%d", &leader)
+		return err == nil && current == len(servers)-1
+	})
+	return leader
+}
+
 // kill -9 of the bridge at random: each epoch opens with what vanished and a
 // snapshot, and the end state is right. Then of both at once.
 func TestBridgeKilled(t *testing.T) {
@@ -254,16 +327,17 @@ func TestCoreServerKilled(t *testing.T) {
 	if status := b.wait(6 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	must(t, r.nc.Flush())
+	_, said, _ := strings.Cut(b.output.String(), "every event is confirmed\" events=")
+	var confirmed uint64
+	_, err := fmt.Sscan(said, &confirmed)
+	must(t, err)
+	r.until(0, "the last event that was confirmed", func(e *schema.Event) bool { return e.Seq == confirmed })
 	seq := uint64(0)
 	for _, e := range r.since(0) {
 		if seq != 0 && e.Seq > seq+1 {
 			t.Fatalf("seq %d after %d", e.Seq, seq)
 		}
 		seq = max(seq, e.Seq)
-	}
-	if said := fmt.Sprintf("events=%d", seq); !strings.Contains(b.output.String(), said) {
-		t.Errorf("the last event is %d, and the bridge did not say %q", seq, said)
 	}
 }
 
@@ -346,6 +420,26 @@ func TestRefusals(t *testing.T) {
 
 func fullStream(messages int64) jetstream.StreamConfig {
 	return jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.>"}, MaxMsgs: messages, Discard: jetstream.DiscardNew, AllowAtomicPublish: true}
+}
+
+// A server that takes smaller batches than ours gets smaller ones.
+func TestBatchLimit(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.New(t, "")
+	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { max_batch_size: 50 } }", s.Dir+"/store"))
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a, peer))
+	b := bridge(t, s)
+	b.says("cannot connect to NATS")
+	for i := range 2000 {
+		must(t, k.SetAlias(a, fmt.Sprint(i)))
+	}
+	s.Start()
+	b.says("created the stream")
+	if f := settled(t, s); f.events != 2000+3 {
+		t.Errorf("%d events are stored, want 2003", f.events)
+	}
 }
 
 // A stream that is deleted under a running bridge is made again.

@@ -150,9 +150,12 @@ func follow(t testing.TB, s *natstest.Server) *follower {
 	t.Helper()
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
-	consumer, err := js.OrderedConsumer(context.Background(), "IFACE", jetstream.OrderedConsumerConfig{})
-	must(t, err)
-	return &follower{t: t, consumer: consumer}
+	f := &follower{t: t}
+	eventually(t, "a consumer", func() bool { // a cluster may just be electing its leader
+		f.consumer, err = js.OrderedConsumer(context.Background(), "IFACE", jetstream.OrderedConsumerConfig{})
+		return err == nil
+	})
+	return f
 }
 
 // catchUp applies what is in the stream now. It validates a sample: each event

@@ -95,6 +95,25 @@ func New(t testing.TB, conf string) *Server {
 	return s
 }
 
+// StartCluster starts three servers that form a cluster.
+func StartCluster(t testing.TB) []*Server {
+	t.Helper()
+	servers := make([]*Server, 3)
+	routes := make([]int, len(servers))
+	var urls []string
+	for i := range servers {
+		servers[i] = New(t, "")
+		routes[i] = FreePort(t)
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", routes[i]))
+	}
+	for i, s := range servers {
+		s.Configure(fmt.Sprintf("server_name: s%d\njetstream { store_dir: %q }\ncluster { name: c, listen: \"127.0.0.1:%d\", routes: [%s] }\n",
+			i, filepath.Join(s.Dir, "store"), routes[i], strings.Join(urls, ", ")))
+		s.Start()
+	}
+	return servers
+}
+
 // Configure writes the configuration for the next start.
 func (s *Server) Configure(conf string) {
 	s.t.Helper()
