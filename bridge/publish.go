@@ -35,7 +35,7 @@ type delivery interface {
 }
 
 // maxBatch is how many events are on their way at once: what a server takes as
-// one atomic batch (max_batch_size of nats-server 2.14).
+// one atomic batch unless it is told otherwise (nats-server 2.15).
 const maxBatch = 1000
 
 // A publisher moves changes from the queue to NATS. It gives each its place in

@@ -426,7 +426,7 @@ func fullStream(messages int64) jetstream.StreamConfig {
 func TestBatchLimit(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.New(t, "")
-	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { max_batch_size: 50 } }", s.Dir+"/store"))
+	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { batch { max_msgs: 50 } } }\n", s.Dir+"/store"))
 	a, peer, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Up(a, peer))
