@@ -101,9 +101,13 @@ func (p *publisher) run(ctx context.Context) error {
 		stop() // another bridge's state must not be overwritten
 	}
 	follower.Wait()
+	if err == nil && p.bucket.behind() {
+		p.log.Warn("stopped before the bucket held every link's state; the next start puts it right", "bucket", p.bucket.cfg.Bucket)
+	}
 	return err
 }
 
+// publishQueued publishes what the queue holds until it is closed and empty.
 func (p *publisher) publishQueued(ctx context.Context) error {
 	next := time.Now().Add(p.verify)
 	for {
@@ -166,7 +170,7 @@ func (p *publisher) publishVanished(ctx context.Context) error {
 		return err
 	}
 	outage := outage{log: p.log, what: "cannot read from the bucket what was published before; events wait for it"}
-	for range bucketTries {
+	for tries := 0; tries < bucketTries; {
 		var gone []change
 		gone, err = p.bucket.vanished(ctx, p.bootID, links, at)
 		if err == nil {
@@ -179,6 +183,9 @@ func (p *publisher) publishVanished(ctx context.Context) error {
 				}
 			}
 			return nil
+		}
+		if p.nc.IsConnected() {
+			tries++
 		}
 		if err := outage.wait(ctx, p.nc, err, p.unconfirmed()); err != nil {
 			return err

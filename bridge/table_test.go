@@ -58,6 +58,9 @@ func movedTo(ns, i int32) func(*schema.Link) {
 	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
 }
 
+// What the kernel says, and what it means. Fact: an attribute that a full message
+// does not have is gone (an alias, the last altname). Fact: wireless sends partial
+// messages, in which absent means nothing. Fact: an index is given to another link.
 func TestTable(t *testing.T) {
 	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
 	tests := []struct {

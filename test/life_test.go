@@ -13,7 +13,8 @@ import (
 	"ifacebridge/test/netnstest"
 )
 
-// The life of a veth pair, as events: what each step of it is called, what it
+// Fact: a rename, an MTU, an address, an alias, an altname send one NEWLINK each,
+// and a removed altname is simply absent. The life of a veth pair, as events: what each step of it is called, what it
 // changes, and what was there before. In both deliveries.
 func TestLifeOfALink(t *testing.T) {
 	for _, delivery := range []string{"jetstream", "core"} {

@@ -164,7 +164,8 @@ func openTap(name string) (*os.File, error) {
 	return f, nil
 }
 
-// Names that are not UTF-8, or that mean something to JSON, NATS or a shell: each
+// Fact: a name is 1 to 15 bytes of anything but white space, '/' and ':'. Names
+// that are not UTF-8, or that mean something to JSON, NATS or a shell: each
 // stays itself, in the events and in what a consumer makes of them.
 func TestBytes(t *testing.T) {
 	k := netnstest.Own(t)
