@@ -25,7 +25,7 @@ func TestMainJobFromOneCommand(t *testing.T) {
 	k := netnstest.Own(t)
 	b := start(t, []string{"IFACE_HOST=test"})
 	b.says("NATS_URL is unset: serving NATS with JetStream, on this machine only")
-	b.says("created the stream")
+	b.ready()
 	w := start(t, nil, "watch")
 	w.says("connected to NATS")
 	js := start(t, nil, "watch", "--json", "test")

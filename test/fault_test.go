@@ -118,7 +118,7 @@ func TestServerKilled(t *testing.T) {
 	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, sync_interval: always }", s.Dir+"/store"))
 	s.Start()
 	b := bridge(t, s, "IFACE_RESYNC=1s")
-	b.says("created the stream")
+	b.ready()
 	nc := connect(t, s)
 	c := startChanges(t, k, 500*time.Microsecond)
 	longest := time.Duration(0)
@@ -149,7 +149,7 @@ func TestClusterServersKilled(t *testing.T) {
 		urls = append(urls, s.URL)
 	}
 	b := start(t, []string{"NATS_URL=" + strings.Join(urls, ","), "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
-	b.says("created the stream")
+	b.ready()
 	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	must(t, err)
 	t.Cleanup(nc.Close)
@@ -241,7 +241,7 @@ func TestServerStalled(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=1s")
-	b.says("created the stream")
+	b.ready()
 	c := startChanges(t, k, time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
 	s.Signal(unix.SIGSTOP)
@@ -436,7 +436,7 @@ func TestBatchLimit(t *testing.T) {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
 	}
 	s.Start()
-	b.says("created the stream")
+	b.ready()
 	if f := settled(t, s); f.events != 2000+3 {
 		t.Errorf("%d events are stored, want 2003", f.events)
 	}
@@ -447,7 +447,7 @@ func TestStreamDeleted(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.says("created the stream")
+	b.ready()
 	holds(t, s)
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
@@ -469,7 +469,7 @@ func TestTruncated(t *testing.T) {
 	must(t, err)
 	must(t, k.Up(a))
 	b := bridge(t, s)
-	b.says("created the stream")
+	b.ready()
 	r := record(t, s)
 	for i := range 40 {
 		must(t, k.AddAltName(a, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))

@@ -137,6 +137,13 @@ func (p *process) says(text string) {
 	eventually(p.t, fmt.Sprintf("output %q", text), func() bool { return strings.Contains(p.output.String(), text) })
 }
 
+// ready waits until the process has read the links and has made the stream.
+func (p *process) ready() {
+	p.t.Helper()
+	p.says("read the links of this host")
+	p.says("created the stream")
+}
+
 // A recorder holds every event that was published since it was made. Each is
 // validated against the schema.
 type recorder struct {

@@ -64,7 +64,7 @@ func TestParityWithIP(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=200ms")
-	b.says("created the stream")
+	b.ready()
 
 	a, peer, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
@@ -171,7 +171,7 @@ func TestBytes(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.says("created the stream")
+	b.ready()
 	names := []string{"a\xff", "a\xfe", "a\xff\xfe", `a"b`, `a\b`, "a\x01b", "a*b", "a>b", "a<&>b", "a\u2028b", "eth0.100", "a'b;$(c)", "\xc3\x28", "ü"}
 	for _, name := range names {
 		index, err := k.Add(name, 0, netnstest.Kind{Name: "ifb"})

@@ -194,7 +194,7 @@ func TestSoak(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := seed(t)
 	b := bridge(t, s, "IFACE_RCVBUF=64KiB", "IFACE_RESYNC=1s")
-	b.says("created the stream")
+	b.ready()
 	c := newChurn(t, k, r)
 	stops := 0
 	for end := time.Now().Add(duration(t, "IFACE_TEST_SOAK", 4*time.Second)); time.Now().Before(end); {

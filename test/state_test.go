@@ -180,7 +180,7 @@ func TestFence(t *testing.T) {
 	must(t, err)
 	must(t, k.Up(a, peer))
 	first := bridge(t, s, "IFACE_RESYNC=500ms")
-	first.says("created the stream")
+	first.ready()
 	holds(t, s)
 	second := bridge(t, s, "IFACE_RESYNC=500ms") // nothing happens: the first finds out when it looks
 	if status := first.wait(10 * time.Second); status != 3 {
