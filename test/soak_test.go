@@ -70,7 +70,9 @@ func newChurn(t testing.TB, k *netnstest.Kernel, r *rand.Rand) *churn {
 
 // step does one thing; what the kernel refuses is no matter.
 func (c *churn) step() {
-	c.n++
+	if c.n++; c.n%20 == 0 {
+		c.look()
+	}
 	if len(c.mine) < 4 || c.r.IntN(8) == 0 && len(c.mine) < 40 {
 		c.create()
 		return
@@ -107,13 +109,25 @@ func (c *churn) step() {
 	case 12:
 		if c.k.Move(index, c.elsewhere, 0) == nil {
 			c.mine = slices.Delete(c.mine, i, i+1)
-			c.abroad = append(c.abroad, index) // its index there, unless it was taken
 		}
 	case 13:
 		if n := len(c.abroad); n > 0 {
 			_ = c.elsewhere.Move(c.abroad[n-1], c.k, 0)
 			c.abroad = c.abroad[:n-1]
 		}
+	}
+}
+
+// look finds out which links there are: the other ends of pairs go along, and a
+// link that moved may have another index now.
+func (c *churn) look() {
+	mine, err := c.k.Indexes()
+	if err != nil {
+		return
+	}
+	c.mine = slices.DeleteFunc(mine, func(i int32) bool { return slices.Contains(c.bridges, i) })
+	if abroad, err := c.elsewhere.Indexes(); err == nil {
+		c.abroad = abroad
 	}
 }
 

@@ -66,21 +66,28 @@ func Own(t testing.TB) *Kernel {
 
 // DeleteAll deletes every link that can be deleted.
 func (k *Kernel) DeleteAll() error {
+	indexes, err := k.Indexes()
+	for _, index := range indexes {
+		_ = k.Delete(index) // the other end of a pair is gone already
+	}
+	return err
+}
+
+// Indexes returns the indexes of all links but the loopback.
+func (k *Kernel) Indexes() ([]int32, error) {
 	replies, err := k.conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, unix.SizeofIfInfomsg),
 	})
-	if err != nil {
-		return err
-	}
+	var indexes []int32
 	for _, reply := range replies {
 		var msg rtnetlink.LinkMessage
 		_ = msg.UnmarshalBinary(reply.Data[:unix.SizeofIfInfomsg])
 		if msg.Type != unix.ARPHRD_LOOPBACK {
-			_ = k.Delete(int32(msg.Index)) // the other end of a pair is gone already
+			indexes = append(indexes, int32(msg.Index))
 		}
 	}
-	return nil
+	return indexes, err
 }
 
 // Open is New for a program: the caller closes it, and needs CAP_SYS_ADMIN.
