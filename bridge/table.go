@@ -109,6 +109,7 @@ func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 		t.add(link, schema.Created, emit)
 	case replaced(&e.link, link):
 		t.remove(e, &schema.Link{}, emit)
+		t.out.wasThere = false // nobody knows the one that has its index now
 		t.add(link, schema.Created, emit)
 	case e.link != *link:
 		t.update(e, link, emit)

@@ -203,6 +203,9 @@ func FuzzTable(f *testing.F) {
 		emit := func(c *change) {
 			_, there := replayed[c.id.index]
 			created := c.action == schema.Created || c.action == schema.Renamed && !c.wasThere
+			if c.action == schema.Created && c.wasThere {
+				t.Fatalf("%s of a link that was there", describe(c))
+			}
 			if c.kind == schema.New && created == there || c.kind == schema.Del && !there {
 				t.Fatalf("%s of a link that is there: %v", describe(c), there)
 			}

@@ -131,7 +131,7 @@ func randomLink(r *rand.Rand) schema.Link {
 		Index: int32(r.IntN(9) + 1), Name: "x" + text(), Alias: text(), Qdisc: "noop", LowerName: "l", MasterName: "m",
 		Flags: schema.Flags(r.Uint32()), Type: schema.LinkType([]int{0, 1, 768, 772, 9999, 0xFFFE}[r.IntN(6)]),
 		LowerIndex: int32(r.IntN(3)), MasterIndex: int32(r.IntN(3)), NewIndex: int32(r.IntN(3)),
-		Info: schema.LinkInfo{Kind: "vxlan", SlaveKind: text2(r), Data: []string{"", `{"id":5,"group":"<&>"}`}[r.IntN(2)]},
+		Info: schema.LinkInfo{Kind: "vxlan", SlaveKind: []string{"", "bridge"}[r.IntN(2)], Data: []string{"", `{"id":5,"group":"<&>"}`}[r.IntN(2)]},
 	}
 	if l.Flags&schema.FlagUp == 0 {
 		l.Flags &^= schema.FlagRunning // the kernel does not send it on a link that is down
@@ -165,8 +165,6 @@ func randomLink(r *rand.Rand) schema.Link {
 	}
 	return l
 }
-
-func text2(r *rand.Rand) string { return []string{"", "bridge"}[r.IntN(2)] }
 
 func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
 	if r.IntN(3) == 0 {

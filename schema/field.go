@@ -15,7 +15,7 @@ import (
 // A field is one key of a link's JSON form.
 type field struct {
 	name   string
-	name2  bool // a name that stands beside an index; the diff is over the index
+	beside bool // a name that stands beside an index; the diff is over the index
 	has    func(*Link) bool
 	same   func(a, b *Link) bool
 	append func([]byte, *Link) []byte // the JSON value; has must hold
@@ -138,7 +138,7 @@ func Diff(a, b *Link) FieldSet {
 	}
 	var s FieldSet
 	for i := range fields {
-		if f := &fields[i]; !f.name2 && !f.same(a, b) {
+		if f := &fields[i]; !f.beside && !f.same(a, b) {
 			s |= 1 << i
 		}
 	}
@@ -254,7 +254,7 @@ func always(f field) field {
 }
 
 func nameBeside(f field) field {
-	f.name2 = true
+	f.beside = true
 	return f
 }
 
