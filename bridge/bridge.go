@@ -1,18 +1,22 @@
 // Package bridge publishes the network links of a host to NATS: what the kernel
 // says over rtnetlink, as events of schema iface.v1, each once and in order.
 //
-//		kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
-//		                             table     folds   seq         core, JetStream
+//	kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
+//	                             table     folds   seq         core, JetStream
 //
-//	  - A watcher (watch.go) reads one namespace's notifications, and compares with
-//	    a dump when some were lost. It never waits for NATS.
-//	  - Its table (table.go) decides what a notification changes. No clock, no
-//	    socket: a pure function of the messages.
-//	  - The queue (queue.go) stands between the kernel and NATS. It is bounded:
-//	    when it is full, it folds the changes of one link into one.
-//	  - The publisher (publish.go) numbers the changes, makes events of them and
-//	    keeps them until NATS has confirmed them.
-//	  - A delivery (jetstream.go, core.go) is what confirmed means.
+// What each of them is for:
+//
+//   - A watcher (watch.go) reads one namespace's notifications, and compares with
+//     a dump when some were lost. It never waits for NATS.
+//   - Its table (table.go) decides what a notification changes. No clock, no
+//     socket: a pure function of the messages.
+//   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
+//     when it is full, it folds the changes of one link into one.
+//   - The publisher (publish.go) numbers the changes, makes events of them and
+//     keeps them until NATS has confirmed them.
+//   - A delivery (jetstream.go, core.go) is what confirmed means.
+//   - The bucket (bucket.go) follows the stream with the current state of each
+//     link, and tells the next run what was there.
 //
 // [Run] is all of it. Settings come from the environment ([LoadSettings],
 // [ParseConfig]).
