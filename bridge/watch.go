@@ -52,7 +52,7 @@ func (w *watcher) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
-			return nil
+			return w.finish()
 		case errors.Is(err, netlinksrc.ErrOverrun):
 			err = w.recover(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
@@ -66,6 +66,16 @@ func (w *watcher) run(ctx context.Context) error {
 			return ignoreEnd(ctx, err)
 		}
 	}
+}
+
+// finish takes the notifications that came before the end. What an overrun lost
+// among them, the next run's snapshot tells.
+func (w *watcher) finish() error {
+	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	if errors.Is(err, netlinksrc.ErrOverrun) {
+		return nil
+	}
+	return err
 }
 
 func ignoreEnd(ctx context.Context, err error) error {

@@ -61,6 +61,9 @@ func (s *script) Dump(_ context.Context, handle func(*netlinksrc.Message)) (bool
 }
 
 func (s *script) Drain(handle func(*netlinksrc.Message)) error {
+	if len(s.steps) == 0 { // the last look, at the end
+		return nil
+	}
 	now := s.steps[0]
 	s.steps = s.steps[1:]
 	for _, m := range now.meanwhile {
