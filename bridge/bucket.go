@@ -114,7 +114,7 @@ func (b *bucket) set(key string, data []byte, gone bool) {
 // run follows put until done is closed and everything is in the bucket, or ctx
 // ends.
 func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
-	outage := outage{log: b.log, what: "cannot put link states into the bucket " + b.cfg.Bucket + "; events are not affected"}
+	outage := outage{log: b.log, failing: "cannot put link states into the bucket; events are not affected", over: "the bucket follows again"}
 	for ending := false; ; {
 		if !b.behind() {
 			if ending {
@@ -131,12 +131,12 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 		}
 		if err := b.catchUp(ctx); err != nil {
 			b.kv = nil // look it up again: it may be gone
-			if outage.wait(ctx, b.nc, err, 0) != nil {
+			if outage.wait(ctx, b.nc, err, b.unsaid()) != nil {
 				return
 			}
 			continue
 		}
-		outage.over()
+		outage.end()
 		select { // gather what comes next
 		case <-time.After(bucketPause):
 		case <-done:
@@ -145,6 +145,13 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// unsaid returns how many keys are not in the bucket as they should be.
+func (b *bucket) unsaid() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.dirty)
 }
 
 // behind reports whether there is anything to do.

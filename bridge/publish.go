@@ -159,9 +159,6 @@ const bucketTries = 3
 // publishVanished publishes, ahead of the snapshot, a del for each link that
 // went while the bridge was down.
 func (p *publisher) publishVanished(ctx context.Context) error {
-	if p.bucket == nil {
-		return nil
-	}
 	links, at, err := p.queue.firstSnapshot(ctx)
 	if errors.Is(err, errNoSnapshot) {
 		return nil
@@ -169,12 +166,12 @@ func (p *publisher) publishVanished(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	outage := outage{log: p.log, what: "cannot read from the bucket what was published before; events wait for it"}
+	outage := outage{log: p.log, failing: "cannot read from the bucket what was published before; events wait for it", over: "read the bucket"}
 	for tries := 0; tries < bucketTries; {
 		var gone []change
 		gone, err = p.bucket.vanished(ctx, p.bootID, links, at)
 		if err == nil {
-			outage.over()
+			outage.end()
 			for len(gone) > 0 {
 				n := copy(p.changes, gone)
 				gone = gone[n:]
@@ -208,7 +205,7 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 	p.encode(changes)
 	p.waiting.Store(int64(len(p.batch)))
 	rest := p.batch
-	for outage := (outage{log: p.log}); ; {
+	for outage := (outage{log: p.log, failing: "cannot publish; events are kept until it works again", over: "publishing again"}); ; {
 		n, err := p.store(ctx, rest)
 		if p.bucket != nil {
 			p.bucket.put(rest[:n])
@@ -217,7 +214,7 @@ func (p *publisher) publish(ctx context.Context, changes []change) error {
 		p.waiting.Store(int64(len(rest)))
 		p.confirmed.Add(uint64(n))
 		if n > 0 || err == nil {
-			outage.over()
+			outage.end()
 		}
 		if err == nil && len(rest) == 0 {
 			return nil
@@ -314,8 +311,9 @@ func appendWithin(dst []byte, e *schema.Event, limit int) []byte {
 // An outage is a row of failures to publish. It is said once, with its cause,
 // and once when it is over.
 type outage struct {
-	log      *slog.Logger
-	what     string // cannot be done, if not publishing
+	log           *slog.Logger
+	failing, over string // what to say
+
 	since    time.Time
 	lastText string
 	backoff  time.Duration
@@ -331,11 +329,7 @@ func (o *outage) wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed
 	}
 	if text := err.Error(); text != o.lastText {
 		o.lastText = text
-		if o.what != "" {
-			o.log.Warn(o.what, "cause", text)
-		} else {
-			o.log.Warn("cannot publish; events are kept until it works again", "cause", text, "unconfirmed", unconfirmed)
-		}
+		o.log.Warn(o.failing, "cause", text, "unconfirmed", unconfirmed)
 	}
 	if nc.IsClosed() {
 		return fmt.Errorf("connection to NATS closed: %w", errors.Join(err, nc.LastError()))
@@ -358,13 +352,9 @@ func (o *outage) wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed
 	return nil
 }
 
-func (o *outage) over() {
+func (o *outage) end() {
 	if o.lastText != "" {
-		text := "publishing again"
-		if o.what != "" {
-			text = "it works again"
-		}
-		o.log.Info(text, "after", time.Since(o.since).Round(time.Millisecond))
+		o.log.Info(o.over, "after", time.Since(o.since).Round(time.Millisecond))
 	}
-	*o = outage{log: o.log, what: o.what}
+	o.since, o.lastText, o.backoff = time.Time{}, "", 0
 }

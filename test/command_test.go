@@ -111,9 +111,7 @@ func TestCommandsThatOnlyPrint(t *testing.T) {
 func TestSigterm(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
-	a, _, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a))
+	a := upLink(t, k)
 	for delay := range 8 {
 		b := bridge(t, s)
 		stop := make(chan struct{})

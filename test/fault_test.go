@@ -427,9 +427,7 @@ func TestBatchLimit(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.New(t, "")
 	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { batch { max_msgs: 50 } } }\n", s.Dir+"/store"))
-	a, peer, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a, peer))
+	a := upLink(t, k)
 	b := bridge(t, s)
 	b.says("cannot connect to NATS")
 	for i := range 2000 {
@@ -465,9 +463,7 @@ func TestStreamDeleted(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "max_payload: 4096")
-	a, _, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a))
+	a := upLink(t, k)
 	b := bridge(t, s)
 	b.ready()
 	r := record(t, s)
@@ -490,9 +486,7 @@ func TestTruncated(t *testing.T) {
 func BenchmarkFullQueue(b *testing.B) {
 	k := netnstest.Own(b)
 	s := natstest.New(b, "")
-	a, peer, err := k.AddVeth("veth0", "veth1")
-	must(b, err)
-	must(b, k.Up(a, peer))
+	a := upLink(b, k)
 	p := bridge(b, s, "IFACE_QUEUE=1000000")
 	p.says("cannot connect to NATS")
 	const events = 60000

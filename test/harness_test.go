@@ -37,6 +37,16 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// upLink makes a veth pair and sets the end up whose index it returns. The other
+// end stays down, so that no carrier comes later and is announced.
+func upLink(t testing.TB, k *netnstest.Kernel) int32 {
+	t.Helper()
+	a, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a))
+	return a
+}
+
 // eventually waits until ok, for up to 20 seconds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

@@ -78,9 +78,7 @@ func TestRenames(t *testing.T) {
 func TestCoalesce(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
-	a, _, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a))
+	a := upLink(t, k)
 	r := record(t, s)
 	bridge(t, s, "IFACE_COALESCE=300ms")
 	n := r.snapshot()
@@ -104,9 +102,7 @@ func TestCoalesce(t *testing.T) {
 func TestEveryNotificationIsAnEvent(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
-	a, _, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a))
+	a := upLink(t, k)
 	r := record(t, s)
 	bridge(t, s)
 	n := r.snapshot()

@@ -176,9 +176,7 @@ func TestReboot(t *testing.T) {
 func TestFence(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.Start(t, "")
-	a, peer, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a, peer))
+	a := upLink(t, k)
 	first := bridge(t, s, "IFACE_RESYNC=500ms")
 	first.ready()
 	holds(t, s)
@@ -214,9 +212,7 @@ func TestBringYourOwnStream(t *testing.T) {
 	must(t, err)
 	want := stream.CachedInfo().Config
 	b.says("publishing again")
-	a, _, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a))
+	a := upLink(t, k)
 	for i := range 100 {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
 	}

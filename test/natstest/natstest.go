@@ -62,7 +62,8 @@ type Server struct {
 	t    testing.TB
 	path string
 	args []string
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd     // nil when it is not running
+	done chan struct{} // closed when it has ended
 }
 
 // Start starts a server with JetStream in a store of its own and waits until it
@@ -129,13 +130,18 @@ func (s *Server) Configure(conf string) {
 // Start starts the process, again on the same store.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.path, s.args...)
+	cmd, done := exec.Command(s.path, s.args...), make(chan struct{})
+	s.cmd, s.done = cmd, done
 	started := make(chan error)
-	go func() { // Pdeathsig is about the thread that starts the process
-		runtime.LockOSThread()
-		s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		started <- s.cmd.Start()
-		select {}
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // it is killed, as a rule
+		}
 	}()
 	if err := <-started; err != nil {
 		s.t.Fatal(err)
@@ -156,8 +162,8 @@ func (s *Server) Start() {
 
 // Kill ends the process with SIGKILL and waits for it.
 func (s *Server) Kill() {
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
+	_ = s.cmd.Process.Kill() // fails only when it has ended
+	<-s.done
 	s.cmd = nil
 }
 
