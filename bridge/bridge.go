@@ -12,13 +12,16 @@
 //     socket: a pure function of the messages.
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
 //     when it is full, it folds the changes of one link into one.
-//   - The publisher (publish.go) numbers the changes, makes events of them and
-//     keeps them until NATS has confirmed them.
+//   - The publisher (publish.go) has the changes made into numbered events
+//     (encode.go) and keeps at it until NATS has confirmed them (outage.go).
+//   - The spool (spool.go), where one is wanted, keeps them on disk until then. To
+//     the publisher it and the queue are one thing, a backlog (backlog.go).
 //   - A delivery (jetstream.go, core.go) is what confirmed means.
 //   - The bucket (bucket.go) follows the stream with the current state of each
 //     link, and tells the next run what was there.
 //
-// [Run] is all of it. Settings come from the environment ([LoadSettings],
+// What all of them do is counted (metrics.go) and can be asked over HTTP
+// (health.go). [Run] is all of it. Settings come from the environment ([LoadSettings],
 // [ParseConfig]).
 package bridge
 
@@ -31,9 +34,11 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/netlinksrc"
 )
@@ -58,8 +63,8 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // then what is queued, for up to 5 s, and returns nil. Failures of NATS are
 // waited out. It returns an error when the settings or netlink cannot be used,
 // an [UnconfirmedError], or a [FencedError] when another bridge has taken the
-// host's name.
-func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+// host's name. Its metrics are registered in reg.
+func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Registry) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
 		return err
@@ -70,19 +75,35 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer src.Close()
 	logReadBuffer(log, cfg.ReadBuffer, src.ReadBuffer())
+	m := newMetrics(reg, cfg.Version)
+	q := newQueue(cfg.Queue, cfg.Coalesce)
+	w := &watcher{src: src, table: newTable(cfg.Filter), queue: q, resync: cfg.Resync, log: log, metrics: m, readBuffer: src.ReadBuffer()}
 
+	var s *spool
+	if cfg.SpoolDir != "" {
+		if s, err = openSpool(cfg, id, log); err != nil {
+			return err
+		}
+		defer s.close()
+	}
 	nc, err := Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer nc.Close()
-	d, b, err := newDelivery(cfg, id, nc, log)
-	if err != nil {
+	p := &publisher{id: id, encoder: newEncoder(cfg, nc.MaxPayload), backlog: newDirect(id, q), nc: nc, verify: cfg.Resync, log: log, metrics: m}
+	if s != nil {
+		p.spool, p.backlog = s, s
+	}
+	if p.delivery, p.bucket, err = newDelivery(cfg, nc, log); err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	q := newQueue(cfg.Queue, cfg.Coalesce)
-	w := &watcher{src: src, table: newTable(cfg.Filter), queue: q, resync: cfg.Resync, log: log}
-	p := newPublisher(cfg, id, q, d, b, nc, log)
+	m.observe(w, p)
+	stopHTTP, err := serveHTTP(cfg, (&health{w, p}).handler(m), log)
+	if err != nil {
+		return err
+	}
+	defer stopHTTP()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
 	return run(ctx, w, p, log)
@@ -100,7 +121,7 @@ func newIdentity(cfg Config) (identity, error) {
 
 // newDelivery returns the way to NATS that cfg names, and with JetStream the
 // bucket beside it.
-func newDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
+func newDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
 	if cfg.Delivery == Core {
 		return newCoreDelivery(nc), nil, nil
 	}
@@ -108,7 +129,7 @@ func newDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (deli
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := newJetStreamDelivery(cfg, id, nc, log)
+	d, err := newJetStreamDelivery(cfg, nc, log)
 	return d, b, err
 }
 
@@ -126,34 +147,51 @@ func run(ctx context.Context, w *watcher, p *publisher, log *slog.Logger) error 
 		stopReading() // a publisher that gave up has nobody to read for
 		published <- err
 	}()
+	var spooling sync.WaitGroup
+	if p.spool != nil {
+		spooling.Go(func() { p.spool.fill(publishing, w.queue) })
+	}
 	readErr := w.run(reading)
-	p.queue.close()
+	w.queue.close()
 	if waiting := p.unconfirmed(); waiting > 0 {
 		log.Info("stopping; publishing what is queued", "unconfirmed", waiting)
 	}
 	timer := time.AfterFunc(grace, stopPublishing)
 	defer timer.Stop()
 	publishErr := <-published
+	stopPublishing()
+	spooling.Wait()
 
+	spooled := 0
 	if errors.Is(publishErr, context.Canceled) { // the grace is over
-		publishErr = unconfirmed(p)
+		spooled, publishErr = unconfirmed(p)
 	}
 	if err := errors.Join(readErr, publishErr); err != nil {
 		return err
+	}
+	if spooled > 0 {
+		log.Info("stopped; what NATS has not confirmed is in the spool, and the next start publishes it", "events", p.confirmed.Load(), "spooled", spooled)
+		return nil
 	}
 	log.Info("stopped; every event is confirmed", "events", p.confirmed.Load())
 	return nil
 }
 
-// unconfirmed returns what a publisher that was stopped has not published.
-func unconfirmed(p *publisher) error {
+// unconfirmed returns how many events a publisher that was stopped has left in
+// the spool, or, when some are not there, an [UnconfirmedError].
+func unconfirmed(p *publisher) (spooled int, err error) {
+	if p.spool != nil {
+		if n, all := p.spool.saved(); all {
+			return n, nil
+		}
+	}
 	n := p.unconfirmed()
 	if n == 0 {
-		return nil
+		return 0, nil
 	}
 	cause := p.nc.LastError()
 	if cause == nil {
 		cause = errors.New("no answer")
 	}
-	return &UnconfirmedError{Events: n, Cause: cause}
+	return 0, &UnconfirmedError{Events: n, Cause: cause}
 }

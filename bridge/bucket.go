@@ -83,7 +83,7 @@ func (b *bucket) put(events []outgoing) {
 		b.set(b.key(events[i].index), events[i].data, events[i].gone)
 	}
 	b.mu.Unlock()
-	b.signal()
+	signal(b.wake)
 }
 
 // verify has the bucket compared with what it should hold. It does not block.
@@ -91,14 +91,7 @@ func (b *bucket) verify() {
 	b.mu.Lock()
 	b.check = true
 	b.mu.Unlock()
-	b.signal()
-}
-
-func (b *bucket) signal() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+	signal(b.wake)
 }
 
 func (b *bucket) set(key string, data []byte, gone bool) {
@@ -347,14 +340,16 @@ func (b *bucket) compare(ctx context.Context) error {
 	return nil
 }
 
-// vanished returns, as changes, the links that the bucket holds and that are not
-// among those that this run begins with: they went while no bridge was running.
-// After a reboot that is all of them: what has the same index is another link.
-func (b *bucket) vanished(ctx context.Context, bootID string, links map[int32]schema.Link, at time.Time) ([]change, error) {
+// vanished returns, as changes, the links that the bucket holds, or is about to,
+// and that are not among those that an epoch begins with: they went while no
+// bridge was running. After a reboot that is all of them: what has the same index
+// is another link.
+func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 	held, err := b.read(ctx)
 	if err != nil {
 		return nil, err
 	}
+	b.overlay(held)
 	var gone []change
 	for _, key := range slices.Sorted(maps.Keys(held)) {
 		var e schema.Event
@@ -365,16 +360,29 @@ func (b *bucket) vanished(ctx context.Context, bootID string, links map[int32]sc
 			b.mu.Unlock()
 			continue
 		}
-		now, there := links[e.Link.Index]
-		if there && e.BootID == bootID && !replaced(&e.Link, &now) {
+		now, there := o.links[e.Link.Index]
+		if there && e.BootID == o.bootID && !replaced(&e.Link, &now) {
 			continue
 		}
 		gone = append(gone, change{
-			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: at, wasThere: true,
+			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: o.at, wasThere: true,
 			link: e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
 		})
 	}
 	return gone, nil
+}
+
+// overlay makes held what the bucket will hold when everything is put.
+func (b *bucket) overlay(held map[string][]byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, v := range b.current {
+		if v.gone {
+			delete(held, key)
+		} else {
+			held[key] = v.data
+		}
+	}
 }
 
 // explainPermission puts the permission that the server refused in the place of

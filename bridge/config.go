@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"reflect"
@@ -46,6 +47,8 @@ type Settings struct {
 	Coalesce  string `envconfig:"IFACE_COALESCE" default:"0" desc:"fold the events of one link within this time into one"`
 	Queue     string `envconfig:"IFACE_QUEUE" default:"65536" desc:"events held while NATS is away, before they are folded link by link"`
 	ReadBuf   string `envconfig:"IFACE_RCVBUF" default:"8MiB" desc:"netlink receive buffer to ask for"`
+	SpoolDir  string `envconfig:"IFACE_SPOOL_DIR" desc:"keep events that NATS has not confirmed in this directory, across a crash of the bridge too; unset: in memory only"`
+	HTTPAddr  string `envconfig:"IFACE_HTTP_ADDR" default:"127.0.0.1:9469" desc:"address of /healthz, /readyz and /metrics; empty: none"`
 	StoreDir  string `envconfig:"IFACE_STORE_DIR" desc:"where the embedded server keeps its streams; unset: ifacebridge in the user's state directory"`
 	LogLevel  string `envconfig:"IFACE_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 	LogFormat string `envconfig:"IFACE_LOG_FORMAT" default:"text" desc:"text or json"`
@@ -66,12 +69,19 @@ type Config struct {
 	Filter      Filter
 	Resync      time.Duration // 0: never
 	Coalesce    time.Duration
-	Queue       int // events
-	ReadBuffer  int // bytes
+	Queue       int    // events
+	ReadBuffer  int    // bytes
+	SpoolDir    string // "": none
+	HTTPAddr    string // "": none
 	StoreDir    string
 	LogLevel    string
 	LogFormat   string
+
+	Version string // of the program, for those who ask; not a setting
 }
+
+// DefaultHTTPAddr is where health and metrics are served unless it is set.
+const DefaultHTTPAddr = "127.0.0.1:9469"
 
 // Auth is how to authenticate to NATS: one way at most, and TLS.
 type Auth struct {
@@ -111,7 +121,9 @@ func LoadSettings() (Settings, error) {
 	v := reflect.ValueOf(&s).Elem()
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
-		if strings.TrimSpace(v.Field(i).String()) == "" {
+		_, set := os.LookupEnv(field.Tag.Get("envconfig"))
+		keepsEmpty := set && field.Name == "HTTPAddr"
+		if strings.TrimSpace(v.Field(i).String()) == "" && !keepsEmpty {
 			v.Field(i).SetString(field.Tag.Get("default"))
 		}
 	}
@@ -175,6 +187,8 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 		Coalesce:   p.duration("IFACE_COALESCE", s.Coalesce),
 		Queue:      p.number("IFACE_QUEUE", s.Queue, 1, 1<<24),
 		ReadBuffer: p.size("IFACE_RCVBUF", s.ReadBuf, 4<<10, 1<<30),
+		SpoolDir:   s.SpoolDir,
+		HTTPAddr:   p.address("IFACE_HTTP_ADDR", s.HTTPAddr),
 		StoreDir:   s.StoreDir,
 		LogLevel:   p.oneOf("IFACE_LOG_LEVEL", strings.ToLower(s.LogLevel), "debug", "info", "warn", "error"),
 		LogFormat:  p.oneOf("IFACE_LOG_FORMAT", s.LogFormat, "text", "json"),
@@ -329,6 +343,18 @@ func (p *parser) size(variable, s string, low, high int) int {
 		p.mistake(variable, "is no size in range", s, fmt.Sprintf("bytes, or a number with KiB, MiB or GiB; %d to %d bytes", low, high))
 	}
 	return n * unit
+}
+
+// address is a TCP address to listen on; empty is none.
+func (p *parser) address(variable, s string) string {
+	if s == "" {
+		return s
+	}
+	_, port, err := net.SplitHostPort(s)
+	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil && port != "" || n == 0 && port != "0" {
+		p.mistake(variable, "is no address", s, "host:port, :port for all addresses, or empty for none")
+	}
+	return s
 }
 
 // auth checks that at most one way to authenticate is chosen, and that its files

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"ifacebridge/schema"
 )
 
 // confirmTimeout is how long an answer of the server is waited for before the
@@ -26,6 +28,11 @@ var _ delivery = (*coreDelivery)(nil)
 func newCoreDelivery(nc *nats.Conn) *coreDelivery {
 	return &coreDelivery{nc: nc, msg: nats.Msg{Header: nats.Header{}}}
 }
+
+func (d *coreDelivery) begin(string, bool) {}
+
+// last returns nil: plain NATS stores nothing.
+func (d *coreDelivery) last() *schema.Event { return nil }
 
 func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()

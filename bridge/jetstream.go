@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,24 +32,27 @@ type jetStreamDelivery struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	log   *slog.Logger
-	id    identity
 	host  string // all subjects of this host, "<prefix>.<token>.*"
 	batch int    // how many messages the stream takes as an atomic batch; 1: none
 
-	known bool   // whether last is true
-	last  uint64 // the stream sequence of this host's last message, 0: none
-	wrote bool   // this epoch is in the stream
-	seen  bool   // the stream was there, and logged
+	epoch   string        // that events are stored of
+	wrote   bool          // some of it are in the stream
+	known   bool          // whether lastSeq is true
+	lastSeq uint64        // the stream sequence of this host's last message, 0: none
+	found   *schema.Event // that message, when it was looked for last
+	seen    bool          // the stream was there, and logged
+
+	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
 }
 
 var _ delivery = (*jetStreamDelivery)(nil)
 
-func newJetStreamDelivery(cfg Config, id identity, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
+func newJetStreamDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout))
 	if err != nil {
 		return nil, err
 	}
-	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, id: id, host: cfg.Prefix + "." + cfg.Token + ".*"}, nil
+	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*"}, nil
 }
 
 // FencedError says that another bridge has taken this host's name: it has stored
@@ -63,6 +67,12 @@ func (e *FencedError) Error() string {
 	return fmt.Sprintf("another bridge writes as host %q: epoch %s on boot %s, since %s; give each host a name of its own (IFACE_HOST) and run one bridge for it",
 		e.Host, e.Epoch, e.BootID, e.Since.UTC().Format(time.RFC3339))
 }
+
+func (d *jetStreamDelivery) begin(epoch string, wrote bool) {
+	d.epoch, d.wrote, d.known = epoch, wrote, false
+}
+
+func (d *jetStreamDelivery) last() *schema.Event { return d.found }
 
 func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
@@ -83,7 +93,11 @@ func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored
 				d.batch /= 2
 				continue
 			}
-			if refusals++; !isRefusal(err) || refusals > 3 {
+			if !isRefusal(err) {
+				return stored, d.explain(err, lastErr)
+			}
+			d.refused.Add(1)
+			if refusals++; refusals > 3 {
 				return stored, d.explain(err, lastErr)
 			}
 		}
@@ -120,14 +134,14 @@ const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
 	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
 		ack, err := d.js.PublishMsg(ctx, batch[0].message(), jetstream.WithRetryAttempts(0),
-			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.last, d.host))
+			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
 		if err != nil {
 			return 0, err
 		}
 		if ack.Duplicate { // the window for duplicates answered before the condition was looked at
 			return 0, errDuplicate
 		}
-		d.last, d.wrote = ack.Sequence, true
+		d.lastSeq, d.wrote = ack.Sequence, true
 		return 1, nil
 	}
 	// No flow control: what is wrong with an earlier message, the commit is told.
@@ -135,7 +149,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	if err != nil {
 		return 0, err
 	}
-	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.last, d.host)
+	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.lastSeq, d.host)
 	last := len(batch) - 1
 	for i := range batch[:last] {
 		var opts []jetstreamext.BatchMsgOpt
@@ -152,7 +166,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	if err != nil {
 		return 0, err
 	}
-	d.last, d.wrote = ack.Sequence, true
+	d.lastSeq, d.wrote = ack.Sequence, true
 	return len(batch), nil
 }
 
@@ -190,7 +204,7 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 	}
 	if answer.Error != nil {
 		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound { // none yet, or expired, or purged
-			d.known, d.last = true, 0
+			d.known, d.lastSeq, d.found = true, 0, nil
 			return 0, nil
 		}
 		return 0, fmt.Errorf("read what is stored: %w", answer.Error)
@@ -199,6 +213,7 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 	if err != nil {
 		return 0, fmt.Errorf("read what is stored: %w", err)
 	}
+	d.found = foundEvent(answer.Message.Data)
 	seq, ours := d.ours(header.Get(nats.MsgIdHdr))
 	switch {
 	case ours:
@@ -207,15 +222,15 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 		}
 		d.wrote = true
 	case d.wrote:
-		return 0, d.fenced(answer.Message.Data, answer.Message.Time)
+		return 0, d.fenced(answer.Message.Time)
 	}
-	d.known, d.last = true, answer.Message.Seq
+	d.known, d.lastSeq = true, answer.Message.Seq
 	return stored, nil
 }
 
 // ours returns the seq of a message id of this epoch.
 func (d *jetStreamDelivery) ours(id string) (seq uint64, ok bool) {
-	digits, ok := strings.CutPrefix(id, d.id.epoch+"-")
+	digits, ok := strings.CutPrefix(id, d.epoch+"-")
 	if !ok {
 		return 0, false
 	}
@@ -223,11 +238,19 @@ func (d *jetStreamDelivery) ours(id string) (seq uint64, ok bool) {
 	return seq, err == nil
 }
 
-func (d *jetStreamDelivery) fenced(data []byte, at time.Time) error {
-	err := &FencedError{Host: d.id.host, Epoch: "unknown", BootID: "unknown", Since: at}
-	var e schema.Event
-	if json.Unmarshal(data, &e) == nil {
-		err.Epoch, err.BootID = e.Epoch, e.BootID
+// foundEvent decodes what was stored last; nil when it is no event.
+func foundEvent(data []byte) *schema.Event {
+	e := new(schema.Event)
+	if e.UnmarshalJSON(data) != nil {
+		return nil
+	}
+	return e
+}
+
+func (d *jetStreamDelivery) fenced(at time.Time) error {
+	err := &FencedError{Host: d.cfg.Host, Epoch: "unknown", BootID: "unknown", Since: at}
+	if d.found != nil {
+		err.Epoch, err.BootID = d.found.Epoch, d.found.BootID
 	}
 	return err
 }

@@ -3,12 +3,13 @@ package bridge
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -35,7 +36,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 	}
 	defer src.Close()
 	q := newQueue(1<<20, 0)
-	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "test")}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)

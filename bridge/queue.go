@@ -58,7 +58,7 @@ func (q *queue) push(c *change) {
 	q.mu.Lock()
 	q.pushLocked(c)
 	q.mu.Unlock()
-	q.signal()
+	signal(q.ready)
 }
 
 // pushSnapshot is push for the snapshot that produce emits, with nothing in between.
@@ -67,7 +67,7 @@ func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	produce(q.pushLocked)
 	q.begin()
 	q.mu.Unlock()
-	q.signal()
+	signal(q.ready)
 }
 
 // begin lets firstSnapshot go on.
@@ -109,7 +109,7 @@ func (q *queue) close() {
 	q.closed = true
 	q.begin()
 	q.mu.Unlock()
-	q.signal()
+	signal(q.ready)
 }
 
 func (q *queue) isClosed() bool {
@@ -118,9 +118,10 @@ func (q *queue) isClosed() bool {
 	return q.closed
 }
 
-func (q *queue) signal() {
+// signal puts a token into a channel that holds one.
+func signal(token chan<- struct{}) {
 	select {
-	case q.ready <- struct{}{}:
+	case token <- struct{}{}:
 	default:
 	}
 }
@@ -198,11 +199,12 @@ func (q *queue) take(into []change, now time.Time) (n int, wait time.Duration) {
 	return n, 0
 }
 
-// size returns how many changes are waiting, and how many were folded so far.
-func (q *queue) size() (waiting int, folded uint64) {
+// size returns how many changes are waiting, and how many were folded and
+// forgotten so far.
+func (q *queue) size() (waiting int, folded, forgotten uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.len, q.folded
+	return q.len, q.folded, q.forgotten
 }
 
 func (q *queue) append(n *node) {

@@ -81,7 +81,7 @@ func TestQueueForgetsWhatNobodySaw(t *testing.T) {
 		q.new(link(i+1, "ghost"))
 		q.del(link(i+1, "ghost"))
 	}
-	if n, _ := q.size(); n > 2*4 {
+	if n, _, _ := q.size(); n > 2*4 {
 		t.Errorf("%d changes are held, the bound is %d", n, 2*4)
 	}
 	into := make([]change, 100)

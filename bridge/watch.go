@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"ifacebridge/netlinksrc"
@@ -34,7 +35,11 @@ type watcher struct {
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
-	malformed uint64 // messages and attributes, as last logged
+	metrics    *metrics
+	progress   progress
+	readBuffer int           // bytes, as granted
+	malformed  atomic.Uint64 // messages and attributes, as last looked at
+	overruns   atomic.Uint64 // likewise
 }
 
 // dumpTries bounds how often an interrupted dump is asked for again.
@@ -43,6 +48,8 @@ const dumpTries = 4
 // run publishes a snapshot and then every change until ctx ends; then it returns
 // nil.
 func (w *watcher) run(ctx context.Context) error {
+	w.progress.work()
+	defer w.progress.rest()
 	if err := w.start(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -93,21 +100,27 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 		ctx, cancel = context.WithDeadline(ctx, next)
 		defer cancel()
 	}
+	w.progress.rest()
 	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
-	w.logMalformed()
+	w.progress.work()
+	w.look()
 	return err
 }
 
-// logMalformed says what the decoder had to leave out since it was last said.
-func (w *watcher) logMalformed() {
+// look takes note of what the source has counted, and says what the decoder had
+// to leave out since it was last said.
+func (w *watcher) look() {
+	w.overruns.Store(w.src.Overruns())
+	w.metrics.links.Set(float64(len(w.table.links)))
 	messages, attributes := w.src.Malformed()
-	if messages+attributes > w.malformed {
-		w.malformed = messages + attributes
+	if messages+attributes > w.malformed.Load() {
+		w.malformed.Store(messages + attributes)
 		w.log.Debug("left out what is malformed in the kernel's messages", "messages", messages, "attributes", attributes)
 	}
 }
 
 func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
+	w.metrics.messages[m.Kind].Inc()
 	w.table.apply(m, w.src.Overruns(), emit)
 }
 
@@ -125,6 +138,7 @@ func (w *watcher) start(ctx context.Context) error {
 	w.queue.pushSnapshot(func(emit func(*change)) {
 		w.table.snapshot(time.Now(), w.src.Overruns(), func(c *change) { links++; emit(c) })
 	})
+	w.look()
 	w.log.Info("read the links of this host", "links", len(w.table.links), "published", links)
 	return nil
 }
@@ -190,6 +204,7 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at time.Time, err error) {
 	links = make(map[int32]*schema.Link, len(w.table.links))
 	for range dumpTries {
+		w.metrics.dumps.Inc()
 		interrupted, err := w.src.Dump(ctx, func(m *netlinksrc.Message) {
 			at = m.Time
 			if m.Kind == netlinksrc.New && !m.Partial {
@@ -203,6 +218,7 @@ func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at ti
 		if !interrupted {
 			return links, at, nil
 		}
+		w.metrics.redumps.Inc()
 	}
 	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it", "tries", dumpTries)
 	return links, at, nil

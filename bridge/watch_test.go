@@ -2,10 +2,11 @@ package bridge
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -81,7 +82,7 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := through{newTable(Filter{}), newQueue(100, 0)}
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "test")}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := w.run(ctx); err != nil {

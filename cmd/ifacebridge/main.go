@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
@@ -123,7 +124,8 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 		defer shutdown()
 		cfg.Servers, cfg.Auth = []string{url}, bridge.Auth{}
 	}
-	return bridge.Run(ctx, cfg, log)
+	cfg.Version = version()
+	return bridge.Run(ctx, cfg, log, prometheus.NewRegistry())
 }
 
 func newLogger(cfg bridge.Config, w io.Writer) *slog.Logger {

@@ -1,0 +1,83 @@
+package bridge
+
+import (
+	"context"
+	"time"
+
+	"ifacebridge/schema"
+)
+
+// A backlog is where the publisher finds what it has to publish, oldest first:
+// the queue, or the spool that the queue runs into. The one publisher calls it.
+type backlog interface {
+	// opening waits for the snapshot with which this run's epoch begins, and
+	// returns its links, or errNoSnapshot when there will be none.
+	opening(ctx context.Context) (opening, error)
+
+	// next adds the oldest events of this run to the encoder, up to maxBatch. They
+	// stay in the backlog until they are confirmed. When there are none it returns
+	// how long to wait for one that is held for the folding window; 0 means until
+	// ready. An error is a backlog that cannot be read.
+	next(to *encoder, now time.Time) (wait time.Duration, err error)
+
+	// confirm removes what next returned: NATS has it.
+	confirm()
+
+	// closed reports whether nothing will be added any more.
+	closed() bool
+
+	// ready receives a token when something may have been added.
+	ready() <-chan struct{}
+
+	// waiting returns how many events are in it.
+	waiting() int
+}
+
+// An opening is what an epoch begins with: the links of its snapshot, by index.
+type opening struct {
+	bootID string
+	links  map[int32]schema.Link
+	at     time.Time
+}
+
+// maxBatch is how many events are on their way at once: what a server takes as
+// one atomic batch unless it is told otherwise (nats-server 2.15).
+const maxBatch = 1000
+
+// direct is a backlog without a spool: the changes in the queue, and those that
+// were taken out of it last.
+type direct struct {
+	id    identity
+	queue *queue
+	taken []change
+	n     int // of taken, not confirmed
+}
+
+var _ backlog = (*direct)(nil)
+
+func newDirect(id identity, q *queue) *direct {
+	return &direct{id: id, queue: q, taken: make([]change, maxBatch)}
+}
+
+func (d *direct) opening(ctx context.Context) (opening, error) {
+	links, at, err := d.queue.firstSnapshot(ctx)
+	return opening{d.id.bootID, links, at}, err
+}
+
+func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
+	d.n, wait = d.queue.take(d.taken, now)
+	for i := range d.taken[:d.n] {
+		e := d.id.event(&d.taken[i])
+		to.add(&e)
+	}
+	return wait, nil
+}
+
+func (d *direct) confirm()               { d.n = 0 }
+func (d *direct) closed() bool           { return d.queue.isClosed() }
+func (d *direct) ready() <-chan struct{} { return d.queue.ready }
+
+func (d *direct) waiting() int {
+	n, _, _ := d.queue.size()
+	return n
+}

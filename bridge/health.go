@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// progress tells whether a loop runs: it rests, or has not been at work for long.
+type progress struct {
+	since atomic.Int64 // at work since, in Unix nanoseconds; 0: at rest
+}
+
+// stuckAfter is how long a loop may be at work without a rest. Everything that it
+// waits for has a shorter time limit, but a disk.
+const stuckAfter = time.Minute
+
+func (p *progress) work() { p.since.Store(time.Now().UnixNano()) }
+func (p *progress) rest() { p.since.Store(0) }
+
+func (p *progress) stuck() bool {
+	since := p.since.Load()
+	return since != 0 && time.Since(time.Unix(0, since)) > stuckAfter
+}
+
+// health answers for a bridge.
+type health struct {
+	watcher   *watcher
+	publisher *publisher
+}
+
+// failures says which loops do not run.
+func (h *health) failures() []string {
+	var list []string
+	if h.watcher.progress.stuck() {
+		list = append(list, "the kernel's reader is stuck")
+	}
+	if h.publisher.progress.stuck() {
+		list = append(list, "the publisher is stuck")
+	}
+	return list
+}
+
+// notReady says why a subscriber would not get this host's state now.
+func (p *publisher) notReady() []string {
+	var list []string
+	if !p.nc.IsConnected() {
+		list = append(list, "NATS is not connected")
+	}
+	if !p.snapshotOK.Load() {
+		list = append(list, "the snapshot is not confirmed yet")
+	}
+	return list
+}
+
+// answer writes 200, or 503 and the reasons.
+func answer(reasons func() []string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		list := reasons()
+		if len(list) == 0 {
+			_, _ = io.WriteString(w, "ok\n")
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, strings.Join(list, "\n")+"\n")
+	}
+}
+
+// handler serves what may be asked over HTTP; nothing can be changed by it.
+func (h *health) handler(m *metrics) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", answer(h.failures))
+	mux.Handle("GET /readyz", answer(func() []string { return append(h.failures(), h.publisher.notReady()...) }))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{Registry: m.reg}))
+	return mux
+}
+
+// listenRetry is how long to wait for the default address, when another bridge
+// on this host still has it.
+const listenRetry = 5 * time.Second
+
+// serveHTTP serves handler on cfg.HTTPAddr until the returned function is called.
+// An address that cannot be used is an error; only the default one, when it is
+// taken, is waited for: events matter more than their metrics.
+func serveHTTP(cfg Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
+	if cfg.HTTPAddr == "" {
+		return func() {}, nil
+	}
+	srv := &http.Server{
+		Handler: handler, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	listener, err := net.Listen("tcp", cfg.HTTPAddr)
+	waits := cfg.HTTPAddr == DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
+	if err != nil && !waits {
+		return nil, fmt.Errorf("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: %w; set it to an address that is free, or empty to serve none", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if listener == nil {
+			log.Error("cannot serve /healthz, /readyz and /metrics: another process has the default address; trying again until it is free", "address", cfg.HTTPAddr)
+			if listener = listenLater(ctx, cfg.HTTPAddr); listener == nil {
+				return
+			}
+		}
+		log.Info("serving /healthz, /readyz and /metrics", "address", listener.Addr().String())
+		_ = srv.Serve(listener) // ends with Close
+	}()
+	return func() {
+		cancel()
+		_ = srv.Close()
+		<-ended
+	}, nil
+}
+
+// listenLater listens once the address is free. It returns nil when ctx has ended.
+func listenLater(ctx context.Context, address string) net.Listener {
+	for {
+		select {
+		case <-time.After(listenRetry):
+		case <-ctx.Done():
+			return nil
+		}
+		if listener, err := net.Listen("tcp", address); err == nil {
+			return listener
+		}
+	}
+}

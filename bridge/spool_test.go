@@ -1,0 +1,210 @@
+package bridge
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"ifacebridge/schema"
+)
+
+// testSpool opens the spool of host "h" in dir, for a run of this epoch, and
+// closes it with the test.
+func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
+	t.Helper()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s, err := openSpool(Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{"h", "boot", epoch}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	return s
+}
+
+// fillSpool spools a snapshot of link 1 and changes of it.
+func fillSpool(s *spool, changes uint32) {
+	q := newThrough(10000, 0)
+	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
+	q.pushSnapshot(func(emit func(*change)) { q.snapshot(time.Now(), 0, emit) })
+	for i := range changes {
+		q.new(link(1, "a", mtu(i)))
+	}
+	q.close()
+	s.fill(context.Background(), q.queue)
+}
+
+// taken is what the spool has for an epoch, as seq and MTU, and confirms it.
+func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []schema.Event) {
+	t.Helper()
+	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc.begin(epoch, after)
+	for {
+		enc.reset()
+		if _, err := s.next(enc, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if len(enc.batch) == 0 {
+			return events
+		}
+		for _, o := range enc.batch {
+			var e schema.Event
+			if err := e.UnmarshalJSON(o.data); err != nil {
+				t.Fatal(err)
+			}
+			events = append(events, e)
+		}
+		s.confirm()
+	}
+}
+
+// What a run left is there for the next, in order, in its own epoch; what was
+// confirmed is not.
+func TestSpoolSurvives(t *testing.T) {
+	dir := t.TempDir()
+	s := testSpool(t, dir, "one", nil)
+	fillSpool(s, 2500)
+	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc.begin("one", 0)
+	if _, err := s.next(enc, time.Now()); err != nil || len(enc.batch) != maxBatch {
+		t.Fatalf("got %d events, %v", len(enc.batch), err)
+	}
+	s.confirm()
+	s.db.Close() // a crash: nothing else is said to the disk
+	s.db = nil
+
+	s = testSpool(t, dir, "two", nil)
+	left, err := s.leftover()
+	if err != nil || left.Epoch != "one" {
+		t.Fatalf("left is %+v, %v", left, err)
+	}
+	// The note of what was confirmed was not written, but the stream knows.
+	last := schema.Event{}
+	if err := last.UnmarshalJSON(enc.batch[maxBatch-1].data); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.dropThrough(&last); err != nil {
+		t.Fatal(err)
+	}
+	events := takeSpooled(t, s, "one", last.Seq)
+	if len(events) != 2501-maxBatch || events[0].Seq != maxBatch+1 || events[0].Link.MTU.Or(0) != maxBatch-1 {
+		t.Errorf("got %d events, the first is %d with MTU %d", len(events), events[0].Seq, events[0].Link.MTU.Or(0))
+	}
+	if left, _ := s.leftover(); left.Epoch != "" {
+		t.Errorf("%+v is left", left)
+	}
+	fillSpool(s, 3)
+	if events := takeSpooled(t, s, "two", 0); len(events) != 4 || events[3].Seq != 4 {
+		t.Errorf("got %d events of this run", len(events))
+	}
+}
+
+// A leftover epoch's opening is known when all of it is there.
+func TestSpoolOpening(t *testing.T) {
+	dir := t.TempDir()
+	s := testSpool(t, dir, "one", nil)
+	fillSpool(s, 1)
+	s.close()
+	s.db = nil
+	s = testSpool(t, dir, "two", nil)
+	o, whole, err := s.leftoverOpening()
+	if err != nil || !whole || o.bootID != "boot" || o.links[1].Name != "a" {
+		t.Errorf("got %+v, whole %v, %v", o, whole, err)
+	}
+	s.drop(1, mark{"one", 1})
+	if _, whole, _ := s.leftoverOpening(); whole {
+		t.Error("a snapshot that was begun is taken for a whole one")
+	}
+}
+
+// Foreign and damaged files are moved aside and said, and the spool works.
+func TestSpoolDamaged(t *testing.T) {
+	path := func(dir string) string { return filepath.Join(dir, "h.spool") }
+	good := t.TempDir()
+	s := testSpool(t, good, "one", nil)
+	fillSpool(s, 3000)
+	s.close()
+	s.db = nil
+	data, err := os.ReadFile(path(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inEvent := strings.LastIndex(string(data), `"ifname":"a"`)
+	tests := map[string]func(file string) error{
+		"something else":    func(file string) error { return os.WriteFile(file, []byte("#!/bin/sh\nexit 1\n"), 0o600) },
+		"zeros":             func(file string) error { return os.WriteFile(file, make([]byte, len(data)), 0o600) },
+		"cut off":           func(file string) error { return os.WriteFile(file, data[:len(data)/3], 0o600) },
+		"cut off in a page": func(file string) error { return os.WriteFile(file, data[:len(data)/2+1000], 0o600) },
+		"a bit of an event": func(file string) error { return os.WriteFile(file, flip(data, inEvent+10), 0o600) },
+		"pages torn":        func(file string) error { return os.WriteFile(file, flip(data, every(4096, 8192, len(data))...), 0o600) },
+		"another bbolt file": func(file string) error {
+			db, err := bbolt.Open(file, 0o600, nil)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			return db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+		},
+	}
+	for name, damage := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := damage(path(dir)); err != nil {
+				t.Fatal(err)
+			}
+			var said strings.Builder
+			s := testSpool(t, dir, "two", slog.New(slog.NewTextHandler(&said, nil)))
+			if !strings.Contains(said.String(), "the spool is damaged or no spool") || !strings.Contains(said.String(), "moved_to="+path(dir)+".damaged-") {
+				t.Errorf("said:\n%s", said.String())
+			}
+			if moved, _ := filepath.Glob(path(dir) + ".damaged-*"); len(moved) != 1 {
+				t.Errorf("moved aside: %v", moved)
+			}
+			fillSpool(s, 2)
+			if events := takeSpooled(t, s, "two", 0); len(events) != 3 {
+				t.Errorf("got %d events", len(events))
+			}
+		})
+	}
+}
+
+func flip(data []byte, at ...int) []byte {
+	data = append([]byte(nil), data...)
+	for _, i := range at {
+		data[i] ^= 0x10
+	}
+	return data
+}
+
+func every(step, from, to int) (list []int) {
+	for i := from; i < to; i += step {
+		list = append(list, i)
+	}
+	return list
+}
+
+// A directory that cannot be used, and one that another bridge uses.
+func TestSpoolRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{SpoolDir: file, Token: "h", Queue: 10}
+	_, err := openSpool(cfg, identity{}, slog.New(slog.DiscardHandler))
+	if want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; accepted: a directory that can be written"; err == nil || err.Error() != want {
+		t.Errorf("\n got %v\nwant %s", err, want)
+	}
+	cfg.SpoolDir = t.TempDir()
+	testSpool(t, cfg.SpoolDir, "one", nil)
+	_, err = openSpool(cfg, identity{}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "another bridge uses it; give each its own IFACE_SPOOL_DIR") {
+		t.Errorf("got %v", err)
+	}
+}
