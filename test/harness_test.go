@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"os/exec"
 	"reflect"
 	"runtime"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -93,13 +96,19 @@ func start(t testing.TB, env []string, args ...string) *process {
 
 func startBinary(t testing.TB, path string, env []string, args ...string) *process {
 	t.Helper()
+	return startWith(t, &syscall.SysProcAttr{}, path, env, args...)
+}
+
+func startWith(t testing.TB, attr *syscall.SysProcAttr, path string, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(path, args...), exited: make(chan struct{})}
 	p.cmd.Env = append([]string{"HOME=" + t.TempDir()}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		attr.Pdeathsig = syscall.SIGKILL
+		p.cmd.SysProcAttr = attr
 		err := p.cmd.Start()
 		started <- err
 		if err == nil {
@@ -152,6 +161,25 @@ func (p *process) ready() {
 	p.t.Helper()
 	p.says("read the links of this host")
 	p.says("created the stream")
+}
+
+// metric returns what /metrics says, the sum over all labels; 0 when the process
+// does not answer.
+func (p *process) metric(name string) float64 {
+	p.t.Helper()
+	resp, err := http.Get("http://127.0.0.1:9469/metrics")
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(resp.Body)
+	must(p.t, err)
+	sum := 0.0
+	for _, m := range families[name].GetMetric() {
+		sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+	}
+	return sum
 }
 
 // A recorder holds every event that was published since it was made. Each is
