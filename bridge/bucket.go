@@ -295,7 +295,7 @@ func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	watcher, err := b.kv.Watch(ctx, b.cfg.Token+".>", jetstream.IgnoreDeletes())
 	if err != nil {

@@ -37,6 +37,9 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.DisconnectErrHandler(r.disconnected),
 		nats.LameDuckModeHandler(func(nc *nats.Conn) {
 			log.Info("the NATS server is shutting down and asks its clients to move", "server", nc.ConnectedUrlRedacted())
+			if len(nc.Servers()) > 1 { // now, rather than when it cuts the connection
+				_ = nc.ForceReconnect()
+			}
 		}),
 		nats.ErrorHandler(r.asyncError),
 	}

@@ -105,9 +105,13 @@ var failureReasons = map[string][]error{
 	"no_jetstream": {jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount, nats.ErrNoResponders},
 	"timeout":      {context.DeadlineExceeded, nats.ErrTimeout},
 	"too_large":    {nats.ErrMaxPayload},
+	"unavailable":  {}, // the server's own word for a cluster without a leader
 	"refused":      {},
 	"other":        {},
 }
+
+// errCodeUnavailable is the server's JSClusterNotAvailErr.
+const errCodeUnavailable jetstream.ErrorCode = 10008
 
 func failureReason(err error) string {
 	for _, reason := range []string{"disconnected", "permission", "no_stream", "no_jetstream", "timeout", "too_large"} {
@@ -118,6 +122,9 @@ func failureReason(err error) string {
 		}
 	}
 	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == errCodeUnavailable {
+		return "unavailable"
+	}
 	if errors.As(err, &api) { // a full stream, say: the log has the server's words
 		return "refused"
 	}

@@ -20,9 +20,35 @@ type outage struct {
 	since    time.Time
 	lastText string
 	backoff  time.Duration
+	moved    time.Time // to another server
 }
 
-const maxBackoff = 2 * time.Second
+const (
+	maxBackoff = 2 * time.Second
+
+	// moveAfter is how long a server that answers, but cannot store, is given
+	// before another one of its cluster is tried.
+	moveAfter = 5 * time.Second
+)
+
+// moveOn tries another server when this one has not been able to store anything
+// for a while: it may be cut off from the others, and would go on answering pings.
+func (o *outage) moveOn(nc *nats.Conn, began time.Time, err error) {
+	if o.since.IsZero() {
+		o.since = began
+	}
+	switch failureReason(err) {
+	case "timeout", "no_stream", "no_jetstream", "unavailable":
+	default:
+		return // any server would say the same
+	}
+	if time.Since(o.since) < moveAfter || time.Since(o.moved) < moveAfter || !nc.IsConnected() || len(nc.Servers()) < 2 {
+		return
+	}
+	o.moved = time.Now()
+	o.log.Warn("this NATS server stores nothing; trying another one of its cluster", "server", nc.ConnectedUrlRedacted())
+	_ = nc.ForceReconnect() // fails only when the connection is closed, which is said elsewhere
+}
 
 // wait logs why the last attempt failed, unless it was said, and waits before the
 // next: until the connection is back, or a jittered while.

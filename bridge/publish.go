@@ -234,6 +234,7 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	var err error
 	for tries := 0; tries < bucketTries; {
 		var gone []change
+		began := time.Now()
 		gone, err = p.bucket.vanished(ctx, o)
 		if err == nil {
 			outage.end()
@@ -243,7 +244,7 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 		if p.nc.IsConnected() {
 			tries++
 		}
-		if err := p.pause(ctx, &outage, err); err != nil {
+		if err := p.pause(ctx, &outage, began, err); err != nil {
 			return err
 		}
 	}
@@ -269,8 +270,9 @@ func (p *publisher) publishGone(ctx context.Context, bootID string, gone []chang
 	return nil
 }
 
-// pause waits out a failure, see outage.wait.
-func (p *publisher) pause(ctx context.Context, o *outage, err error) error {
+// pause waits out the failure of an attempt that was begun then, see outage.
+func (p *publisher) pause(ctx context.Context, o *outage, began time.Time, err error) error {
+	o.moveOn(p.nc, began, err)
 	p.progress.rest()
 	defer p.progress.work()
 	return o.wait(ctx, p.nc, err, p.unconfirmed())
@@ -311,7 +313,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		if errors.As(err, &fenced) || ctx.Err() != nil {
 			return err
 		}
-		if err := p.pause(ctx, &outage, err); err != nil {
+		if err := p.pause(ctx, &outage, began, err); err != nil {
 			return err
 		}
 	}

@@ -70,6 +70,12 @@ func (c *changes) end(t testing.TB) int64 {
 // was stored. Every event is there once, in order.
 func settled(t testing.TB, s *natstest.Server) *follower {
 	t.Helper()
+	return settledIn(t, nil, s)
+}
+
+// settledIn is settled for the links of another namespace than the test's.
+func settledIn(t testing.TB, in *netnstest.Kernel, s *natstest.Server) *follower {
+	t.Helper()
 	f := follow(t, s)
 	var diffs []string
 	defer func() {
@@ -79,7 +85,7 @@ func settled(t testing.TB, s *natstest.Server) *follower {
 	}()
 	eventually(t, "the stream leads to the kernel's state", func() bool {
 		f.catchUp()
-		_, diffs = sameAsIP(t, f.replay.links)
+		_, diffs = sameAsIPIn(t, in, f.replay.links)
 		return len(diffs) == 0
 	})
 	return f
@@ -131,8 +137,8 @@ func TestServerKilled(t *testing.T) {
 	}
 	n := c.end(t)
 	f := settled(t, s)
-	t.Logf("%d changes, %d events stored each once and in order, %d kills, longest recovery %v",
-		n, f.events, kills, longest.Round(time.Millisecond))
+	t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates refused, longest recovery %v",
+		n, f.events, kills, b.metric("ifacebridge_publish_refused_total"), longest.Round(time.Millisecond))
 	if f.overruns == 0 && f.replay.notifications < uint64(n) {
 		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
 	}
@@ -177,8 +183,8 @@ func TestClusterServersKilled(t *testing.T) {
 	n := c.end(t)
 	leaderOf(t, nc, servers)
 	f := settled(t, servers[0])
-	t.Logf("%d changes, %d events stored each once and in order, %d kills, longest recovery %v",
-		n, f.events, kills, longest.Round(time.Millisecond))
+	t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates refused, longest recovery %v",
+		n, f.events, kills, b.metric("ifacebridge_publish_refused_total"), longest.Round(time.Millisecond))
 	if f.overruns == 0 && f.replay.notifications < uint64(n) {
 		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
 	}
@@ -211,29 +217,60 @@ func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
 	return leader
 }
 
-// kill -9 of the bridge at random: each epoch opens with what vanished and a
-// snapshot, and the end state is right. Then of both at once.
-func TestBridgeKilled(t *testing.T) {
+// A server in lame duck mode is left at once for another one of the cluster.
+func TestLameDuck(t *testing.T) {
 	k := netnstest.Own(t)
-	s := natstest.Start(t, "")
-	r := seed(t)
-	c := startChanges(t, k, 500*time.Microsecond)
-	const kills = 6
-	for i := range kills {
-		b := bridge(t, s, "IFACE_RESYNC=1s")
-		time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
-		if i == kills-1 {
-			s.Kill()
-		}
-		b.signal(unix.SIGKILL)
-		b.wait(time.Second)
-	}
-	s.Start()
-	bridge(t, s, "IFACE_RESYNC=1s")
+	servers := natstest.StartCluster(t)
+	b := start(t, []string{"NATS_URL=" + servers[0].URL, "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
+	b.ready()
+	c := startChanges(t, k, time.Millisecond)
+	nc := connect(t, servers[1])
+	recovery(t, nc)
+	servers[0].Signal(unix.SIGUSR2) // nats-server --signal ldm
+	b.says("the NATS server is shutting down and asks its clients to move")
+	b.says("connected to NATS again")
+	recovered := recovery(t, nc)
+	servers[0].Kill()
 	n := c.end(t)
-	f := settled(t, s)
-	holds(t, s)
-	t.Logf("%d changes, %d events stored each once and in order, %d kills", n, f.events, kills)
+	f := settled(t, servers[1])
+	t.Logf("%d changes, %d events stored each once and in order, recovery %v", n, f.events, recovered.Round(time.Millisecond))
+	if f.overruns == 0 && f.replay.notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	}
+}
+
+// kill -9 of the bridge at random, with and without a spool: each epoch opens with
+// what vanished and a snapshot, and the end state is right. Then of both at once.
+func TestBridgeKilled(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		env  []string
+	}{{"without a spool", nil}, {"with a spool", []string{"IFACE_SPOOL_DIR=" + t.TempDir()}}} {
+		t.Run(tt.name, func(t *testing.T) {
+			k := netnstest.Own(t)
+			s := natstest.Start(t, "")
+			env := append(tt.env, "IFACE_RESYNC=1s")
+			r := seed(t)
+			c := startChanges(t, k, 500*time.Microsecond)
+			const kills = 6
+			for i := range kills {
+				b := bridge(t, s, env...)
+				time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
+				if i == kills-1 {
+					s.Kill()
+				}
+				b.signal(unix.SIGKILL)
+				b.wait(time.Second)
+			}
+			s.Start()
+			b := bridge(t, s, env...)
+			n := c.end(t)
+			f := settled(t, s)
+			holds(t, s)
+			t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates refused in the last run",
+				n, f.events, kills, b.metric("ifacebridge_publish_refused_total"))
+		})
+	}
 }
 
 // A server that is there and answers nothing, for longer than the ping limit.
@@ -399,6 +436,7 @@ func TestRefusals(t *testing.T) {
 			for _, text := range tt.says {
 				b.says(text)
 			}
+			eventually(t, "the failure is counted", func() bool { return b.metric("ifacebridge_publish_failures_total") > 0 })
 			if tt.mend != nil {
 				tt.mend(t, admin())
 			} else {

@@ -96,10 +96,16 @@ func start(t testing.TB, env []string, args ...string) *process {
 
 func startBinary(t testing.TB, path string, env []string, args ...string) *process {
 	t.Helper()
-	return startWith(t, &syscall.SysProcAttr{}, path, env, args...)
+	return startWith(t, launch{}, path, env, args...)
 }
 
-func startWith(t testing.TB, attr *syscall.SysProcAttr, path string, env []string, args ...string) *process {
+// launch is how to start a process otherwise than as a child among others.
+type launch struct {
+	attr  syscall.SysProcAttr
+	enter func() error // puts the thread that starts it elsewhere
+}
+
+func startWith(t testing.TB, l launch, path string, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(path, args...), exited: make(chan struct{})}
 	p.cmd.Env = append([]string{"HOME=" + t.TempDir()}, env...)
@@ -107,9 +113,15 @@ func startWith(t testing.TB, attr *syscall.SysProcAttr, path string, env []strin
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
-		attr.Pdeathsig = syscall.SIGKILL
-		p.cmd.SysProcAttr = attr
-		err := p.cmd.Start()
+		l.attr.Pdeathsig = syscall.SIGKILL
+		p.cmd.SysProcAttr = &l.attr
+		var err error
+		if l.enter != nil {
+			err = l.enter()
+		}
+		if err == nil {
+			err = p.cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = p.cmd.Wait()
@@ -346,11 +358,18 @@ func replayAll(t testing.TB, events []schema.Event) *replay {
 	return r
 }
 
-// ipLinks is what `ip -d -j link show` says, by index.
-func ipLinks(t testing.TB) map[int32]map[string]any {
+// ipLinks is what `ip -d -j link show` says, by index, in a namespace; nil is the
+// test's own.
+func ipLinks(t testing.TB, in *netnstest.Kernel) map[int32]map[string]any {
 	t.Helper()
-	out, err := exec.Command(netnstest.Tool(t, "ip"), "-d", "-j", "link", "show").Output()
-	must(t, err)
+	cmd := exec.Command(netnstest.Tool(t, "ip"), "-d", "-j", "link", "show")
+	var out []byte
+	show := func() (err error) { out, err = cmd.Output(); return err }
+	if in == nil {
+		must(t, show())
+	} else {
+		must(t, in.Do(show))
+	}
 	return decodeIP(t, out)
 }
 
@@ -437,7 +456,12 @@ func infoDifferences(got any, want map[string]any) (compared int, diffs []string
 // sameAsIP compares all links of a replay with the kernel's, as ip shows them.
 func sameAsIP(t testing.TB, links map[int32]schema.Link) (compared int, diffs []string) {
 	t.Helper()
-	kernel := ipLinks(t)
+	return sameAsIPIn(t, nil, links)
+}
+
+func sameAsIPIn(t testing.TB, in *netnstest.Kernel, links map[int32]schema.Link) (compared int, diffs []string) {
+	t.Helper()
+	kernel := ipLinks(t, in)
 	for index, l := range links {
 		if _, ok := kernel[index]; !ok {
 			diffs = append(diffs, fmt.Sprintf("link %d (%q) is published and not there", index, l.Name))

@@ -168,7 +168,7 @@ func TestSpoolOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	// A disk of its own, in a mount namespace of its own.
 	mount := fmt.Sprintf("mount -t tmpfs -o size=400k tmpfs %s && exec %s", dir, natstest.Binary(t, "ifacebridge/cmd/ifacebridge"))
-	b := startWith(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}, "/bin/sh",
+	b := startWith(t, launch{attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}}, "/bin/sh",
 		[]string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s", "IFACE_SPOOL_DIR=" + dir, "PATH=" + os.Getenv("PATH")}, "-c", mount)
 	holds(t, s)
 	disk := fmt.Sprintf("/proc/%d/root%s", b.cmd.Process.Pid, dir)

@@ -53,17 +53,19 @@ func Clean() {
 	}
 }
 
-// A Server is a nats-server process on 127.0.0.1. It ends with the test.
+// A Server is a nats-server process. It ends with the test.
 type Server struct {
 	URL  string
+	Host string // its address, 127.0.0.1 unless it is on a test host of its own
 	Port int
 	Dir  string // its store and log
 
-	t    testing.TB
-	path string
-	args []string
-	cmd  *exec.Cmd     // nil when it is not running
-	done chan struct{} // closed when it has ended
+	enter func() error // puts the thread that starts the process on its host
+	t     testing.TB
+	path  string
+	args  []string
+	cmd   *exec.Cmd     // nil when it is not running
+	done  chan struct{} // closed when it has ended
 }
 
 // Start starts a server with JetStream in a store of its own and waits until it
@@ -78,9 +80,16 @@ func Start(t testing.TB, conf string) *Server {
 // New is Start for a server that is not started yet.
 func New(t testing.TB, conf string) *Server {
 	t.Helper()
+	return NewOn(t, "127.0.0.1", FreePort(t), func() error { return nil }, conf)
+}
+
+// NewOn is New for a server on another host: enter puts the calling thread there,
+// for good.
+func NewOn(t testing.TB, host string, port int, enter func() error, conf string) *Server {
+	t.Helper()
 	dir := t.TempDir()
-	s := &Server{Port: FreePort(t), Dir: dir, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
-	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.Port)
+	s := &Server{Host: host, Port: port, Dir: dir, enter: enter, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
+	s.URL = fmt.Sprintf("nats://%s:%d", host, port)
 	s.Configure(conf)
 	s.args = []string{"-c", filepath.Join(dir, "nats.conf"), "-l", filepath.Join(dir, "nats.log")}
 	t.Cleanup(func() {
@@ -99,20 +108,23 @@ func New(t testing.TB, conf string) *Server {
 // StartCluster starts three servers that form a cluster.
 func StartCluster(t testing.TB) []*Server {
 	t.Helper()
-	servers := make([]*Server, 3)
-	routes := make([]int, len(servers))
+	servers := []*Server{New(t, ""), New(t, ""), New(t, "")}
+	JoinCluster(servers, []int{FreePort(t), FreePort(t), FreePort(t)})
+	return servers
+}
+
+// JoinCluster configures servers as a cluster whose routes have these ports, and
+// starts them.
+func JoinCluster(servers []*Server, routes []int) {
 	var urls []string
-	for i := range servers {
-		servers[i] = New(t, "")
-		routes[i] = FreePort(t)
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", routes[i]))
+	for i, s := range servers {
+		urls = append(urls, fmt.Sprintf("nats://%s:%d", s.Host, routes[i]))
 	}
 	for i, s := range servers {
-		s.Configure(fmt.Sprintf("server_name: s%d\njetstream { store_dir: %q }\ncluster { name: c, listen: \"127.0.0.1:%d\", routes: [%s] }\n",
-			i, filepath.Join(s.Dir, "store"), routes[i], strings.Join(urls, ", ")))
+		s.Configure(fmt.Sprintf("server_name: s%d\njetstream { store_dir: %q }\ncluster { name: c, listen: \"%s:%d\", routes: [%s] }\n",
+			i, filepath.Join(s.Dir, "store"), s.Host, routes[i], strings.Join(urls, ", ")))
 		s.Start()
 	}
-	return servers
 }
 
 // Configure writes the configuration for the next start.
@@ -121,7 +133,7 @@ func (s *Server) Configure(conf string) {
 	if !strings.Contains(conf, "jetstream") {
 		conf += fmt.Sprintf("\njetstream { store_dir: %q }\n", filepath.Join(s.Dir, "store"))
 	}
-	conf = fmt.Sprintf("listen: \"127.0.0.1:%d\"\n%s", s.Port, conf)
+	conf = fmt.Sprintf("listen: \"%s:%d\"\n%s", s.Host, s.Port, conf)
 	if err := os.WriteFile(filepath.Join(s.Dir, "nats.conf"), []byte(conf), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -137,7 +149,10 @@ func (s *Server) Start() {
 		defer close(done)
 		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		err := cmd.Start()
+		err := s.enter()
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = cmd.Wait() // it is killed, as a rule
@@ -148,7 +163,7 @@ func (s *Server) Start() {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
+		conn, err := net.Dial("tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.Port)))
 		if err == nil {
 			conn.Close()
 			return

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -327,14 +326,23 @@ func (k *Kernel) Supports(kind Kind) bool {
 func (k *Kernel) Do(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(k.File.Fd()), syscall.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter namespace: %w", err)
+		if err := k.Enter(); err != nil {
+			done <- err
 			return
 		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// Enter puts the calling goroutine's thread into the namespace, for good: the
+// thread ends with the goroutine. What it starts is there too.
+func (k *Kernel) Enter() error {
+	runtime.LockOSThread() // never unlocked
+	if err := unix.Setns(int(k.File.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter namespace: %w", err)
+	}
+	return nil
 }
 
 // ProcPath is a path of the namespace that other processes can open as well.
