@@ -9,10 +9,13 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=
-RUN CGO_ENABLED=0 go build -tags noembed -trimpath -buildvcs=false \
+ARG TARGETOS
+ARG TARGETARCH
+RUN CGO_ENABLED=0 GOOS=${TARGETOS:-linux} GOARCH=${TARGETARCH:-} go build -tags noembed -trimpath -buildvcs=false \
     -ldflags "-s -w -X main.release=${VERSION}" -o /ifacebridge ./cmd/ifacebridge
 
 FROM scratch
 COPY --from=build /ifacebridge /ifacebridge
 USER 65532:65532
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 CMD ["/ifacebridge", "healthcheck"]
 ENTRYPOINT ["/ifacebridge"]

@@ -3,6 +3,7 @@ module ifacebridge
 go 1.26.0
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/go-json-experiment/json v1.27.2
 	github.com/jsimonetti/rtnetlink/v2 v2.2.0
 	github.com/kelseyhightower/envconfig v1.4.0

@@ -99,11 +99,17 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 		return fmt.Errorf("NATS: %w", err)
 	}
 	m.observe(w, p)
-	stopHTTP, err := serveHTTP(cfg, (&health{w, p}).handler(m), log)
+	h := &health{w, p}
+	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
 	if err != nil {
 		return err
 	}
 	defer stopHTTP()
+	var supervisor sync.WaitGroup
+	supervising, stopSupervising := context.WithCancel(ctx)
+	supervisor.Go(func() { h.supervise(supervising, log) })
+	defer supervisor.Wait()
+	defer stopSupervising()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
 	return run(ctx, w, p, log)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -40,6 +41,8 @@ type bucket struct {
 	dirty   map[string]bool   // keys that it does not hold like that yet
 	check   bool              // it is to be compared with current
 	wake    chan struct{}     // holds a token when a key became dirty, or check true
+
+	puts atomic.Uint64 // keys that were put or purged
 
 	kv      jetstream.KeyValue // nil until it was found or made
 	markers bool               // markers of deleted keys can be given a time to live
@@ -237,10 +240,11 @@ func (b *bucket) again(key string) {
 	b.dirty[key] = true
 }
 
-// confirmed forgets a key that is gone, unless the link is back.
+// confirmed counts a put, and forgets a key that is gone, unless the link is back.
 func (b *bucket) confirmed(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.puts.Add(1)
 	if v := b.current[key]; v != nil && v.gone && !b.dirty[key] {
 		delete(b.current, key)
 	}

@@ -208,7 +208,9 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 // looks at the NATS_* variables and the names.
 func ParseConnection(s Settings, environ []string) (Config, error) {
 	s.Host = "unused"
-	return ParseConfig(s, slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, "IFACE_HOST=") }))
+	cfg, err := ParseConfig(s, slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, "IFACE_HOST=") }))
+	cfg.Host, cfg.Token = "", ""
+	return cfg, err
 }
 
 // parser collects mistakes.

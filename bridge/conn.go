@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +26,7 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.MaxReconnects(-1),
 		nats.RetryOnFailedConnect(true),
 		nats.IgnoreAuthErrorAbort(),
-		nats.ReconnectWait(500 * time.Millisecond),
-		nats.ReconnectJitter(500*time.Millisecond, time.Second),
+		nats.CustomReconnectDelay(r.delay),
 		nats.ReconnectBufSize(-1),
 		nats.Timeout(3 * time.Second),
 		nats.PingInterval(5 * time.Second),
@@ -42,6 +42,9 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 			}
 		}),
 		nats.ErrorHandler(r.asyncError),
+	}
+	if cfg.Token != "" {
+		opts = append(opts, nats.CustomInboxPrefix(inboxPrefix(cfg.Token)))
 	}
 	opts = append(opts, cfg.Auth.options()...)
 	r.servers = redactURLs(strings.Join(cfg.Servers, ","))
@@ -115,7 +118,21 @@ type reporter struct {
 	since    time.Time // of the outage
 	lastText string
 	lastTime time.Time
-	wasUp    bool
+	refused  bool // the last attempt: by a server that does not want us
+}
+
+// delay is how long to wait after all servers were tried so many times. A server
+// that is back is found within 2 s; one that refuses our credentials is not
+// asked more often than every 30 s, since a person has to do something.
+func (r *reporter) delay(attempts int) time.Duration {
+	r.mu.Lock()
+	limit := 2 * time.Second
+	if r.refused {
+		limit = 30 * time.Second
+	}
+	r.mu.Unlock()
+	wait := min(250*time.Millisecond<<min(max(attempts-1, 0), 10), limit)
+	return wait/2 + rand.N(wait/2)
 }
 
 func (r *reporter) connected(nc *nats.Conn) {
@@ -127,7 +144,7 @@ func (r *reporter) connected(nc *nats.Conn) {
 	} else {
 		r.log.Info("connected to NATS again", append(attrs, "after", time.Since(r.since).Round(time.Millisecond))...)
 	}
-	r.since, r.lastText, r.wasUp = time.Time{}, "", true
+	r.since, r.lastText, r.refused = time.Time{}, "", false
 }
 
 func (r *reporter) disconnected(nc *nats.Conn, err error) {
@@ -150,6 +167,7 @@ func (r *reporter) failed(_ *nats.Conn, err error) {
 	if errors.Is(err, nats.ErrNoServers) { // the sum of the first attempts: the next one has a cause
 		return
 	}
+	r.refused = isRefused(err)
 	text := cause(err)
 	if text == r.lastText && now.Sub(r.lastTime) < time.Minute {
 		return
@@ -177,12 +195,17 @@ func cause(err error) string {
 	return err.Error()
 }
 
+func isRefused(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
 // advise says what a person can do about an error of connecting.
 func advise(err error) string {
 	switch {
 	case err == nil:
 		return ""
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+	case isRefused(err):
 		return "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
 		return "use tls:// in NATS_URL exactly when the server has TLS"

@@ -24,17 +24,16 @@ type labels struct {
 // metrics are what /metrics shows. What the parts of a bridge count for
 // themselves is read when somebody asks (observe); the rest is counted here.
 type metrics struct {
-	reg       *prometheus.Registry
-	events    *prometheus.CounterVec
-	byLabels  map[labels]prometheus.Counter // the ones of events that were seen
-	failures  *prometheus.CounterVec
-	latency   prometheus.Histogram
-	dumps     prometheus.Counter
-	redumps   prometheus.Counter
-	messages  [3]prometheus.Counter // by netlinksrc.Kind
-	links     prometheus.Gauge
-	fenced    prometheus.Gauge
-	bucketPut prometheus.Counter
+	reg      *prometheus.Registry
+	events   *prometheus.CounterVec
+	byLabels map[labels]prometheus.Counter // the ones of events that were seen
+	failures *prometheus.CounterVec
+	latency  prometheus.Histogram
+	dumps    prometheus.Counter
+	redumps  prometheus.Counter
+	messages [3]prometheus.Counter // by netlinksrc.Kind
+	links    prometheus.Gauge
+	fenced   prometheus.Gauge
 }
 
 const metricPrefix = "ifacebridge_"
@@ -49,11 +48,10 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricPrefix + "publish_duration_seconds", Help: "Time from sending a batch of events until NATS has confirmed it.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 4, 8)}),
-		dumps:     prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dumps_total", Help: "Dumps of all links, retries included."}),
-		redumps:   prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dump_retries_total", Help: "Dumps that were interrupted by changes and asked for again."}),
-		links:     prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "links", Help: "Links in the kernel, whether they are published or not."}),
-		fenced:    prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "fenced", Help: "1 when another bridge has taken this host's name and this one is stopping."}),
-		bucketPut: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "bucket_puts_total", Help: "Keys that were put into or taken out of the bucket of current state."}),
+		dumps:   prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dumps_total", Help: "Dumps of all links, retries included."}),
+		redumps: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dump_retries_total", Help: "Dumps that were interrupted by changes and asked for again."}),
+		links:   prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "links", Help: "Links in the kernel, whether they are published or not."}),
+		fenced:  prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "fenced", Help: "1 when another bridge has taken this host's name and this one is stopping."}),
 	}
 	messages := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metricPrefix + "netlink_messages_total", Help: "Messages of the kernel by kind; other: not about a link's state."}, []string{"kind"})
@@ -66,7 +64,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 	for reason := range failureReasons {
 		m.failures.WithLabelValues(reason)
 	}
-	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.links, m.fenced, m.bucketPut, info,
+	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.links, m.fenced, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -172,6 +170,7 @@ func (m *metrics) observe(w *watcher, p *publisher) {
 		counter("publish_refused_total", "Batches that the server refused because it had them already, or somebody else had written.", func() float64 { return float64(d.refused.Load()) })
 	}
 	if p.bucket != nil {
+		counter("bucket_puts_total", "Keys that were put into or taken out of the bucket of current state.", func() float64 { return float64(p.bucket.puts.Load()) })
 		gauge("bucket_behind_keys", "Keys that the bucket of current state does not hold yet as it should.", func() float64 { return float64(p.bucket.unsaid()) })
 	}
 	if p.spool != nil {

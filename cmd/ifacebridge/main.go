@@ -92,7 +92,8 @@ configuration, 3 when another bridge has taken this host's name.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), schemaCommand(), configCommand(environ), versionCommand())
+	root.AddCommand(watchCommand(environ), schemaCommand(), configCommand(environ), permissionsCommand(environ),
+		healthcheckCommand(environ), versionCommand())
 	return root
 }
 

@@ -1,0 +1,53 @@
+package bridge
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// supervise tells systemd, when it has started the process as Type=notify, that
+// the bridge runs, and, as long as its loops do, that it need not be restarted
+// (WatchdogSec). NATS may be away meanwhile: the bridge runs, and waits for it.
+// It returns when ctx ends.
+func (h *health) supervise(ctx context.Context, log *slog.Logger) {
+	supervised, err := daemon.SdNotify(false, daemon.SdNotifyReady)
+	if err != nil {
+		log.Warn("cannot notify systemd", "cause", err)
+	}
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("cannot read systemd's watchdog interval", "cause", err)
+	}
+	if !supervised || interval == 0 {
+		<-ctx.Done()
+	} else {
+		h.feedWatchdog(ctx, interval/2, log)
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // systemd sees the exit anyway
+}
+
+func (h *health) feedWatchdog(ctx context.Context, every time.Duration, log *slog.Logger) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		state := "STATUS=publishing"
+		if reasons := h.publisher.notReady(); len(reasons) > 0 {
+			state = "STATUS=" + strings.Join(reasons, "; ")
+		}
+		if stuck := h.failures(); len(stuck) > 0 {
+			log.Error("not feeding systemd's watchdog", "cause", strings.Join(stuck, "; "))
+		} else {
+			state += "\n" + daemon.SdNotifyWatchdog
+		}
+		_, _ = daemon.SdNotify(false, state) // said at the start when it does not work
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

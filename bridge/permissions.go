@@ -1,0 +1,97 @@
+package bridge
+
+import (
+	"fmt"
+	"strings"
+
+	"ifacebridge/schema"
+)
+
+// Permissions are what a NATS user needs on a server.
+type Permissions struct {
+	Publish, Subscribe []string
+	Responses          bool // may answer requests
+}
+
+// HostPermissions are what the bridge of a host needs, and no more: its own
+// events, its own keys of the bucket, its own query endpoint, answers in an inbox
+// of its own, and what makes the stream and the bucket when they are missing
+// (which cannot change one that is there).
+func (c *Config) HostPermissions() Permissions {
+	p := Permissions{
+		Publish:   []string{c.Prefix + "." + c.Token + ".*"},
+		Subscribe: []string{inboxPrefix(c.Token) + ".>", queryPrefix + "." + c.Token + ".>", "$SRV.*", "$SRV.*." + serviceName, "$SRV.*." + serviceName + ".*"},
+		Responses: true,
+	}
+	if c.Delivery == JetStream {
+		kv := "KV_" + c.Bucket
+		p.Publish = append(p.Publish,
+			"$KV."+c.Bucket+"."+c.Token+".>",
+			"$JS.API.INFO",
+			"$JS.API.STREAM.CREATE."+c.Stream, "$JS.API.STREAM.INFO."+c.Stream, "$JS.API.STREAM.MSG.GET."+c.Stream,
+			"$JS.API.STREAM.CREATE."+kv, "$JS.API.STREAM.INFO."+kv,
+			"$JS.API.CONSUMER.CREATE."+kv+".*.$KV."+c.Bucket+"."+c.Token+".>",
+			"$JS.API.CONSUMER.DELETE."+kv+".*",
+			"$JS.FC."+kv+".>",
+		)
+	}
+	return p
+}
+
+// ViewerPermissions are what a consumer of all hosts needs: it can change nothing.
+func (c *Config) ViewerPermissions() Permissions {
+	p := Permissions{
+		Publish:   []string{queryPrefix + ".*.>", "$SRV.>"},
+		Subscribe: []string{c.Prefix + ".>", "_INBOX.>"},
+	}
+	if c.Delivery == JetStream {
+		for _, stream := range []string{c.Stream, "KV_" + c.Bucket} {
+			p.Publish = append(p.Publish,
+				"$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream, "$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>",
+				"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>", "$JS.API.CONSUMER.INFO."+stream+".*",
+				"$JS.API.CONSUMER.DELETE."+stream+".*", "$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
+		}
+		p.Publish = append(p.Publish, "$JS.API.INFO", "$JS.API.STREAM.NAMES")
+	}
+	return p
+}
+
+// String is the permissions as a block of a nats-server configuration.
+func (p Permissions) String() string {
+	var b strings.Builder
+	list := func(name string, subjects []string) {
+		fmt.Fprintf(&b, "  %s: { allow: [\n", name)
+		for _, s := range subjects {
+			fmt.Fprintf(&b, "    %q\n", s)
+		}
+		b.WriteString("  ] }\n")
+	}
+	b.WriteString("permissions: {\n")
+	list("publish", p.Publish)
+	list("subscribe", p.Subscribe)
+	if p.Responses {
+		b.WriteString("  allow_responses: true\n")
+	}
+	b.WriteString("}")
+	return b.String()
+}
+
+// Names of the query service, which is a micro service of NATS.
+const (
+	serviceName = "ifacebridge"
+	queryPrefix = "ifacebridge"
+)
+
+// inboxPrefix is where the bridge of a host is answered. Its own, so that its user
+// need not be able to read the answers to others.
+func inboxPrefix(token string) string { return "_INBOX.ifacebridge." + token }
+
+// WithHost returns the configuration for a host of another name.
+func (c Config) WithHost(name string) (Config, error) {
+	token, err := schema.HostToken(name)
+	if err != nil {
+		return c, err
+	}
+	c.Host, c.Token = name, token
+	return c, nil
+}

@@ -1,0 +1,241 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+func get(t testing.TB, path string) (status int, body string) {
+	t.Helper()
+	resp, err := http.Get("http://127.0.0.1:9469" + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	must(t, err)
+	return resp.StatusCode, string(b)
+}
+
+// /healthz says that the loops run, /readyz that NATS has what a subscriber needs,
+// and neither can be written to.
+func TestHealth(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.New(t, "")
+	b := bridge(t, s, "IFACE_RESYNC=500ms")
+	becomes := func(path string, status int, says string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%s answers %d %q", path, status, says), func() bool {
+			got, body := get(t, path)
+			return got == status && strings.Contains(body, says)
+		})
+	}
+	check := func(want int, says string) {
+		t.Helper()
+		c := start(t, nil, "healthcheck")
+		if status := c.wait(7 * time.Second); status != want {
+			t.Errorf("healthcheck: exit status %d", status)
+		}
+		c.says(says)
+	}
+	becomes("/healthz", 200, "ok")
+	becomes("/readyz", 503, "NATS is not connected\nthe snapshot is not confirmed yet\n")
+	check(1, "the bridge is not ready: NATS is not connected; the snapshot is not confirmed yet")
+	s.Start()
+	becomes("/readyz", 200, "ok")
+	check(0, "ready")
+	s.Kill()
+	becomes("/readyz", 503, "NATS is not connected\n")
+	becomes("/healthz", 200, "ok")
+	s.Start()
+	becomes("/readyz", 200, "ok")
+	resp, err := http.Post("http://127.0.0.1:9469/healthz", "text/plain", nil)
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("a POST is answered %d", resp.StatusCode)
+	}
+	b.signal(unix.SIGTERM)
+	b.wait(6 * time.Second)
+	check(1, "the bridge does not answer")
+}
+
+// The default address, when another bridge has it, costs no event; one that was
+// asked for and cannot be had is an error, and an empty one serves nothing.
+func TestHTTPAddressIsTaken(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.Start(t, "")
+	l, err := net.Listen("tcp", "127.0.0.1:9469")
+	must(t, err)
+	b := bridge(t, s)
+	b.says("another process has the default address; trying again until it is free")
+	b.ready()
+	must(t, l.Close())
+	b.says("serving /healthz, /readyz and /metrics")
+	asked := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=other", "IFACE_HTTP_ADDR=localhost:9469"})
+	if status := asked.wait(5 * time.Second); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	asked.says("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: listen tcp 127.0.0.1:9469: bind: address already in use; set it to an address that is free, or empty to serve none")
+	none := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=third", "IFACE_HTTP_ADDR="})
+	none.says("read the links of this host")
+	if strings.Contains(none.output.String(), "/metrics") {
+		t.Errorf("it serves:\n%s", none.output.String())
+	}
+}
+
+// What is counted is what happened, under names that Prometheus's own linter likes.
+func TestMetrics(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_RESYNC=300ms", "IFACE_SPOOL_DIR="+t.TempDir())
+	b.ready()
+	holds(t, s)
+	a := upLink(t, k)
+	must(t, k.Delete(a))
+	holds(t, s)
+	_, text := get(t, "/metrics")
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	must(t, err)
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	for _, line := range []string{
+		`ifacebridge_events_total{action="existing",cause="snapshot",event="new"} 1`,
+		`ifacebridge_events_total{action="created",cause="notification",event="new"} 2`,
+		`ifacebridge_events_total{action="deleted",cause="notification",event="del"} 2`,
+		"ifacebridge_links 1", "ifacebridge_ready 1", "ifacebridge_nats_connected 1", "ifacebridge_queue_limit_events 65536",
+		"ifacebridge_netlink_overruns_total 0", "ifacebridge_fenced 0", "ifacebridge_bucket_behind_keys 0", "ifacebridge_spool_events 0",
+		`ifacebridge_publish_failures_total{reason="permission"} 0`, `ifacebridge_build_info{goversion="`,
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no line %s in\n%s", line, grep(text, "ifacebridge_"))
+		}
+	}
+}
+
+func grep(text, word string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) && !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// expressions are the PromQL of the dashboard and of the alert rules.
+func expressions(t *testing.T) (dashboard, alerts []string) {
+	t.Helper()
+	data, err := os.ReadFile("../deploy/grafana/ifacebridge.json")
+	must(t, err)
+	var d struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	must(t, json.Unmarshal(data, &d))
+	for _, p := range d.Panels {
+		if len(p.Targets) == 0 {
+			t.Errorf("panel %q shows nothing", p.Title)
+		}
+		for _, target := range p.Targets {
+			dashboard = append(dashboard, strings.NewReplacer("$__rate_interval", "10s", "$instance", ".*").Replace(target.Expr))
+		}
+	}
+	rules, err := os.ReadFile("../deploy/prometheus/alerts.yml")
+	must(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^ +expr: (.*)$`).FindAllStringSubmatch(string(rules), -1) {
+		alerts = append(alerts, m[1])
+	}
+	return dashboard, alerts
+}
+
+// A real Prometheus scrapes a real bridge: each query of the dashboard returns
+// data, each alert is about metrics that exist, and none fires when all is well.
+func TestDashboardAndAlerts(t *testing.T) {
+	prometheus, promtool := netnstest.Tool(t, "prometheus"), netnstest.Tool(t, "promtool")
+	if out, err := exec.Command(promtool, "check", "rules", "../deploy/prometheus/alerts.yml").CombinedOutput(); err != nil {
+		t.Fatalf("promtool: %v\n%s", err, out)
+	}
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	r := record(t, s)
+	b := bridge(t, s, "IFACE_RESYNC=500ms", "IFACE_SPOOL_DIR="+t.TempDir())
+	r.snapshot()
+
+	dir := t.TempDir()
+	rules, err := filepath.Abs("../deploy/prometheus/alerts.yml")
+	must(t, err)
+	port := natstest.FreePort(t)
+	must(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), fmt.Appendf(nil, `global: { scrape_interval: 1s, evaluation_interval: 1s }
+rule_files: [%q]
+scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.1:9469"] }] }]
+`, rules), 0o600))
+	startBinary(t, prometheus, nil, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
+	query := func(expr string) (results int, err error) {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/api/v1/query?query=%s", port, url.QueryEscape(expr)))
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		var answer struct {
+			Status, Error string
+			Data          struct{ Result []json.RawMessage }
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			return 0, err
+		}
+		if answer.Status != "success" {
+			return 0, fmt.Errorf("%s: %s", expr, answer.Error)
+		}
+		return len(answer.Data.Result), nil
+	}
+	a := upLink(t, k)
+	dashboard, alerts := expressions(t)
+	for _, expr := range dashboard {
+		must(t, k.SetAlias(a, expr[:min(len(expr), 200)])) // so that there is a rate
+		eventually(t, "data for "+expr, func() bool { n, err := query(expr); return err == nil && n > 0 })
+	}
+	r.until(0, "an event", func(e *schema.Event) bool { return e.Changed.Has("ifalias") })
+	_, text := get(t, "/metrics")
+	for _, expr := range alerts {
+		for _, name := range regexp.MustCompile(`ifacebridge_\w+`).FindAllString(expr, -1) {
+			if !strings.Contains(text, "\n"+name) {
+				t.Errorf("alert %s: there is no metric %s", expr, name)
+			}
+		}
+		n, err := query(expr)
+		must(t, err)
+		if n > 0 && !strings.Contains(expr, "receive_buffer") { // small without CAP_NET_ADMIN of the first namespace
+			t.Errorf("alert %s fires", expr)
+		}
+	}
+	s.Kill()
+	not := slices.IndexFunc(alerts, func(expr string) bool { return expr == "ifacebridge_ready == 0" })
+	eventually(t, "the alert when NATS is away", func() bool { n, err := query(alerts[not]); return err == nil && n == 1 })
+	t.Logf("%d queries of the dashboard return data, %d alerts", len(dashboard), len(alerts))
+	s.Start()
+	b.says("publishing again")
+}
