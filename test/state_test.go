@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,12 @@ import (
 // bucket returns the last event of each link that the bucket holds, by key.
 func bucket(t testing.TB, s *natstest.Server, name string) map[string]schema.Event {
 	t.Helper()
-	js, err := jetstream.New(connect(t, s))
+	return bucketOf(t, connect(t, s), name)
+}
+
+func bucketOf(t testing.TB, nc *nats.Conn, name string) map[string]schema.Event {
+	t.Helper()
+	js, err := jetstream.New(nc)
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -1,0 +1,165 @@
+package test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// variables are the environment variables that the program has.
+func variables(t testing.TB) []string {
+	t.Helper()
+	out, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "config").Output()
+	must(t, err)
+	return regexp.MustCompile(`(?m)^(NATS|IFACE)_\w+`).FindAllString(string(out), -1)
+}
+
+// What deploy/nats/ holds is what the program prints.
+func TestPermissionFiles(t *testing.T) {
+	for file, args := range map[string][]string{"demo.conf": {"demo"}, "viewer.conf": {"--viewer"}} {
+		want, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), append([]string{"permissions"}, args...)...).Output()
+		must(t, err)
+		got, err := os.ReadFile(filepath.Join("../deploy/nats", file))
+		must(t, err)
+		if string(got) != string(want) {
+			t.Errorf("deploy/nats/%s is not what `ifacebridge permissions %s` prints:\n%s", file, strings.Join(args, " "), want)
+		}
+	}
+}
+
+// The unit file: what it says holds, systemd understands it, and its sandbox is as
+// tight as it was.
+func TestSystemdUnit(t *testing.T) {
+	unit, err := os.ReadFile("../deploy/systemd/ifacebridge.service")
+	must(t, err)
+	lines := strings.Split(string(unit), "\n")
+	for _, line := range []string{"Type=notify", "DynamicUser=yes", "RestartPreventExitStatus=2 3", "Restart=always",
+		"EnvironmentFile=/etc/ifacebridge/ifacebridge.env", "ExecStart=/usr/local/bin/ifacebridge", "CapabilityBoundingSet="} {
+		if !slices.Contains(lines, line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	known := variables(t)
+	env, err := os.ReadFile("../deploy/systemd/ifacebridge.env")
+	must(t, err)
+	for _, name := range regexp.MustCompile(`(?m)^(?:#|Environment=)?((?:NATS|IFACE)_\w+)=`).FindAllStringSubmatch(string(env)+string(unit), -1) {
+		if !slices.Contains(known, name[1]) {
+			t.Errorf("%s is no variable", name[1])
+		}
+	}
+	analyze := netnstest.Tool(t, "systemd-analyze")
+	// verify wants the program to be there.
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ifacebridge.service")
+	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(unit), "/usr/local/bin/ifacebridge", binary, 1)), 0o644))
+	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20", path).CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+	score := regexp.MustCompile(`Overall exposure level.*`).FindString(string(out))
+	t.Log(score)
+}
+
+// Type=notify and its watchdog, as systemd would see them: ready when the loops
+// run, with or without NATS; fed as long as they do; and said when it stops.
+func TestSystemdNotify(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.New(t, "")
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer conn.Close()
+	said := make(chan string, 1000)
+	go func() {
+		defer close(said)
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			said <- string(buf[:n])
+		}
+	}()
+	expect := func(text string) {
+		t.Helper()
+		for deadline := time.After(10 * time.Second); ; {
+			select {
+			case got := <-said:
+				if strings.Contains(got, text) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("not told %q", text)
+			}
+		}
+	}
+	b := bridge(t, s, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=200000")
+	expect("READY=1")
+	expect("STATUS=NATS is not connected; the snapshot is not confirmed yet\nWATCHDOG=1")
+	s.Start()
+	expect("STATUS=publishing\nWATCHDOG=1")
+	expect("WATCHDOG=1")
+	b.signal(unix.SIGTERM)
+	expect("STOPPING=1")
+	if status := b.wait(6 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// The DaemonSet: Kubernetes' own types know every field of it, and it says what
+// the container needs to work as a node's bridge, and no more.
+func TestDaemonSet(t *testing.T) {
+	manifest, err := os.ReadFile("../deploy/kubernetes/daemonset.yaml")
+	must(t, err)
+	var ds appsv1.DaemonSet
+	must(t, yaml.UnmarshalStrict(manifest, &ds))
+	if ds.APIVersion != "apps/v1" || ds.Kind != "DaemonSet" {
+		t.Errorf("it is a %s %s", ds.APIVersion, ds.Kind)
+	}
+	for name, value := range ds.Spec.Selector.MatchLabels {
+		if ds.Spec.Template.Labels[name] != value {
+			t.Errorf("the selector's %s=%s does not select its pods", name, value)
+		}
+	}
+	pod := ds.Spec.Template.Spec
+	if !pod.HostNetwork || pod.EnableServiceLinks == nil || *pod.EnableServiceLinks || *pod.AutomountServiceAccountToken {
+		t.Error("a bridge needs hostNetwork, no service links and no token")
+	}
+	c := pod.Containers[0]
+	if sc := c.SecurityContext; !*sc.ReadOnlyRootFilesystem || *sc.AllowPrivilegeEscalation || len(sc.Capabilities.Drop) != 1 || sc.Capabilities.Drop[0] != "ALL" || !*pod.SecurityContext.RunAsNonRoot {
+		t.Error("the container may do more than it needs")
+	}
+	if c.Resources.Limits.Memory().IsZero() || c.LivenessProbe.HTTPGet.Path != "/healthz" || c.ReadinessProbe.HTTPGet.Path != "/readyz" {
+		t.Error("limits or probes are missing")
+	}
+	known := variables(t)
+	for _, env := range c.Env {
+		if !slices.Contains(known, env.Name) {
+			t.Errorf("%s is no variable", env.Name)
+		}
+		if env.Name == "IFACE_HOST" && env.ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
+			t.Error("the host is not the node")
+		}
+		if strings.Contains(env.Name, "PASSWORD") || strings.Contains(env.Name, "TOKEN") {
+			t.Errorf("%s does not belong into a manifest", env.Name)
+		}
+	}
+}

@@ -1,0 +1,314 @@
+package test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// An authority makes certificates, in files.
+type authority struct {
+	t    testing.TB
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	CA   string // file
+}
+
+func newAuthority(t testing.TB, name string) *authority {
+	t.Helper()
+	a := &authority{t: t, dir: t.TempDir()}
+	a.CA, _ = a.issue(name, time.Now().Add(time.Hour))
+	return a
+}
+
+// issue makes a certificate and its key. The first one is the authority's own.
+func (a *authority) issue(name string, until time.Time) (cert, key string) {
+	a.t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(a.t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		template.IsCA, template.BasicConstraintsValid, template.KeyUsage, template.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
+		parent, signer = template, private
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &private.PublicKey, signer)
+	must(a.t, err)
+	if a.cert == nil {
+		a.cert, err = x509.ParseCertificate(der)
+		must(a.t, err)
+		a.key = private
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(private)
+	must(a.t, err)
+	base := filepath.Join(a.dir, name)
+	must(a.t, os.WriteFile(base+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	must(a.t, os.WriteFile(base+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600))
+	return base + ".pem", base + ".key"
+}
+
+// jwtServer is the configuration of a server whose users have credentials, and a
+// user's credentials file. Valid says whether they are still good.
+func jwtServer(t testing.TB, valid bool) (conf, creds string) {
+	t.Helper()
+	operator, err := nkeys.CreateOperator()
+	must(t, err)
+	operatorKey, err := operator.PublicKey()
+	must(t, err)
+	account := func(name string) (kp nkeys.KeyPair, key, token string) {
+		kp, err := nkeys.CreateAccount()
+		must(t, err)
+		key, err = kp.PublicKey()
+		must(t, err)
+		claims := jwt.NewAccountClaims(key)
+		claims.Name = name
+		if name != "SYS" {
+			claims.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
+		}
+		token, err = claims.Encode(operator)
+		must(t, err)
+		return kp, key, token
+	}
+	_, sysKey, sysJWT := account("SYS")
+	fleet, fleetKey, fleetJWT := account("FLEET")
+	operatorClaims := jwt.NewOperatorClaims(operatorKey)
+	operatorClaims.SystemAccount = sysKey
+	operatorJWT, err := operatorClaims.Encode(operator)
+	must(t, err)
+
+	user, err := nkeys.CreateUser()
+	must(t, err)
+	userKey, err := user.PublicKey()
+	must(t, err)
+	claims := jwt.NewUserClaims(userKey)
+	claims.Name = "test"
+	if !valid {
+		claims.Expires = time.Now().Add(-time.Hour).Unix()
+	}
+	userJWT, err := claims.Encode(fleet)
+	must(t, err)
+	seed, err := user.Seed()
+	must(t, err)
+	file, err := jwt.FormatUserConfig(userJWT, seed)
+	must(t, err)
+	creds = filepath.Join(t.TempDir(), "test.creds")
+	must(t, os.WriteFile(creds, file, 0o600))
+	return fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %s: %s, %s: %s }\n",
+		operatorJWT, sysKey, sysKey, sysJWT, fleetKey, fleetJWT), creds
+}
+
+func nkeyUser(t testing.TB) (public, seedFile string) {
+	t.Helper()
+	kp, err := nkeys.CreateUser()
+	must(t, err)
+	public, err = kp.PublicKey()
+	must(t, err)
+	seed, err := kp.Seed()
+	must(t, err)
+	seedFile = filepath.Join(t.TempDir(), "seed.nk")
+	must(t, os.WriteFile(seedFile, seed, 0o600))
+	return public, seedFile
+}
+
+// Each way to authenticate, and TLS, against a real server: the right one
+// publishes, and a wrong one says in one line what a person has to do.
+func TestAuthentication(t *testing.T) {
+	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+	serverCert, serverKey := ca.issue("server", time.Now().Add(time.Hour))
+	expiredCert, expiredKey := ca.issue("expired", time.Now().Add(-time.Hour))
+	clientCert, clientKey := ca.issue("client", time.Now().Add(time.Hour))
+	strangerCert, strangerKey := other.issue("stranger", time.Now().Add(time.Hour))
+	tls := func(cert, key, more string) string {
+		return fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, %s }", cert, key, ca.CA, more)
+	}
+	jwtConf, creds := jwtServer(t, true)
+	expiredConf, expiredCreds := jwtServer(t, false)
+	public, seedFile := nkeyUser(t)
+	_, otherSeed := nkeyUser(t)
+	const password = "authorization { user: bridge, password: s3cr3t-of-bridge }"
+	const advice = "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
+	tests := []struct {
+		name, conf string
+		env        []string
+		says       []string // none: it publishes
+	}{
+		{"user and password", password, []string{"NATS_USER=bridge", "NATS_PASSWORD=s3cr3t-of-bridge"}, nil},
+		{"user and a wrong password", password, []string{"NATS_USER=bridge", "NATS_PASSWORD=s3cr3t-wrong"}, []string{"Authorization Violation", advice}},
+		{"no credentials", password, nil, []string{"Authorization Violation", advice}},
+		{"token", "authorization { token: s3cr3t-token }", []string{"NATS_TOKEN=s3cr3t-token"}, nil},
+		{"a wrong token", "authorization { token: s3cr3t-token }", []string{"NATS_TOKEN=s3cr3t-other"}, []string{"Authorization Violation", advice}},
+		{"nkey", "authorization { users: [ { nkey: " + public + " } ] }", []string{"NATS_NKEY=" + seedFile}, nil},
+		{"another nkey", "authorization { users: [ { nkey: " + public + " } ] }", []string{"NATS_NKEY=" + otherSeed}, []string{"Authorization Violation", advice}},
+		{"creds", jwtConf, []string{"NATS_CREDS=" + creds}, nil},
+		{"another operator's creds", jwtConf, []string{"NATS_CREDS=" + expiredCreds}, []string{"Authorization Violation", advice}},
+		{"creds that have expired", expiredConf, []string{"NATS_CREDS=" + expiredCreds}, []string{"cannot connect to NATS; trying on", advice}},
+		{"TLS", tls(serverCert, serverKey, ""), []string{"NATS_CA=" + ca.CA}, nil},
+		{"TLS with an unknown authority", tls(serverCert, serverKey, ""), []string{"NATS_CA=" + other.CA}, []string{"x509: certificate signed by unknown authority", "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates"}},
+		{"TLS with an expired certificate", tls(expiredCert, expiredKey, ""), []string{"NATS_CA=" + ca.CA}, []string{"certificate has expired or is not yet valid", "the dates of the certificates"}},
+		{"mutual TLS", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + clientCert, "NATS_KEY=" + clientKey}, nil},
+		{"mutual TLS without a certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA}, []string{"certificate required", "check NATS_CA, NATS_CERT and NATS_KEY"}},
+		{"mutual TLS with a stranger's certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + strangerCert, "NATS_KEY=" + strangerKey}, []string{"tls:", "check NATS_CA, NATS_CERT and NATS_KEY"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			netnstest.Own(t)
+			s := natstest.Start(t, tt.conf)
+			b := bridge(t, s, tt.env...)
+			if len(tt.says) == 0 {
+				b.ready()
+				eventually(t, "ready", func() bool { return b.metric("ifacebridge_ready") == 1 })
+			}
+			for _, text := range tt.says {
+				b.says(text)
+			}
+			_, metrics := get(t, "/metrics")
+			if strings.Contains(b.output.String()+metrics, "s3cr3t") {
+				t.Errorf("a secret is shown:\n%s", b.output.String())
+			}
+		})
+	}
+}
+
+// A server that refuses the credentials is not hammered.
+func TestRefusedCredentialsDoNotHammer(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.Start(t, "authorization { user: bridge, password: right }")
+	b := bridge(t, s, "NATS_USER=bridge", "NATS_PASSWORD=wrong")
+	b.says("Authorization Violation")
+	time.Sleep(10 * time.Second)
+	log, err := os.ReadFile(filepath.Join(s.Dir, "nats.log"))
+	must(t, err)
+	if n := strings.Count(string(log), "authentication error"); n < 2 || n > 12 {
+		t.Errorf("%d attempts in 10 s", n)
+	}
+}
+
+// The permissions that `ifacebridge permissions` prints: with them host A works in
+// full and cannot write as host B, and a viewer reads everything and writes nothing.
+func TestPermissions(t *testing.T) {
+	k := netnstest.Own(t)
+	block := func(args ...string) string {
+		out, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), append([]string{"permissions"}, args...)...).Output()
+		must(t, err)
+		return string(out)
+	}
+	s := natstest.Start(t, fmt.Sprintf(`authorization { users: [
+		{ user: a, password: a, %s }
+		{ user: b, password: b, %s }
+		{ user: viewer, password: viewer, %s }
+	] }`, block("a.example.com"), block("b.example.com"), block("--viewer")))
+	run := func(name string) *process {
+		return start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=" + name + ".example.com", "NATS_USER=" + name, "NATS_PASSWORD=" + name, "IFACE_RESYNC=300ms", "IFACE_HTTP_ADDR="})
+	}
+	as := func(name string) (*nats.Conn, *refusals) {
+		refused := &refusals{t: t}
+		nc, err := nats.Connect(s.URL, nats.UserInfo(name, name), nats.CustomInboxPrefix("_INBOX."+inbox(name)),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused.add(err) }))
+		must(t, err)
+		t.Cleanup(nc.Close)
+		return nc, refused
+	}
+	a, b := run("a"), run("b")
+	link := upLink(t, k)
+	viewer, viewerRefused := as("viewer")
+	held := func(token string) bool {
+		n := 0
+		for key := range bucketOf(t, viewer, "iface_links") {
+			if strings.HasPrefix(key, token+".") {
+				n++
+			}
+		}
+		return n == 3
+	}
+	eventually(t, "the viewer sees both hosts' buckets", func() bool { return held("a_example_com") && held("b_example_com") })
+	before := len(stored(t, viewer, "IFACE"))
+
+	ncA, refused := as("a")
+	event := []byte((&schema.Event{Host: "b.example.com", Epoch: "forged", Seq: 1}).AppendJSON(nil))
+	for _, subject := range []string{
+		"iface.b_example_com.new", "iface.b_example_com.del", "iface.x.new", "$KV.iface_links.b_example_com.1", "$KV.iface_links.>",
+		"$JS.API.STREAM.DELETE.IFACE", "$JS.API.STREAM.PURGE.IFACE", "$JS.API.STREAM.UPDATE.IFACE", "$JS.API.STREAM.MSG.DELETE.IFACE",
+		"$JS.API.STREAM.PURGE.KV_iface_links", "ifacebridge.b_example_com.links",
+	} {
+		must(t, ncA.Publish(subject, event))
+		must(t, ncA.Flush())
+		refused.publish(subject)
+	}
+	for _, subject := range []string{"ifacebridge.b_example_com.links", "ifacebridge.*.links", "_INBOX.>", "_INBOX.ifacebridge.b_example_com.x", "iface.>"} {
+		_, err := ncA.SubscribeSync(subject)
+		must(t, err)
+		must(t, ncA.Flush())
+		refused.subscribe(subject)
+	}
+	for _, subject := range []string{"iface.a_example_com.new", "$KV.iface_links.a_example_com.1", "$JS.API.STREAM.DELETE.IFACE", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.PURGE.IFACE"} {
+		must(t, viewer.Publish(subject, event))
+		must(t, viewer.Flush())
+		viewerRefused.publish(subject)
+	}
+	if after := len(stored(t, viewer, "IFACE")); after != before {
+		t.Errorf("the stream has %d events, it had %d", after, before)
+	}
+	must(t, k.Delete(link))
+	eventually(t, "the links are gone from the bucket", func() bool { return len(bucketOf(t, viewer, "iface_links")) == 2 })
+	for _, p := range []*process{a, b} {
+		if strings.Contains(p.output.String(), "ermissions") {
+			t.Errorf("something was refused to a bridge:\n%s", p.output.String())
+		}
+	}
+}
+
+func inbox(name string) string {
+	if name == "viewer" {
+		return "viewer"
+	}
+	return "ifacebridge." + name + "_example_com"
+}
+
+// refusals are the permissions that a server refused to a connection.
+type refusals struct {
+	t    testing.TB
+	seen lockedBuffer
+}
+
+func (r *refusals) add(err error) { fmt.Fprintln(&r.seen, err) }
+
+func (r *refusals) publish(subject string) {
+	r.t.Helper()
+	r.expect(fmt.Sprintf("Permissions Violation for Publish to %q", subject))
+}
+
+func (r *refusals) subscribe(subject string) {
+	r.t.Helper()
+	r.expect(fmt.Sprintf("Permissions Violation for Subscription to %q", subject))
+}
+
+func (r *refusals) expect(text string) {
+	r.t.Helper()
+	eventually(r.t, text, func() bool { return strings.Contains(r.seen.String(), text) })
+}
