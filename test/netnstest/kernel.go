@@ -45,15 +45,10 @@ func Own(t testing.TB) *Kernel {
 	if state := os.Getenv(inside); state != "yes" {
 		Skip(t, "netns", "no user and network namespace: "+state)
 	}
-	file, err := os.Open("/proc/self/ns/net")
+	k, err := Here()
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := &Kernel{Path: "/proc/self/ns/net", File: file, conn: conn}
 	t.Cleanup(func() {
 		if err := k.DeleteAll(); err != nil {
 			t.Error(err)
@@ -61,6 +56,21 @@ func Own(t testing.TB) *Kernel {
 		k.Close()
 	})
 	return k
+}
+
+// Here returns the links of the namespace that the process is in, whatever that
+// is. The caller closes it, and deletes what it makes.
+func Here() (*Kernel, error) {
+	file, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &Kernel{Path: "/proc/self/ns/net", File: file, conn: conn}, nil
 }
 
 // DeleteAll deletes every link that can be deleted.
