@@ -58,6 +58,16 @@ func TestMainJobFromOneCommand(t *testing.T) {
 	taken.says("the port is taken; to publish to the server that has it, set NATS_URL=nats://127.0.0.1:4222")
 }
 
+// A store directory that cannot be written is said, with what to do.
+func TestStoreDirectory(t *testing.T) {
+	netnstest.Own(t)
+	b := start(t, []string{"IFACE_HOST=test", "IFACE_STORE_DIR=/proc/none"})
+	if status := b.wait(5 * time.Second); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	b.says("store directory: mkdir /proc/none: no such file or directory; set IFACE_STORE_DIR to one that can be written")
+}
+
 // A build without the server says that it needs one.
 func TestNoEmbed(t *testing.T) {
 	b := startBinary(t, natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed"), nil)
@@ -79,6 +89,8 @@ func TestExitStatusOfMistakes(t *testing.T) {
 		{[]string{"watch", ""}, nil, `host name: empty`},
 		{nil, []string{"NATS_URL=nats://:x"}, `NATS_URL: does not parse`},
 		{nil, []string{"NATS_URL=nats://h", "NATS_CREDS=/none"}, `NATS_CREDS: open /none: no such file or directory`},
+		{nil, []string{"IFACE_HTTP_ADDR=9469"}, `IFACE_HTTP_ADDR: is no address (got "9469"); accepted: host:port, :port for all addresses, or empty for none`},
+		{nil, []string{"NATS_URL=nats://h", "IFACE_SPOOL_DIR=/proc/none"}, `IFACE_SPOOL_DIR: cannot be used: mkdir /proc/none: no such file or directory; accepted: a directory that can be written`},
 		{nil, []string{"IFACE_HOST="}, `IFACE_HOST: is set but empty`},
 		{nil, []string{"IFACE_SPEED=11"}, `IFACE_SPEED: is no variable of ifacebridge`},
 		{[]string{"config"}, []string{"IFACE_QUEUE=x", "NATS_PASSWORD=hunter2"}, `NATS_PASSWORD: is set without NATS_USER`},
