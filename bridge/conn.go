@@ -28,6 +28,10 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(r.delay),
 		nats.ReconnectBufSize(-1),
+		// A write that the network does not take blocks everything else on the
+		// connection, a minute by default, and what it had is gone.
+		nats.FlusherTimeout(confirmTimeout),
+		nats.ReconnectOnFlusherError(),
 		nats.Timeout(3 * time.Second),
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
