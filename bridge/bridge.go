@@ -17,8 +17,9 @@
 //   - The spool (spool.go), where one is wanted, keeps them on disk until then. To
 //     the publisher it and the queue are one thing, a backlog (backlog.go).
 //   - A delivery (jetstream.go, core.go) is what confirmed means.
-//   - The bucket (bucket.go) follows the stream with the current state of each
-//     link, and tells the next run what was there.
+//   - The state (state.go) is what a consumer holds that has applied all of it.
+//   - The bucket (bucket.go) follows the stream with that state, and tells the next
+//     run what was there. The query service (query.go) answers with it.
 //
 // What all of them do is counted (metrics.go) and can be asked over HTTP
 // (health.go). [Run] is all of it. Settings come from the environment ([LoadSettings],
@@ -91,14 +92,17 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer nc.Close()
-	p := &publisher{id: id, encoder: newEncoder(cfg, nc.MaxPayload), backlog: newDirect(id, q), nc: nc, verify: cfg.Resync, log: log, metrics: m}
+	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), backlog: newDirect(id, q), nc: nc, verify: cfg.Resync, log: log, metrics: m}
 	if s != nil {
 		p.spool, p.backlog = s, s
 	}
-	if p.delivery, p.bucket, err = newDelivery(cfg, nc, log); err != nil {
+	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log); err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
 	m.observe(w, p)
+	p.query = newQuery(cfg, id, p.state, nc, w.overruns.Load, p.isWhole, log)
+	p.query.serve()
+	defer p.query.stop()
 	h := &health{w, p}
 	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
 	if err != nil {
@@ -127,11 +131,11 @@ func newIdentity(cfg Config) (identity, error) {
 
 // newDelivery returns the way to NATS that cfg names, and with JetStream the
 // bucket beside it.
-func newDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
+func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
 	if cfg.Delivery == Core {
 		return newCoreDelivery(nc), nil, nil
 	}
-	b, err := newBucket(cfg, nc, log)
+	b, err := newBucket(cfg, st, nc, log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,22 +35,17 @@ type bucket struct {
 	nc  *nats.Conn
 	log *slog.Logger
 
-	mu      sync.Mutex
-	current map[string]*value // what the bucket should hold
-	dirty   map[string]bool   // keys that it does not hold like that yet
-	check   bool              // it is to be compared with current
-	wake    chan struct{}     // holds a token when a key became dirty, or check true
+	state *state // what the bucket should hold
+
+	mu    sync.Mutex
+	dirty map[string]linkKey // keys that it does not hold like that yet
+	check bool               // it is to be compared with the state
+	wake  chan struct{}      // holds a token when a key became dirty, or check true
 
 	puts atomic.Uint64 // keys that were put or purged
 
 	kv      jetstream.KeyValue // nil until it was found or made
 	markers bool               // markers of deleted keys can be given a time to live
-}
-
-// value is the last event of a link; gone is one that the bucket should not have.
-type value struct {
-	data []byte
-	gone bool
 }
 
 const (
@@ -64,30 +58,33 @@ const (
 	bucketPause = 20 * time.Millisecond
 )
 
-func newBucket(cfg Config, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
+func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout),
 		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(confirmTimeout))
 	if err != nil {
 		return nil, err
 	}
 	return &bucket{
-		cfg: cfg, js: js, nc: nc, log: log,
-		current: map[string]*value{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1),
+		cfg: cfg, js: js, nc: nc, log: log, state: st,
+		dirty: map[string]linkKey{}, wake: make(chan struct{}, 1),
 	}, nil
 }
 
 // key is the key of a link.
-func (b *bucket) key(index int32) string { return b.cfg.Token + "." + strconv.Itoa(int(index)) }
+func (b *bucket) key(k linkKey) string { return b.cfg.Token + "." + k.String() }
 
-// put notes that events were stored. It does not block.
+// put notes that events were stored, and applied to the state. It does not block.
 func (b *bucket) put(events []outgoing) {
 	b.mu.Lock()
 	for i := range events {
-		b.set(b.key(events[i].index), events[i].data, events[i].gone)
+		b.mark(events[i].key)
 	}
 	b.mu.Unlock()
 	signal(b.wake)
 }
+
+// mark makes a key dirty. The caller holds mu.
+func (b *bucket) mark(k linkKey) { b.dirty[b.key(k)] = k }
 
 // verify has the bucket compared with what it should hold. It does not block.
 func (b *bucket) verify() {
@@ -95,16 +92,6 @@ func (b *bucket) verify() {
 	b.check = true
 	b.mu.Unlock()
 	signal(b.wake)
-}
-
-func (b *bucket) set(key string, data []byte, gone bool) {
-	v := b.current[key]
-	if v == nil {
-		v = new(value)
-		b.current[key] = v
-	}
-	v.data, v.gone = append(v.data[:0], data...), gone
-	b.dirty[key] = true
 }
 
 // run follows put until done is closed and everything is in the bucket, or ctx
@@ -186,20 +173,17 @@ func (b *bucket) flush(ctx context.Context) error {
 		return err
 	}
 	b.mu.Lock()
-	keys := slices.Sorted(maps.Keys(b.dirty))
-	clear(b.dirty)
+	dirty := b.dirty
+	b.dirty = map[string]linkKey{}
 	b.mu.Unlock()
 
 	var failure error
-	acks := make(map[string]jetstream.PubAckFuture, len(keys))
-	for _, key := range keys {
-		b.mu.Lock()
-		msg := b.message(key, b.current[key])
-		ack, err := b.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0)) // copies the data before it returns
-		b.mu.Unlock()
+	acks := make(map[string]jetstream.PubAckFuture, len(dirty))
+	for _, key := range slices.Sorted(maps.Keys(dirty)) {
+		ack, err := b.js.PublishMsgAsync(b.message(key, b.state.last(dirty[key])), jetstream.WithRetryAttempts(0))
 		if err != nil {
 			failure = err
-			b.again(key)
+			b.again(key, dirty[key])
 			continue
 		}
 		acks[key] = ack
@@ -207,23 +191,24 @@ func (b *bucket) flush(ctx context.Context) error {
 	for key, ack := range acks {
 		select {
 		case <-ack.Ok():
-			b.confirmed(key)
+			b.puts.Add(1)
 		case err := <-ack.Err():
 			failure = err
-			b.again(key)
+			b.again(key, dirty[key])
 		case <-ctx.Done():
 			failure = ctx.Err()
-			b.again(key)
+			b.again(key, dirty[key])
 		}
 	}
 	return failure
 }
 
-// message is the put of a key, as nats.go's KeyValue makes it.
-func (b *bucket) message(key string, v *value) *nats.Msg {
+// message is the put of a key, as nats.go's KeyValue makes it; of no data, its
+// purge.
+func (b *bucket) message(key string, data []byte) *nats.Msg {
 	msg := nats.NewMsg("$KV." + b.cfg.Bucket + "." + key)
-	if !v.gone {
-		msg.Data = v.data
+	if data != nil {
+		msg.Data = data
 		return msg
 	}
 	msg.Header.Set("KV-Operation", "PURGE")
@@ -234,20 +219,10 @@ func (b *bucket) message(key string, v *value) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(key string) {
+func (b *bucket) again(key string, k linkKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dirty[key] = true
-}
-
-// confirmed counts a put, and forgets a key that is gone, unless the link is back.
-func (b *bucket) confirmed(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.puts.Add(1)
-	if v := b.current[key]; v != nil && v.gone && !b.dirty[key] {
-		delete(b.current, key)
-	}
+	b.dirty[key] = k
 }
 
 // open finds the bucket, or makes it. One that was made again is filled again.
@@ -288,8 +263,8 @@ func (b *bucket) create(ctx context.Context) (jetstream.KeyValue, error) {
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for key := range b.current {
-		b.dirty[key] = true
+	for _, k := range b.state.keys() {
+		b.mark(k)
 	}
 	return kv, nil
 }
@@ -331,18 +306,21 @@ func (b *bucket) compare(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for key := range held {
-		if b.current[key] == nil {
-			b.set(key, nil, true)
+	for _, k := range b.state.keys() {
+		key := b.key(k)
+		if data := b.state.last(k); data != nil && !bytes.Equal(held[key], data) {
+			b.mark(k)
 		}
+		delete(held, key)
 	}
-	for key, v := range b.current {
-		if data, ok := held[key]; v.gone == ok || ok && !bytes.Equal(data, v.data) {
-			b.dirty[key] = true
-		}
+	for key := range held {
+		b.dirty[key] = nowhere
 	}
 	return nil
 }
+
+// nowhere is the key of no link: what the bucket holds under it is to go.
+var nowhere = linkKey{index: -1}
 
 // vanished returns, as changes, the links that the bucket holds, or is about to,
 // and that are not among those that an epoch begins with: they went while no
@@ -357,11 +335,9 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 	var gone []change
 	for _, key := range slices.Sorted(maps.Keys(held)) {
 		var e schema.Event
-		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Link.Index) != key {
+		if err := json.Unmarshal(held[key], &e); err != nil || b.key(keyOf(&e)) != key {
 			b.log.Warn("the bucket holds something else than a link's last event; removing it", "bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.mu.Lock()
-			b.set(key, nil, true)
-			b.mu.Unlock()
+			b.again(key, nowhere)
 			continue
 		}
 		now, there := o.links[e.Link.Index]
@@ -380,11 +356,10 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 func (b *bucket) overlay(held map[string][]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for key, v := range b.current {
-		if v.gone {
-			delete(held, key)
-		} else {
-			held[key] = v.data
+	for key, k := range b.dirty {
+		delete(held, key)
+		if data := b.state.last(k); data != nil {
+			held[key] = data
 		}
 	}
 }

@@ -213,7 +213,7 @@ func advise(err error) string {
 		return "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
 		return "use tls:// in NATS_URL exactly when the server has TLS"
-	case strings.Contains(err.Error(), "x509:"), strings.Contains(err.Error(), "tls:"):
+	case strings.Contains(err.Error(), "x509:"), strings.Contains(err.Error(), "tls:"), strings.Contains(err.Error(), "tls error:"):
 		return "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates"
 	}
 	return ""

@@ -12,13 +12,15 @@ type identity struct {
 // An outgoing is an event on its way: it has its place in the epoch, and stays
 // the same bytes however often it is sent.
 type outgoing struct {
-	seq          uint64
-	id           string
-	subject      string
-	data         []byte
-	labels       labels
-	index        int32 // of its link
-	gone         bool  // the link is
+	seq     uint64
+	id      string
+	subject string
+	data    []byte
+	labels  labels
+	key     linkKey
+	link    int  // where in data the link begins
+	gone    bool // the link is
+
 	endsSnapshot bool
 }
 
@@ -56,10 +58,11 @@ func (c *encoder) add(e *schema.Event) {
 	c.seq++
 	e.Epoch, e.Seq = c.epoch, c.seq
 	start := len(c.bytes)
-	c.bytes = appendWithin(c.bytes, e, int(c.limit()))
+	var link int
+	c.bytes, link = appendWithin(c.bytes, e, int(c.limit()))
 	c.batch = append(c.batch, outgoing{
 		seq: e.Seq, id: e.ID(), subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
-		data: c.bytes[start:len(c.bytes):len(c.bytes)], index: e.Link.Index, gone: e.Kind == schema.Del,
+		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: keyOf(e), gone: e.Kind == schema.Del,
 		endsSnapshot: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of,
 	})
 }
@@ -77,7 +80,7 @@ func (c *encoder) fit(batch []outgoing) error {
 		if err := e.UnmarshalJSON(o.data); err != nil {
 			return err
 		}
-		o.data = appendWithin(nil, &e, limit)
+		o.data, o.link = appendWithin(nil, &e, limit)
 	}
 	return nil
 }
@@ -109,10 +112,11 @@ var expendable = func() []schema.FieldSet {
 }()
 
 // appendWithin appends the event's JSON, without what has to go to keep it within
-// limit bytes, and says so in the event. 0 is no limit known yet.
-func appendWithin(dst []byte, e *schema.Event, limit int) []byte {
+// limit bytes, and says so in the event. 0 is no limit known yet. It returns,
+// besides, where in the JSON the link begins.
+func appendWithin(dst []byte, e *schema.Event, limit int) (with []byte, link int) {
 	start := len(dst)
-	dst = e.AppendJSON(dst)
+	dst, link = e.AppendJSONLink(dst)
 	for _, set := range expendable {
 		if limit <= 0 || len(dst)-start+headerRoom <= limit {
 			break
@@ -120,7 +124,7 @@ func appendWithin(dst []byte, e *schema.Event, limit int) []byte {
 		e.Truncated |= set & (schema.Present(&e.Link) | e.Changed)
 		e.Link = e.Link.Without(set)
 		e.Previous = e.Previous.Without(set)
-		dst = e.AppendJSON(dst[:start])
+		dst, link = e.AppendJSONLink(dst[:start])
 	}
-	return dst
+	return dst, link - start
 }

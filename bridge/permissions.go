@@ -20,7 +20,7 @@ type Permissions struct {
 func (c *Config) HostPermissions() Permissions {
 	p := Permissions{
 		Publish:   []string{c.Prefix + "." + c.Token + ".*"},
-		Subscribe: []string{inboxPrefix(c.Token) + ".>", queryPrefix + "." + c.Token + ".>", "$SRV.*", "$SRV.*." + serviceName, "$SRV.*." + serviceName + ".*"},
+		Subscribe: []string{inboxPrefix(c.Token) + ".>", schema.QuerySubject(c.Token), "$SRV.*", "$SRV.*." + schema.ServiceName, "$SRV.*." + schema.ServiceName + ".*"},
 		Responses: true,
 	}
 	if c.Delivery == JetStream {
@@ -41,7 +41,7 @@ func (c *Config) HostPermissions() Permissions {
 // ViewerPermissions are what a consumer of all hosts needs: it can change nothing.
 func (c *Config) ViewerPermissions() Permissions {
 	p := Permissions{
-		Publish:   []string{queryPrefix + ".*.>", "$SRV.>"},
+		Publish:   []string{schema.QuerySubject("*"), "$SRV.>"},
 		Subscribe: []string{c.Prefix + ".>", "_INBOX.>"},
 	}
 	if c.Delivery == JetStream {
@@ -75,12 +75,6 @@ func (p Permissions) String() string {
 	b.WriteString("}")
 	return b.String()
 }
-
-// Names of the query service, which is a micro service of NATS.
-const (
-	serviceName = "ifacebridge"
-	queryPrefix = "ifacebridge"
-)
 
 // inboxPrefix is where the bridge of a host is answered. Its own, so that its user
 // need not be able to read the answers to others.

@@ -39,7 +39,9 @@ type publisher struct {
 	backlog  backlog
 	spool    *spool // nil: none is kept
 	delivery delivery
+	state    *state
 	bucket   *bucket // nil: none is kept
+	query    *query
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
@@ -220,8 +222,12 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if p.bucket != nil {
 		p.bucket.verify()
 	}
+	p.query.serve()
 	return nil
 }
+
+// isWhole reports whether the state is this run's, with all of its snapshot.
+func (p *publisher) isWhole() bool { return p.snapshotOK.Load() }
 
 // bucketTries is how often the bucket is asked for what it holds before the
 // epoch begins without.
@@ -324,6 +330,7 @@ func (p *publisher) stored(events []outgoing, began time.Time) {
 	if len(events) == 0 {
 		return
 	}
+	p.state.apply(p.encoder.epoch, events)
 	if p.bucket != nil {
 		p.bucket.put(events)
 	}

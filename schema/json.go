@@ -55,6 +55,13 @@ func (l *Link) UnmarshalJSON(b []byte) error {
 // AppendJSON appends the event as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough.
 func (e *Event) AppendJSON(dst []byte) []byte {
+	dst, _ = e.AppendJSONLink(dst)
+	return dst
+}
+
+// AppendJSONLink is [Event.AppendJSON] for those who want the link alone, too: it
+// stands from link to the last byte but one of what is returned.
+func (e *Event) AppendJSONLink(dst []byte) (with []byte, link int) {
 	dst = append(dst, `{"schema":"`+Name+`","id":"`...)
 	dst = append(append(dst, e.Epoch...), '-')
 	dst = append(strconv.AppendUint(dst, e.Seq, 10), '"')
@@ -84,8 +91,9 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	if e.Netns != "" {
 		dst = appendText(append(dst, `,"netns":`...), e.Netns)
 	}
-	dst = e.Link.AppendJSON(append(dst, `,"link":`...))
-	return append(dst, '}')
+	dst = append(dst, `,"link":`...)
+	link = len(dst)
+	return append(e.Link.AppendJSON(dst), '}'), link
 }
 
 func (e *Event) appendChanged(dst []byte) []byte {

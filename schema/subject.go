@@ -63,3 +63,10 @@ func isTokenByte(c byte) bool {
 // Subject returns the subject of a host's events of one kind, for a token from
 // [HostToken]: "<prefix>.<token>.new" or ".del".
 func Subject(prefix, token string, k Kind) string { return prefix + "." + token + "." + k.String() }
+
+// ServiceName is the bridge's name as a NATS micro service.
+const ServiceName = "ifacebridge"
+
+// QuerySubject returns where the bridge of a host, by its token from [HostToken],
+// is asked for its links. It answers with [Links].
+func QuerySubject(token string) string { return ServiceName + "." + token + ".links" }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -224,19 +225,28 @@ func TestLameDuck(t *testing.T) {
 	b := start(t, []string{"NATS_URL=" + servers[0].URL, "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
 	b.ready()
 	c := startChanges(t, k, time.Millisecond)
-	nc := connect(t, servers[1])
-	recovery(t, nc)
-	servers[0].Signal(unix.SIGUSR2) // nats-server --signal ldm
+	recovery(t, connect(t, servers[1]))
+	duck := connectedTo(t, b, servers)
+	nc := connect(t, servers[(duck+1)%3])
+	servers[duck].Signal(unix.SIGUSR2) // nats-server --signal ldm
 	b.says("the NATS server is shutting down and asks its clients to move")
-	b.says("connected to NATS again")
+	eventually(t, "another server", func() bool { return connectedTo(t, b, servers) != duck })
 	recovered := recovery(t, nc)
-	servers[0].Kill()
+	servers[duck].Kill()
 	n := c.end(t)
-	f := settled(t, servers[1])
+	f := settled(t, servers[(duck+1)%3])
 	t.Logf("%d changes, %d events stored each once and in order, recovery %v", n, f.events, recovered.Round(time.Millisecond))
 	if f.overruns == 0 && f.replay.notifications < uint64(n) {
 		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
 	}
+}
+
+// connectedTo returns which server the bridge says it is connected to.
+func connectedTo(t testing.TB, b *process, servers []*natstest.Server) int {
+	t.Helper()
+	said := b.output.String()
+	_, url, _ := strings.Cut(said[strings.LastIndex(said, "connected to NATS"):], "server=")
+	return slices.IndexFunc(servers, func(s *natstest.Server) bool { return strings.HasPrefix(url, s.URL+" ") })
 }
 
 // kill -9 of the bridge at random, with and without a spool: each epoch opens with

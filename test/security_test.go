@@ -172,8 +172,8 @@ func TestAuthentication(t *testing.T) {
 		{"TLS with an unknown authority", tls(serverCert, serverKey, ""), []string{"NATS_CA=" + other.CA}, []string{"x509: certificate signed by unknown authority", "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates"}},
 		{"TLS with an expired certificate", tls(expiredCert, expiredKey, ""), []string{"NATS_CA=" + ca.CA}, []string{"certificate has expired or is not yet valid", "the dates of the certificates"}},
 		{"mutual TLS", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + clientCert, "NATS_KEY=" + clientKey}, nil},
-		{"mutual TLS without a certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA}, []string{"certificate required", "check NATS_CA, NATS_CERT and NATS_KEY"}},
-		{"mutual TLS with a stranger's certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + strangerCert, "NATS_KEY=" + strangerKey}, []string{"tls:", "check NATS_CA, NATS_CERT and NATS_KEY"}},
+		{"mutual TLS without a certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA}, []string{"tls", "check NATS_CA, NATS_CERT and NATS_KEY"}},
+		{"mutual TLS with a stranger's certificate", tls(serverCert, serverKey, "verify: true"), []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + strangerCert, "NATS_KEY=" + strangerKey}, []string{"tls", "check NATS_CA, NATS_CERT and NATS_KEY"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

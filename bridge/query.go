@@ -1,0 +1,210 @@
+package bridge
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"ifacebridge/schema"
+)
+
+// A query answers with the links of this host, as a NATS micro service: `nats
+// micro ls` lists the fleet, and a request on ifacebridge.<host>.links returns the
+// published state and the epoch and seq that it is true at. A consumer that
+// subscribes, asks, and applies what comes behind that seq has missed nothing.
+//
+// An answer that is larger than a message comes in pages. The pages of one answer
+// are made together, and kept for a while for the one who asks for the next.
+type query struct {
+	id      identity
+	state   *state
+	nc      *nats.Conn
+	ready   func() bool // whether the state is whole
+	subject string
+	cfg     micro.Config
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	service micro.Service
+	answers []*answerPages // the newest last, at most maxAnswers
+}
+
+// answerPages are the pages of an answer that were not asked for yet.
+type answerPages struct {
+	token string // of the pages: "<token>.<page>" asks for one
+	pages [][]byte
+	until time.Time
+}
+
+const (
+	maxAnswers = 4 // of several pages, kept for their followers
+	answerTTL  = 30 * time.Second
+)
+
+// Codes of the query service's errors, in the header Nats-Service-Error-Code.
+const (
+	codeBadRequest = "400"
+	codeGone       = "410" // ask anew
+	codeNotReady   = "503"
+)
+
+// semver is what micro wants a version to look like.
+var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)$`)
+
+func newQuery(cfg Config, id identity, st *state, nc *nats.Conn, overruns func() uint64, ready func() bool, log *slog.Logger) *query {
+	version := "0.0.0"
+	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
+		version = m[1]
+	}
+	q := &query{id: id, state: st, nc: nc, ready: ready, log: log}
+	q.cfg = micro.Config{
+		Name: schema.ServiceName, Version: version, Description: "network links of " + cfg.Host,
+		Metadata: map[string]string{
+			"host": cfg.Host, "token": cfg.Token, "epoch": id.epoch, "boot_id": id.bootID, "version": cfg.Version,
+			"delivery": string(cfg.Delivery), "prefix": cfg.Prefix, "schema": schema.Name,
+		},
+		StatsHandler: func(*micro.Endpoint) any {
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			return map[string]any{"epoch": st.epoch, "seq": st.seq, "links": len(st.links), "overruns": overruns()}
+		},
+	}
+	if cfg.Delivery == JetStream {
+		q.cfg.Metadata["stream"], q.cfg.Metadata["bucket"] = cfg.Stream, cfg.Bucket
+	}
+	q.subject = schema.QuerySubject(cfg.Token)
+	return q
+}
+
+// serve answers until stop. It is called again every now and then: micro gives a
+// service up when a subscription is refused, and the permission may come later.
+func (q *query) serve() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.service != nil && !q.service.Stopped() {
+		return
+	}
+	service, err := micro.AddService(q.nc, q.cfg)
+	if err == nil {
+		// No queue group: a bridge that is being replaced must not answer in the
+		// place of the one that replaces it.
+		err = service.AddEndpoint("links", micro.HandlerFunc(q.answer), micro.WithEndpointSubject(q.subject), micro.WithEndpointQueueGroupDisabled(),
+			micro.WithEndpointMetadata(map[string]string{"description": "the links of this host; {\"next\":…} asks for the next page"}))
+	}
+	if err != nil {
+		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
+		return
+	}
+	q.service = service
+}
+
+func (q *query) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.service != nil {
+		_ = q.service.Stop() // the connection goes right after it
+	}
+}
+
+// answer answers one request. Its errors are the requester's to see.
+func (q *query) answer(req micro.Request) {
+	var request struct {
+		Next string `json:"next"`
+	}
+	if len(req.Data()) > 0 {
+		if err := json.Unmarshal(req.Data(), &request); err != nil {
+			_ = req.Error(codeBadRequest, `the request is not empty and no {"next":"…"}: `+err.Error(), nil)
+			return
+		}
+	}
+	if !q.ready() {
+		_ = req.Error(codeNotReady, "the snapshot is not confirmed yet; ask again", nil)
+		return
+	}
+	page, ok := q.page(request.Next, time.Now())
+	if !ok {
+		_ = req.Error(codeGone, "that page is not there any more; ask anew, without next", nil)
+		return
+	}
+	if err := req.Respond(page, micro.WithHeaders(micro.Headers{"Content-Type": {"application/json"}})); err != nil {
+		q.log.Warn("cannot answer a query", "cause", err)
+	}
+}
+
+// page returns the page that next asks for, or the first of a new answer.
+func (q *query) page(next string, now time.Time) (page []byte, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.answers = slices.DeleteFunc(q.answers, func(a *answerPages) bool { return now.After(a.until) })
+	if next != "" {
+		for _, a := range q.answers {
+			for i := range a.pages {
+				if next == a.token+"."+strconv.Itoa(i) {
+					return a.pages[i], true
+				}
+			}
+		}
+		return nil, false
+	}
+	a := q.render(int(q.nc.MaxPayload()))
+	if len(a.pages) > 1 {
+		a.until = now.Add(answerTTL)
+		q.answers = append(q.answers, a)
+		q.answers = q.answers[max(0, len(q.answers)-maxAnswers):]
+	}
+	return a.pages[0], true
+}
+
+// render makes the pages of an answer (schema.Links), all of one moment.
+func (q *query) render(limit int) *answerPages {
+	st := q.state
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	// Unique within the epoch: a state has one answer for a limit.
+	a := &answerPages{token: fmt.Sprintf("%s-%d", st.epoch, st.seq)}
+	begin := func() []byte {
+		head := fmt.Appendf(nil, `{"schema":%q,"host":`, schema.Name)
+		head = append(head, mustJSON(q.id.host)...)
+		return fmt.Appendf(head, `,"boot_id":%q,"epoch":%q,"seq":%d,"links":[`, q.id.bootID, st.epoch, st.seq)
+	}
+	page, empty := begin(), true
+	for _, k := range slices.SortedFunc(maps.Keys(st.links), linkKey.compare) {
+		v := st.links[k]
+		var entry []byte
+		if k.netns != "" {
+			entry = append(append(append(entry, `{"netns":`...), mustJSON(k.netns)...), `,"link":`...)
+		} else {
+			entry = append(entry, `{"link":`...)
+		}
+		entry = append(entry, v.data[v.link:]...) // with the event's closing brace
+		if !empty && limit > 0 && len(page)+len(entry)+headerRoom > limit {
+			next := a.token + "." + strconv.Itoa(len(a.pages)+1)
+			a.pages = append(a.pages, fmt.Appendf(page, `],"next":%q}`, next))
+			page, empty = begin(), true
+		}
+		if !empty {
+			page = append(page, ',')
+		}
+		page, empty = append(page, entry...), false
+	}
+	a.pages = append(a.pages, append(page, "]}"...))
+	return a
+}
+
+// mustJSON is the JSON of a string.
+func mustJSON(s string) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // no string fails
+	}
+	return b
+}

@@ -1,0 +1,97 @@
+package bridge
+
+import (
+	"cmp"
+	"strconv"
+	"sync"
+
+	"ifacebridge/schema"
+)
+
+// linkKey is what a link is called in the published state: the network namespace,
+// "" for the bridge's own, and the index.
+type linkKey struct {
+	netns string
+	index int32
+}
+
+func keyOf(e *schema.Event) linkKey { return linkKey{e.Netns, e.Link.Index} }
+
+// String is the key as it stands in the bucket, behind the host: "3", or "blue.3".
+func (k linkKey) String() string {
+	index := strconv.Itoa(int(k.index))
+	if k.netns == "" {
+		return index
+	}
+	token, _ := schema.HostToken(k.netns) // fails for an empty name only
+	return token + "." + index
+}
+
+func (k linkKey) compare(other linkKey) int {
+	return cmp.Or(cmp.Compare(k.netns, other.netns), cmp.Compare(k.index, other.index))
+}
+
+// A state is what a consumer holds that has applied every event that NATS has
+// confirmed: the last event of each link that is there. The publisher writes it;
+// the bucket and the query service read it.
+type state struct {
+	mu    sync.Mutex
+	epoch string
+	seq   uint64
+	links map[linkKey]*stored
+}
+
+// stored is the last event of a link, as published.
+type stored struct {
+	data []byte
+	link int // where in data the link begins
+}
+
+func newState() *state { return &state{links: map[linkKey]*stored{}} }
+
+// apply takes events that were confirmed. It copies what it keeps.
+func (s *state) apply(epoch string, events []outgoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range events {
+		o := &events[i]
+		if o.gone {
+			delete(s.links, o.key)
+			continue
+		}
+		v := s.links[o.key]
+		if v == nil {
+			v = new(stored)
+			s.links[o.key] = v
+		}
+		v.data, v.link = append(v.data[:0], o.data...), o.link
+	}
+	s.epoch, s.seq = epoch, events[len(events)-1].seq
+}
+
+// last returns a copy of the last event of a link; nil when it is not there.
+func (s *state) last(k linkKey) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.links[k]; v != nil {
+		return append([]byte(nil), v.data...)
+	}
+	return nil
+}
+
+// keys returns the links that are there.
+func (s *state) keys() []linkKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := make([]linkKey, 0, len(s.links))
+	for k := range s.links {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+func (s *state) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links)
+}

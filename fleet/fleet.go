@@ -1,0 +1,428 @@
+// Package fleet follows the network links of a fleet: it joins what the bridges
+// publish, applies it in order, notices what is missing and mends it, and hands out
+// every change and a consistent view.
+//
+//	f, err := fleet.New(nc, fleet.Options{})
+//	…
+//	err = f.Run(ctx, func(c fleet.Change) {
+//		if c.Kind == fleet.Applied {
+//			fmt.Println(c.Host, c.Event.Action, c.Event.Link.Name)
+//		}
+//	})
+//
+// There are three ways to join ([Join]): the JetStream stream, which has every
+// event since it began; plain NATS, where each bridge is asked for its links and
+// its events are applied from there on; and the bucket of current state, which
+// skips what lies between. All of them lead to the same view.
+//
+// How it stays right: the events of a host carry an epoch and a gapless seq. A
+// repeat is ignored, a gap is said ([Gap]), and the bridge is asked for its links
+// and the place in its events that they are true at ([Healed]). An epoch opens
+// with a snapshot: what is not in it is gone ([Gone]). A bridge that does not
+// answer any more is [Quiet], and what is known of its host is marked as old.
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/schema"
+)
+
+// Join is the way in which a fleet is joined.
+type Join int
+
+const (
+	// FromStream replays the stream and follows it: nothing is missed that it holds.
+	FromStream Join = iota
+	// FromQuery subscribes, and asks each bridge for its links. It needs no
+	// JetStream, and notices what it missed.
+	FromQuery
+	// FromBucket follows the bucket of current state: the last event of each link,
+	// not those between.
+	FromBucket
+)
+
+func (j Join) String() string { return [...]string{"stream", "query", "bucket"}[j] }
+
+// Options say what to follow. The zero value is all hosts, from the stream, under
+// the bridges' default names.
+type Options struct {
+	Join   Join
+	Hosts  []string  // names as the bridges know them; none: all
+	Prefix string    // of the subjects, "" for "iface"
+	Stream string    // "" for "IFACE"
+	Bucket string    // "" for "iface_links"
+	Since  time.Time // FromStream: begin here rather than at the beginning
+
+	// Presence is how often the bridges are asked whether they are there, and how
+	// far they are; 0 for 10 s. One that has not answered three times is quiet.
+	Presence time.Duration
+
+	Log *slog.Logger // nil: none
+}
+
+// Kind is what a change is about.
+type Kind int
+
+const (
+	// Applied: an event, in its place. FromBucket, an event that is the link's last.
+	Applied Kind = iota
+	// Gone: a link is not there any more, and its event was missed or never sent.
+	// Event is made up: it has the host and the link as it was last known.
+	Gone
+	// Gap: events are missing. The host's links are old until Healed.
+	Gap
+	// Healed: the host's links are true again. What changed meanwhile has no event.
+	Healed
+	// Quiet: the bridge does not answer. Its host's links are as they were last.
+	Quiet
+	// Back: it answers again.
+	Back
+)
+
+func (k Kind) String() string {
+	return [...]string{"applied", "gone", "gap", "healed", "quiet", "back"}[k]
+}
+
+// A Change is one step of the fleet's state, or of what is known of it.
+type Change struct {
+	Kind   Kind
+	Host   string
+	Event  *schema.Event // of Applied and Gone
+	Data   []byte        // the event as it was published
+	Missed uint64        // of Gap: how many events, 0 when that is not known
+}
+
+// A Host is what is known of one host.
+type Host struct {
+	Name   string
+	BootID string
+	Epoch  string
+	Seq    uint64               // of the last event that is in Links; FromBucket, of the newest
+	Links  []schema.LinkInNetns // by namespace and index
+	Last   time.Time            // of its last event
+
+	// Whole is whether Links are all the host has, as of Seq. When it is not, they
+	// are what was known last.
+	Whole bool
+	// Quiet is whether its bridge does not answer.
+	Quiet bool
+
+	Gaps, Healed, Repeats uint64 // how often
+}
+
+// A Fleet is the state of the hosts that it follows.
+type Fleet struct {
+	nc    *nats.Conn
+	o     Options
+	hosts map[string]*host // by token; written by Run, under mu
+	mu    sync.Mutex
+
+	input    chan input
+	caughtUp chan struct{}
+	asking   sync.WaitGroup
+	slots    chan struct{} // bounds how many bridges are asked at once
+	changed  func(Change)
+}
+
+// input is what Run's one loop takes.
+type input struct {
+	// An event, as published; or the answer of a bridge, or that it gave none.
+	data   []byte
+	event  schema.Event
+	answer *schema.Links
+	failed error
+	token  string
+
+	gone     bool // FromBucket: the key is gone
+	key      linkKey
+	caughtUp bool // all that was there has been given
+	restart  bool // the source begins again, from the beginning
+	presence []presence
+	lost     bool // events may have been missed: ask everybody
+}
+
+// New returns a Fleet that follows nothing yet. The connection stays the caller's.
+func New(nc *nats.Conn, o Options) (*Fleet, error) {
+	o.Prefix, o.Stream, o.Bucket = cmp.Or(o.Prefix, "iface"), cmp.Or(o.Stream, "IFACE"), cmp.Or(o.Bucket, "iface_links")
+	o.Presence = cmp.Or(o.Presence, 10*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range o.Hosts {
+		if _, err := schema.HostToken(name); err != nil {
+			return nil, err
+		}
+	}
+	return &Fleet{nc: nc, o: o, hosts: map[string]*host{}, input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8)}, nil
+}
+
+// CaughtUp is closed when what was there when Run began has been applied: from
+// then on View is complete, but for hosts that are not Whole.
+func (f *Fleet) CaughtUp() <-chan struct{} { return f.caughtUp }
+
+// View returns every host, by name: a copy, as of one moment.
+func (f *Fleet) View() []Host {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hosts := make([]Host, 0, len(f.hosts))
+	for _, h := range f.hosts {
+		hosts = append(hosts, h.view())
+	}
+	slices.SortFunc(hosts, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
+	return hosts
+}
+
+// Run follows the fleet until ctx ends, and then returns nil. It calls changed with
+// each change, one at a time, in each host's order; a change waits for the one
+// before it to return. Failures of NATS are waited out. It is called once.
+func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
+	f.changed = changed
+	ctx, cancel := context.WithCancel(ctx)
+	defer f.asking.Wait()
+	defer cancel()
+	var sources sync.WaitGroup
+	defer sources.Wait()
+	defer cancel()
+	sources.Go(func() { f.source(ctx) })
+	sources.Go(func() { f.askPresence(ctx) })
+	for {
+		select {
+		case in := <-f.input:
+			f.take(ctx, in)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// source gives what is published, from the top again after every failure.
+func (f *Fleet) source(ctx context.Context) {
+	begin := map[Join]func(context.Context) error{FromStream: f.fromStream, FromQuery: f.fromQuery, FromBucket: f.fromBucket}[f.o.Join]
+	said := ""
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		began := time.Now()
+		err := begin(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			wait, said = 100*time.Millisecond, ""
+		}
+		if text := err.Error(); text != said {
+			said = text
+			f.o.Log.Warn("cannot follow the fleet; trying on", "from", f.o.Join, "cause", err)
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-ctx.Done():
+			return
+		}
+		f.give(ctx, input{restart: true})
+	}
+}
+
+// give hands in to Run's loop.
+func (f *Fleet) give(ctx context.Context, in input) {
+	select {
+	case f.input <- in:
+	case <-ctx.Done():
+	}
+}
+
+// take applies one input.
+func (f *Fleet) take(ctx context.Context, in input) {
+	var changes []Change
+	f.mu.Lock()
+	switch {
+	case in.caughtUp:
+		changes = f.catchUp(ctx)
+	case in.restart:
+		for _, h := range f.hosts {
+			h.restart()
+		}
+	case in.lost:
+		for _, h := range f.hosts {
+			f.ask(ctx, h)
+		}
+	case in.presence != nil:
+		changes = f.present(ctx, in.presence)
+	case in.answer != nil, in.failed != nil:
+		changes = f.answered(ctx, in)
+	case in.gone:
+		changes = f.bucketGone(in)
+	default:
+		changes = f.event(ctx, in)
+	}
+	f.mu.Unlock()
+	for _, c := range changes {
+		f.changed(c)
+	}
+}
+
+// host returns the host of a token.
+func (f *Fleet) host(token, name string) *host {
+	h := f.hosts[token]
+	if h == nil {
+		if name == "" {
+			if name, _ = schema.HostName(token); name == "" { // no token of ours
+				name = token
+			}
+		}
+		h = newHost(token, name)
+		f.hosts[token] = h
+	}
+	return h
+}
+
+func (f *Fleet) isCaughtUp() bool {
+	select {
+	case <-f.caughtUp:
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *Fleet) event(ctx context.Context, in input) []Change {
+	h := f.host(in.token, in.event.Host)
+	if f.o.Join == FromBucket {
+		return h.latest(&in.event, in.data)
+	}
+	// What a stream begins with may be the middle of an epoch. It is no gap, as long
+	// as what follows is still to come; who is not whole in the end is asked.
+	changes := h.apply(&in.event, in.data, f.o.Join == FromStream && !f.isCaughtUp())
+	if h.gap {
+		f.ask(ctx, h)
+	}
+	return changes
+}
+
+func (f *Fleet) bucketGone(in input) []Change {
+	if h := f.hosts[in.token]; h != nil {
+		return h.forget(in.key)
+	}
+	return nil
+}
+
+// catchUp asks the hosts that the beginning left incomplete.
+func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
+	if !f.isCaughtUp() {
+		close(f.caughtUp)
+	}
+	for _, h := range f.hosts {
+		if f.o.Join == FromBucket {
+			changes = append(changes, h.sweepUnseen()...)
+		} else if !h.whole {
+			f.ask(ctx, h)
+		}
+	}
+	return changes
+}
+
+func (f *Fleet) answered(ctx context.Context, in input) []Change {
+	h := f.host(in.token, "")
+	h.asked = false
+	if in.failed == nil {
+		changes := h.adopt(in.answer)
+		if !h.whole {
+			f.ask(ctx, h)
+		}
+		return changes
+	}
+	if errors.Is(in.failed, errNobody) {
+		return nil // the next presence, or a new epoch, makes it whole
+	}
+	f.o.Log.Warn("cannot ask a bridge for its links; trying on", "host", h.name, "cause", in.failed)
+	if !h.whole {
+		f.ask(ctx, h)
+	}
+	return nil
+}
+
+// ask has a bridge asked for its links, unless it is being asked.
+func (f *Fleet) ask(ctx context.Context, h *host) {
+	if h.asked || f.o.Join == FromBucket || f.o.Join == FromStream && !f.isCaughtUp() {
+		return
+	}
+	h.asked, h.tries = true, h.tries+1
+	token, wait := h.token, time.Duration(0)
+	if h.tries > 1 {
+		wait = rand.N(min(50*time.Millisecond<<min(h.tries, 6), 2*time.Second))
+	}
+	f.asking.Go(func() {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case f.slots <- struct{}{}:
+			defer func() { <-f.slots }()
+		case <-ctx.Done():
+			return
+		}
+		answer, err := Query(ctx, f.nc, token)
+		f.give(ctx, input{token: token, answer: answer, failed: err})
+	})
+}
+
+// subjects are those of the hosts that are followed.
+func (f *Fleet) subjects() []string {
+	if len(f.o.Hosts) == 0 {
+		return []string{f.o.Prefix + ".*.new", f.o.Prefix + ".*.del"}
+	}
+	var list []string
+	for _, name := range f.o.Hosts {
+		token, _ := schema.HostToken(name) // was checked
+		list = append(list, f.o.Prefix+"."+token+".new", f.o.Prefix+"."+token+".del")
+	}
+	return list
+}
+
+// follows reports whether a host is one of those.
+func (f *Fleet) follows(token string) bool {
+	return len(f.o.Hosts) == 0 || slices.ContainsFunc(f.o.Hosts, func(name string) bool {
+		t, _ := schema.HostToken(name)
+		return t == token
+	})
+}
+
+// sortedLinks are a host's links, by namespace and index.
+func sortedLinks(links map[linkKey]schema.Link) []schema.LinkInNetns {
+	list := make([]schema.LinkInNetns, 0, len(links))
+	for _, k := range slices.SortedFunc(maps.Keys(links), func(a, b linkKey) int {
+		return cmp.Or(cmp.Compare(a.netns, b.netns), cmp.Compare(a.index, b.index))
+	}) {
+		list = append(list, schema.LinkInNetns{Netns: k.netns, Link: links[k]})
+	}
+	return list
+}
+
+// errNotOurs is a message that is no event of a bridge.
+var errNotOurs = errors.New("no event")
+
+// decode makes input of a message.
+func decode(prefix, subject string, data []byte) (input, error) {
+	in := input{data: data}
+	token, ok := tokenOf(prefix, subject)
+	if !ok {
+		return in, fmt.Errorf("%w: subject %q", errNotOurs, subject)
+	}
+	in.token = token
+	if err := in.event.UnmarshalJSON(data); err != nil {
+		return in, fmt.Errorf("%w: %s: %w", errNotOurs, subject, err)
+	}
+	return in, nil
+}

@@ -1,0 +1,355 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+
+	"ifacebridge/schema"
+)
+
+// answerTimeout is how long a bridge may take to answer.
+const answerTimeout = 5 * time.Second
+
+// errNobody says that no bridge answers for the host.
+var errNobody = errors.New("no bridge answers for this host")
+
+// Query asks the bridge of a host, by its token ([schema.HostToken]), for its
+// links, all pages of them. The answer is true at its Epoch and Seq.
+func Query(ctx context.Context, nc *nats.Conn, token string) (*schema.Links, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var whole *schema.Links
+	for request := []byte(nil); ; {
+		reply, err := nc.RequestWithContext(ctx, schema.QuerySubject(token), request)
+		if errors.Is(err, nats.ErrNoResponders) {
+			return nil, errNobody
+		} else if err != nil {
+			return nil, fmt.Errorf("ask for the links: %w", err)
+		}
+		if code := reply.Header.Get(micro.ErrorCodeHeader); code != "" {
+			return nil, fmt.Errorf("ask for the links: %s (%s)", reply.Header.Get(micro.ErrorHeader), code)
+		}
+		var page schema.Links
+		if err := json.Unmarshal(reply.Data, &page); err != nil {
+			return nil, fmt.Errorf("ask for the links: %w", err)
+		}
+		if page.Schema != schema.Name {
+			return nil, fmt.Errorf("ask for the links: schema: not %s (got %q)", schema.Name, page.Schema)
+		}
+		if whole == nil {
+			whole = &page
+		} else {
+			whole.Links = append(whole.Links, page.Links...)
+		}
+		if page.Next == "" {
+			whole.Next = ""
+			return whole, nil
+		}
+		if request, err = json.Marshal(map[string]string{"next": page.Next}); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tokenOf returns the host's token of an event's subject.
+func tokenOf(prefix, subject string) (string, bool) {
+	rest, ok := strings.CutPrefix(subject, prefix+".")
+	token, kind, dot := strings.Cut(rest, ".")
+	return token, ok && dot && (kind == "new" || kind == "del")
+}
+
+// fromStream replays the stream and follows it, until that fails.
+func (f *Fleet) fromStream(ctx context.Context) error {
+	js, err := jetstream.New(f.nc)
+	if err != nil {
+		return err
+	}
+	stream, err := js.Stream(ctx, f.o.Stream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: f.subjects()}
+	if !f.o.Since.IsZero() {
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &f.o.Since
+	}
+	consumer, err := js.OrderedConsumer(ctx, f.o.Stream, cfg)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
+		f.give(ctx, input{caughtUp: true})
+	}
+	failed := make(chan error, 1)
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		f.publish(ctx, m.Subject(), m.Data())
+		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 && !f.isCaughtUp() {
+			f.give(ctx, input{caughtUp: true})
+		}
+	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		// The ordered consumer begins again behind what it has given; but not when the
+		// stream itself is another one.
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrOrderedConsumerReset) || errors.Is(err, jetstream.ErrConsumerDeleted) {
+			select {
+			case failed <- err:
+			default:
+			}
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	defer func() { consuming.Stop(); <-consuming.Closed() }()
+	created := stream.CachedInfo().Created
+	check := time.NewTicker(f.o.Presence)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+		case <-check.C:
+			info, err := stream.Info(ctx)
+			if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !info.Created.Equal(created) {
+				return fmt.Errorf("stream %s is another one than it was", f.o.Stream)
+			}
+		}
+	}
+}
+
+// publish gives a message to the loop, if it is an event.
+func (f *Fleet) publish(ctx context.Context, subject string, data []byte) {
+	in, err := decode(f.o.Prefix, subject, data)
+	if err != nil {
+		f.o.Log.Warn("ignoring a message that is no event", "cause", err)
+		return
+	}
+	f.give(ctx, in)
+}
+
+// fromQuery subscribes to the events. Who is there, and what they have, the
+// presence finds out.
+func (f *Fleet) fromQuery(ctx context.Context) error {
+	// The library holds 512 Ki messages for a subscription, and drops what does not
+	// fit: a gap, which is noticed.
+	messages := make(chan *nats.Msg, 64<<10)
+	for _, subject := range f.subjects() {
+		sub, err := f.nc.ChanSubscribe(subject, messages)
+		if err != nil {
+			return fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	}
+	again := f.nc.StatusChanged(nats.CONNECTED)
+	defer f.nc.RemoveStatusListener(again)
+	for {
+		select {
+		case m := <-messages:
+			f.publish(ctx, m.Subject, m.Data)
+		case <-again: // what was published meanwhile went to others
+			f.give(ctx, input{lost: true})
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// fromBucket follows the bucket of current state, until that fails.
+func (f *Fleet) fromBucket(ctx context.Context) error {
+	js, err := jetstream.New(f.nc)
+	if err != nil {
+		return err
+	}
+	kv, err := js.KeyValue(ctx, f.o.Bucket)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
+	}
+	stream, err := js.Stream(ctx, "KV_"+f.o.Bucket)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
+	}
+	created := stream.CachedInfo().Created
+	keys := []string{">"}
+	if len(f.o.Hosts) > 0 {
+		keys = nil
+		for _, name := range f.o.Hosts {
+			token, _ := schema.HostToken(name) // was checked
+			keys = append(keys, token+".>")
+		}
+	}
+	watcher, err := kv.WatchFiltered(ctx, keys)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
+	}
+	defer func() { _ = watcher.Stop() }() // its consumer expires by itself
+	check := time.NewTicker(f.o.Presence)
+	defer check.Stop()
+	for {
+		select {
+		case entry, ok := <-watcher.Updates():
+			switch {
+			case !ok:
+				return fmt.Errorf("bucket %s: the watcher ended", f.o.Bucket)
+			case entry == nil:
+				f.give(ctx, input{caughtUp: true})
+			default:
+				f.entry(ctx, entry)
+			}
+		case <-check.C:
+			info, err := stream.Info(ctx)
+			if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !info.Created.Equal(created) {
+				return fmt.Errorf("bucket %s is another one than it was", f.o.Bucket)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// entry gives an entry of the bucket to the loop.
+func (f *Fleet) entry(ctx context.Context, entry jetstream.KeyValueEntry) {
+	token, rest, _ := strings.Cut(entry.Key(), ".")
+	if entry.Operation() != jetstream.KeyValuePut {
+		if k, ok := parseKey(rest); ok {
+			f.give(ctx, input{token: token, gone: true, key: k})
+		}
+		return
+	}
+	in := input{token: token, data: entry.Value()}
+	if err := in.event.UnmarshalJSON(in.data); err != nil {
+		f.o.Log.Warn("ignoring what is no event", "bucket", f.o.Bucket, "key", entry.Key(), "cause", err)
+		return
+	}
+	f.give(ctx, in)
+}
+
+// parseKey reads a key of the bucket behind the host: "<ifindex>" or
+// "<netns>.<ifindex>".
+func parseKey(s string) (k linkKey, ok bool) {
+	if netns, index, found := strings.Cut(s, "."); found {
+		k.netns, _ = schema.HostName(netns)
+		s = index
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	k.index = int32(n)
+	return k, err == nil
+}
+
+// presence is what a bridge says of itself: that it is there, and how far.
+type presence struct {
+	token, host, epoch string
+	seq                uint64
+}
+
+// askPresence asks all bridges every now and then whether they are there, and how
+// far they are: so that new ones are found, quiet ones noticed, and the last event
+// before a silence is not missed.
+func (f *Fleet) askPresence(ctx context.Context) {
+	for {
+		list, err := f.roll(ctx, min(f.o.Presence/2, 2*time.Second))
+		if err == nil {
+			f.give(ctx, input{presence: list})
+		}
+		select {
+		case <-time.After(f.o.Presence):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// roll calls the roll: it returns the bridges that answer within the time. It is
+// never nil when there was no error.
+func (f *Fleet) roll(ctx context.Context, within time.Duration) ([]presence, error) {
+	if !f.nc.IsConnected() {
+		return nil, nats.ErrDisconnected
+	}
+	inbox := f.nc.NewInbox()
+	sub, err := f.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := f.nc.PublishRequest(micro.APIPrefix+".STATS."+schema.ServiceName, inbox, nil); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	list := []presence{}
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) {
+			return list, nil
+		} else if err != nil {
+			return nil, err
+		}
+		var stats micro.Stats
+		if json.Unmarshal(m.Data, &stats) != nil || len(stats.Endpoints) == 0 { // not one of ours
+			continue
+		}
+		p := presence{token: stats.Metadata["token"], host: stats.Metadata["host"]}
+		var at struct {
+			Epoch string
+			Seq   uint64
+		}
+		if json.Unmarshal(stats.Endpoints[0].Data, &at) == nil {
+			p.epoch, p.seq = at.Epoch, at.Seq
+		}
+		if p.token != "" && stats.Metadata["prefix"] == f.o.Prefix && f.follows(p.token) {
+			list = append(list, p)
+		}
+	}
+}
+
+// quietAfter is how often a bridge may fail to answer before it is quiet.
+const quietAfter = 3
+
+// present compares who is there with who is known.
+func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change) {
+	there := map[string]bool{}
+	for _, p := range list {
+		there[p.token] = true
+		h := f.host(p.token, p.host)
+		if h.quiet {
+			changes = append(changes, Change{Kind: Back, Host: h.name})
+		}
+		h.quiet, h.awayFor = false, 0
+		// A state that is behind what the bridge had confirmed when it was asked is
+		// either on its way, or will never come: an answer tells.
+		if f.o.Join == FromQuery && (!h.whole || p.epoch != h.epoch || p.seq > h.seq) || f.o.Join == FromStream && !h.whole {
+			f.ask(ctx, h)
+		}
+	}
+	for token, h := range f.hosts {
+		if there[token] {
+			continue
+		}
+		if h.awayFor++; h.awayFor == quietAfter {
+			h.quiet = true
+			changes = append(changes, Change{Kind: Quiet, Host: h.name})
+		}
+	}
+	if f.o.Join == FromQuery && !f.isCaughtUp() && !f.anyUnanswered() {
+		close(f.caughtUp)
+	}
+	return changes
+}
+
+// anyUnanswered reports whether a bridge that is there has not told its links.
+func (f *Fleet) anyUnanswered() bool {
+	for _, h := range f.hosts {
+		if !h.whole && h.awayFor == 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,22 @@
+package schema
+
+// Links is a bridge's answer to a query ([QuerySubject]): the links of its host,
+// as they were published, and the place in its events that this is true at. A
+// large one comes in pages, which belong together: as long as Next is not empty,
+// a request of {"next": …} returns the next page.
+type Links struct {
+	Schema string        `json:"schema"` // [Name]
+	Host   string        `json:"host"`
+	BootID string        `json:"boot_id"`
+	Epoch  string        `json:"epoch"`
+	Seq    uint64        `json:"seq"`
+	Links  []LinkInNetns `json:"links"`
+	Next   string        `json:"next,omitempty"`
+}
+
+// LinkInNetns is a link and the network namespace that it is in, "" for the
+// bridge's own.
+type LinkInNetns struct {
+	Netns string `json:"netns,omitempty"`
+	Link  Link   `json:"link"`
+}
