@@ -152,6 +152,9 @@ func (s Settings) Variables() []Variable {
 	return list
 }
 
+// RedactURLs joins URLs for a person to read, without their passwords and tokens.
+func RedactURLs(urls []string) string { return redactURLs(strings.Join(urls, ",")) }
+
 // redactURLs hides passwords and tokens in comma-separated URLs.
 func redactURLs(list string) string {
 	urls := splitList(list)

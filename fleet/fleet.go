@@ -81,7 +81,10 @@ const (
 	// Gone: a link is not there any more, and its event was missed or never sent.
 	// Event is made up: it has the host and the link as it was last known.
 	Gone
-	// Gap: events are missing. The host's links are old until Healed.
+	// Joined: all links of a host are known for the first time.
+	Joined
+	// Gap: events are missing. What follows is applied, but the host's links are not
+	// all known until Healed.
 	Gap
 	// Healed: the host's links are true again. What changed meanwhile has no event.
 	Healed
@@ -92,7 +95,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [...]string{"applied", "gone", "gap", "healed", "quiet", "back"}[k]
+	return [...]string{"applied", "gone", "joined", "gap", "healed", "quiet", "back"}[k]
 }
 
 // A Change is one step of the fleet's state, or of what is known of it.
@@ -357,6 +360,7 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 		return
 	}
 	h.asked, h.tries = true, h.tries+1
+	h.gap = h.gap || !h.whole // what comes from now on may be behind the answer
 	token, wait := h.token, time.Duration(0)
 	if h.tries > 1 {
 		wait = rand.N(min(50*time.Millisecond<<min(h.tries, 6), 2*time.Second))

@@ -27,9 +27,11 @@ type host struct {
 	marked        map[linkKey]bool // in the snapshot that is being read
 
 	whole   bool
-	gap     bool           // events are missing: what comes waits for an answer
-	waiting []schema.Event // since the gap, in order; at most maxWaiting
+	known   bool           // it was whole before
+	gap     bool           // events are missing: what comes is kept for the answer
+	waiting []schema.Event // since the gap; at most maxWaiting
 
+	behind  uint64 // what the bridge had confirmed at the last presence, when that was more
 	quiet   bool
 	awayFor int // presences in a row without an answer
 	asked   bool
@@ -59,25 +61,28 @@ func (h *host) view() Host {
 // restart prepares for a source that begins again: what it repeats is known.
 func (h *host) restart() { h.marked = nil }
 
-// apply takes the next event. Lenient is for a beginning in the middle.
-func (h *host) apply(e *schema.Event, data []byte, lenient bool) []Change {
+// apply takes the next event. It is applied also when events before it are
+// missing, so that nobody waits for news; what is known of the host is not whole
+// then, until the bridge has answered. Lenient is for a beginning in the middle,
+// behind which all the rest will come.
+func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Change) {
 	switch {
 	case slices.Contains(h.past, e.Epoch), e.Epoch == h.epoch && e.Seq <= h.seq:
 		h.repeats++
 		return nil
 	case e.Epoch != h.epoch && e.Seq == 1:
 		h.begin(e)
-	case e.Epoch == h.epoch && h.gap:
-		h.wait(e)
-		return nil
 	case e.Epoch == h.epoch && e.Seq == h.seq+1:
-	case lenient:
-		h.begin(e)
 	default:
-		return h.lose(e)
+		changes = h.lose(e, lenient)
 	}
 	h.seq, h.last = e.Seq, e.Time
-	return append([]Change{{Kind: Applied, Host: h.name, Event: e, Data: data}}, h.change(e)...)
+	if h.gap {
+		h.waiting = append(h.waiting, *e)
+		h.waiting = h.waiting[max(0, len(h.waiting)-maxWaiting):]
+	}
+	changes = append(changes, Change{Kind: Applied, Host: h.name, Event: e, Data: data})
+	return append(changes, h.change(e)...)
 }
 
 // begin goes over to the epoch of e. It is whole when its snapshot is.
@@ -90,23 +95,21 @@ func (h *host) begin(e *schema.Event) {
 	h.whole, h.gap, h.waiting, h.marked = false, false, nil, nil
 }
 
-// lose takes note that events before e are missing.
-func (h *host) lose(e *schema.Event) []Change {
-	missed := uint64(0)
+// lose takes note that events before e are missing. A host that is seen for the
+// first time has lost nothing: it is joined.
+func (h *host) lose(e *schema.Event, lenient bool) []Change {
+	first, missed := h.epoch == "", uint64(0)
 	if e.Epoch == h.epoch {
 		missed = e.Seq - h.seq - 1
 	} else {
 		h.begin(e)
 	}
+	h.whole, h.marked, h.gap = false, nil, h.gap || !lenient
+	if lenient || first {
+		return nil
+	}
 	h.gaps++
-	h.whole, h.gap = false, true
-	h.wait(e)
 	return []Change{{Kind: Gap, Host: h.name, Missed: missed}}
-}
-
-func (h *host) wait(e *schema.Event) {
-	h.waiting = append(h.waiting, *e)
-	h.waiting = h.waiting[max(0, len(h.waiting)-maxWaiting):]
 }
 
 // change makes e's change, and sweeps what a snapshot does not have.
@@ -130,10 +133,24 @@ func (h *host) change(e *schema.Event) (gone []Change) {
 	complete := len(h.marked) == int(e.Snapshot.Of)
 	if complete {
 		gone = h.sweep(func(k linkKey) bool { return k.netns == e.Netns && !h.marked[k] })
-		h.whole, h.tries = true, 0
+		gone = append(gone, h.complete()...)
 	}
 	h.marked = nil
 	return gone
+}
+
+// complete says that all of the host's links are known now.
+func (h *host) complete() (changes []Change) {
+	switch {
+	case h.whole:
+	case !h.known:
+		changes = []Change{{Kind: Joined, Host: h.name}}
+	case h.gaps > h.healed:
+		h.healed = h.gaps
+		changes = []Change{{Kind: Healed, Host: h.name}}
+	}
+	h.whole, h.known, h.gap, h.waiting, h.tries = true, true, false, nil, 0
+	return changes
 }
 
 // sweep removes links whose events were missed.
@@ -153,42 +170,59 @@ func (h *host) forget(k linkKey) []Change {
 		return nil
 	}
 	delete(h.links, k)
-	return []Change{{Kind: Gone, Host: h.name, Event: &schema.Event{
-		Host: h.name, BootID: h.bootID, Epoch: h.epoch, Seq: h.seq, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync, Netns: k.netns, Link: link,
-	}}}
+	return []Change{h.goneEvent(k, link)}
 }
 
-// adopt takes the bridge's answer for the host's state, and applies what came
-// behind it. The host is not whole afterwards when the answer is older than what
-// is known, or events behind it are missing: the bridge has to be asked again.
+// goneEvent is the change of a link that went without an event.
+func (h *host) goneEvent(k linkKey, link schema.Link) Change {
+	return Change{Kind: Gone, Host: h.name, Event: &schema.Event{
+		Host: h.name, BootID: h.bootID, Epoch: h.epoch, Seq: h.seq, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync, Netns: k.netns, Link: link,
+	}}
+}
+
+// adopt takes the bridge's answer for the host's state, and applies what has come
+// behind it. The host is not whole afterwards when the answer is of an earlier
+// moment than what is missing: the bridge has to be asked again.
 func (h *host) adopt(a *schema.Links) (changes []Change) {
-	if slices.Contains(h.past, a.Epoch) || a.Epoch == h.epoch && a.Seq < h.seq {
+	if slices.Contains(h.past, a.Epoch) || a.Epoch == h.epoch && h.whole && a.Seq <= h.seq {
+		return nil // late, or as expected
+	}
+	seq := a.Seq
+	var behind []schema.Event
+	for _, e := range h.waiting {
+		if e.Epoch == a.Epoch && e.Seq == seq+1 {
+			seq, behind = e.Seq, append(behind, e)
+		}
+	}
+	if a.Epoch == h.epoch && seq < h.seq {
 		return nil
 	}
-	if h.whole && a.Epoch == h.epoch && a.Seq == h.seq {
-		h.tries = 0
-		return nil // as expected
-	}
-	waiting, wasHealthy := h.waiting, h.whole
 	if a.Epoch != h.epoch {
 		h.begin(&schema.Event{Epoch: a.Epoch, BootID: a.BootID})
+	} else if h.whole { // it knows of events that never came
+		h.gaps++
+		h.whole = false
 	}
-	h.seq, h.bootID = a.Seq, a.BootID
-	there := make(map[linkKey]bool, len(a.Links))
+	before := h.links
+	h.links = make(map[linkKey]schema.Link, len(a.Links))
 	for i := range a.Links {
-		k := linkKey{a.Links[i].Netns, a.Links[i].Link.Index}
-		h.links[k], there[k] = a.Links[i].Link, true
+		h.links[linkKey{a.Links[i].Netns, a.Links[i].Link.Index}] = a.Links[i].Link
 	}
-	changes = h.sweep(func(k linkKey) bool { return !there[k] })
-	h.whole, h.gap, h.waiting, h.marked, h.tries = true, false, nil, nil, 0
-	if !wasHealthy || len(changes) > 0 {
-		h.healed++
-		changes = append(changes, Change{Kind: Healed, Host: h.name})
+	for i := range behind {
+		h.change(&behind[i])
 	}
-	for i := range waiting {
-		changes = append(changes, h.apply(&waiting[i], nil, false)...)
+	h.seq, h.bootID, h.marked = seq, a.BootID, nil
+	for _, l := range sortedLinks(before) {
+		if k := (linkKey{l.Netns, l.Link.Index}); !has(h.links, k) {
+			changes = append(changes, h.goneEvent(k, l.Link))
+		}
 	}
-	return changes
+	return append(changes, h.complete()...)
+}
+
+func has(links map[linkKey]schema.Link, k linkKey) bool {
+	_, ok := links[k]
+	return ok
 }
 
 // latest takes the last event of a link, as the bucket has it.
@@ -202,8 +236,7 @@ func (h *host) latest(e *schema.Event, data []byte) []Change {
 	if h.marked != nil {
 		h.marked[k] = true
 	}
-	h.whole = true
-	return []Change{{Kind: Applied, Host: h.name, Event: e, Data: data}}
+	return append(h.complete(), Change{Kind: Applied, Host: h.name, Event: e, Data: data})
 }
 
 // sweepUnseen removes the links that a bucket which was read from the beginning

@@ -323,9 +323,14 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 			changes = append(changes, Change{Kind: Back, Host: h.name})
 		}
 		h.quiet, h.awayFor = false, 0
-		// A state that is behind what the bridge had confirmed when it was asked is
-		// either on its way, or will never come: an answer tells.
-		if f.o.Join == FromQuery && (!h.whole || p.epoch != h.epoch || p.seq > h.seq) || f.o.Join == FromStream && !h.whole {
+		// What the bridge had confirmed at the last presence and is still not here will
+		// never come.
+		lost := h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
+		h.behind = 0
+		if p.epoch != h.epoch || p.seq > h.seq {
+			h.behind = max(p.seq, 1)
+		}
+		if !h.whole || lost && f.o.Join == FromQuery {
 			f.ask(ctx, h)
 		}
 	}

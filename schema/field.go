@@ -109,6 +109,15 @@ func (s FieldSet) Has(name string) bool {
 	return ok && s&(1<<i) != 0
 }
 
+// Value returns the JSON of a key of the link, "" when it is absent or no key.
+func (l *Link) Value(name string) string {
+	i, ok := fieldByName[name]
+	if !ok || !fields[i].has(l) {
+		return ""
+	}
+	return string(fields[i].append(nil, l))
+}
+
 // Names returns the keys in the set, in the order of the JSON.
 func (s FieldSet) Names() []string {
 	names := make([]string, 0, bits.OnesCount64(uint64(s)))

@@ -28,13 +28,17 @@ func TestMainJobFromOneCommand(t *testing.T) {
 	b.ready()
 	w := start(t, nil, "watch")
 	w.says("connected to NATS")
+	eventually(t, "links prints the loopback", func() bool {
+		l := start(t, nil, "links")
+		return l.wait(15*time.Second) == 0 && strings.Contains(l.output.String(), "test  lo  ")
+	})
 	js := start(t, nil, "watch", "--json", "test")
 	js.says("connected to NATS")
 
 	a, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Delete(a))
-	for _, line := range []string{"created   veth0", "created   veth1", "deleted   veth0", "deleted   veth1"} {
+	for _, line := range []string{`"action":"created"`, `"ifname":"veth0"`, `"ifname":"veth1"`, `"action":"deleted"`} {
 		w.says(line)
 	}
 	js.says(`"action":"deleted"`)

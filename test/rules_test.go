@@ -28,14 +28,15 @@ func packages(t *testing.T, pattern string) []goPackage {
 	return list
 }
 
-// Dependencies run one way: cmd → bridge → netlinksrc → schema, and schema
+// Dependencies run one way: cmd → fleet, bridge → netlinksrc → schema, and schema
 // imports nothing but the standard library and its JSON encoder.
 func TestDependenciesRunOneWay(t *testing.T) {
 	allowed := map[string][]string{
 		"ifacebridge/schema":          {},
 		"ifacebridge/netlinksrc":      {"ifacebridge/schema"},
 		"ifacebridge/bridge":          {"ifacebridge/netlinksrc", "ifacebridge/schema"},
-		"ifacebridge/cmd/ifacebridge": {"ifacebridge/bridge", "ifacebridge/schema"},
+		"ifacebridge/fleet":           {"ifacebridge/schema"},
+		"ifacebridge/cmd/ifacebridge": {"ifacebridge/bridge", "ifacebridge/fleet", "ifacebridge/schema"},
 	}
 	found := 0
 	for _, p := range packages(t, "./...") {

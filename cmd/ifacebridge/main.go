@@ -82,7 +82,8 @@ configuration, 3 when another bridge has taken this host's name.`,
 		Example: `  ifacebridge                                     run the bridge
   NATS_URL=nats://broker:4222 ifacebridge         publish to a server
   ifacebridge watch                               follow the events of all hosts
-  ifacebridge watch --json web01 | jq .link       as JSON, of one host`,
+  ifacebridge watch --json web01 | jq .link       as JSON, of one host
+  ifacebridge links                               the links that are there now`,
 		Args:              noArguments,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -92,7 +93,7 @@ configuration, 3 when another bridge has taken this host's name.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), schemaCommand(), configCommand(environ), permissionsCommand(environ),
+	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ), permissionsCommand(environ),
 		healthcheckCommand(environ), versionCommand())
 	return root
 }

@@ -2,138 +2,126 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
-	"ifacebridge/bridge"
+	"ifacebridge/fleet"
 	"ifacebridge/schema"
 )
 
-// defaultURL is where the embedded server listens.
-const defaultURL = "nats://127.0.0.1:4222"
+// watchFlags are the flags of watch.
+type watchFlags struct {
+	json  bool
+	hosts []string
+	since time.Duration
+	event string
+	kind  string
+}
 
 func watchCommand(environ []string) *cobra.Command {
-	var asJSON bool
+	var flags watchFlags
 	cmd := &cobra.Command{
 		Use:   "watch [host…]",
-		Short: "Follow the events of all hosts, or of some",
-		Long: `Follow the events as they are published, one line each, until interrupted. NATS_URL
-says where to; unset, it is the server that "ifacebridge" embeds.`,
+		Short: "Follow the links of all hosts, or of some",
+		Long: `Follow the links of all hosts, or of some, until interrupted: on a terminal as a table,
+in a pipe (or with --json) as the events, one JSON object a line. NATS_URL says where;
+unset, it is the server that "ifacebridge" embeds.
+
+In the table: type to filter, up and down to choose a link, enter for its last events,
+esc to go back, ctrl+c to leave.`,
 		Example: `  ifacebridge watch
-  ifacebridge watch web01.example.com
-  ifacebridge watch --json | jq 'select(.event == "del")'`,
-		RunE: func(cmd *cobra.Command, hosts []string) error {
-			return watch(cmd.Context(), environ, hosts, asJSON, cmd.OutOrStdout(), cmd.ErrOrStderr())
+  ifacebridge watch web01.example.com --since 10m
+  ifacebridge watch --event del --kind veth | jq .link.ifname`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags.hosts = append(flags.hosts, args...)
+			if err := flags.check(); err != nil {
+				return err
+			}
+			out, isFile := cmd.OutOrStdout().(*os.File)
+			if isFile && isatty.IsTerminal(out.Fd()) && !flags.json {
+				return watchTable(cmd.Context(), environ, flags, out)
+			}
+			return watchLines(cmd.Context(), environ, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the events as they are, one JSON object a line")
+	cmd.Flags().BoolVar(&flags.json, "json", false, "print the events as they were published, one JSON object a line")
+	cmd.Flags().StringSliceVar(&flags.hosts, "host", nil, "only these hosts, as the arguments")
+	cmd.Flags().DurationVar(&flags.since, "since", 0, "begin this long ago, with what the stream holds")
+	cmd.Flags().StringVar(&flags.event, "event", "", "only events of this kind: new or del")
+	cmd.Flags().StringVar(&flags.kind, "kind", "", "only links of this kind (linkinfo.info_kind), such as veth")
 	return cmd
 }
 
-// watch prints events until ctx ends.
-func watch(ctx context.Context, environ, hosts []string, asJSON bool, stdout, stderr io.Writer) error {
-	settings, err := bridge.LoadSettings()
+func (w *watchFlags) check() error {
+	if w.event != "" && w.event != "new" && w.event != "del" {
+		return &usageError{fmt.Errorf("--event: unknown value (got %q); accepted: new, del", w.event)}
+	}
+	if w.since < 0 {
+		return &usageError{fmt.Errorf("--since: in the future (got %v); accepted: a duration such as 10m", w.since)}
+	}
+	return checkHosts(w.hosts)
+}
+
+// wants reports whether an event is to be shown.
+func (w *watchFlags) wants(e *schema.Event) bool {
+	return (w.event == "" || e.Kind.String() == w.event) && (w.kind == "" || e.Link.Info.Kind == w.kind)
+}
+
+// options say how to join: what has been is in the stream, what is now the bridges
+// tell.
+func (w *watchFlags) options(c *client) fleet.Options {
+	o := c.options(fleet.FromQuery, w.hosts)
+	if w.since > 0 {
+		o.Join, o.Since = fleet.FromStream, time.Now().Add(-w.since)
+	}
+	return o
+}
+
+// watchLines prints events until ctx ends. What is missing or made up is said on
+// stderr, so that stdout holds what was published and nothing else.
+func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout, stderr io.Writer) error {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	c, err := connectClient(environ, "ifacebridge watch", log)
 	if err != nil {
 		return err
 	}
-	cfg, err := bridge.ParseConnection(settings, environ)
+	defer c.nc.Close()
+	o := flags.options(c)
+	o.Log = log
+	f, err := fleet.New(c.nc, o)
 	if err != nil {
 		return err
 	}
-	if len(cfg.Servers) == 0 {
-		cfg.Servers = []string{defaultURL}
-	}
-	subjects, err := watchSubjects(cfg.Prefix, hosts)
-	if err != nil {
-		return err
-	}
-	nc, err := bridge.Connect(cfg, "ifacebridge watch", slog.New(slog.NewTextHandler(stderr, nil)))
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	msgs := make(chan *nats.Msg, 1024) // a printer that lags further is told by "slow consumer"
-	for _, subject := range subjects {
-		if _, err := nc.ChanSubscribe(subject, msgs); err != nil {
-			return err
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case msg := <-msgs:
-			if err := printEvent(stdout, msg, asJSON); err != nil {
-				return err
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var writeErr error
+	err = f.Run(ctx, func(change fleet.Change) {
+		switch change.Kind {
+		case fleet.Applied:
+			if change.Data == nil || !flags.wants(change.Event) {
+				return
 			}
+			if _, writeErr = fmt.Fprintf(stdout, "%s\n", change.Data); writeErr != nil {
+				stop() // nobody reads any more
+			}
+		case fleet.Gap:
+			log.Warn("events are missing; asking the bridge for its links", "host", change.Host, "missed", change.Missed)
+		case fleet.Joined:
+		case fleet.Gone:
+			log.Warn("a link is gone, and its event was missed", "host", change.Host, "link", printable(change.Event.Link.Name))
+		default:
+			log.Info("host is "+change.Kind.String(), "host", change.Host)
 		}
-	}
-}
-
-func watchSubjects(prefix string, hosts []string) ([]string, error) {
-	if len(hosts) == 0 {
-		return []string{prefix + ".*.new", prefix + ".*.del"}, nil
-	}
-	var subjects []string
-	for _, host := range hosts {
-		token, err := schema.HostToken(host)
-		if err != nil {
-			return nil, &usageError{err}
-		}
-		subjects = append(subjects, prefix+"."+token+".*")
-	}
-	return subjects, nil
-}
-
-// printEvent prints what msg says, or that it is no event.
-func printEvent(w io.Writer, msg *nats.Msg, asJSON bool) error {
-	var e schema.Event
-	text := string(msg.Data)
-	if !asJSON {
-		if err := json.Unmarshal(msg.Data, &e); err != nil {
-			text = fmt.Sprintf("%s is no event: %v", printable(msg.Subject), err)
-		} else {
-			text = eventLine(&e)
-		}
-	}
-	_, err := fmt.Fprintln(w, text)
-	return err
-}
-
-// eventLine is an event in a line: when, where, what, and what changed.
-func eventLine(e *schema.Event) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %-16s %-9s %-15s", e.Time.Local().Format(time.StampMilli), printable(e.Host), e.Action, printable(e.Link.Name))
-	if state, ok := e.Link.OperState.Get(); ok {
-		fmt.Fprintf(&b, " %-7s", state)
-	}
-	if mtu, ok := e.Link.MTU.Get(); ok {
-		fmt.Fprintf(&b, " mtu %d", mtu)
-	}
-	if e.Link.Info.Kind != "" {
-		fmt.Fprintf(&b, " %s", e.Link.Info.Kind)
-	}
-	if e.Link.MasterName != "" {
-		fmt.Fprintf(&b, " master %s", printable(e.Link.MasterName))
-	}
-	if e.Changed != 0 {
-		fmt.Fprintf(&b, " changed %s", strings.Join(e.Changed.Names(), ","))
-	}
-	if e.Changed.Has("ifname") {
-		fmt.Fprintf(&b, " (was %s)", printable(e.Previous.Name))
-	}
-	if e.Coalesced > 1 {
-		fmt.Fprintf(&b, " coalesced %d", e.Coalesced)
-	}
-	return b.String()
+	})
+	return errors.Join(err, writeErr)
 }
 
 // printable quotes a name that a terminal would not show as it is.

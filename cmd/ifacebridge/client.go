@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/bridge"
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+)
+
+// defaultURL is where the embedded server listens.
+const defaultURL = "nats://127.0.0.1:4222"
+
+// A client is a command's connection to NATS, for reading.
+type client struct {
+	cfg bridge.Config
+	nc  *nats.Conn
+}
+
+// connectClient connects as the settings say, to the embedded server when they name
+// none. It never gives up: see reach. The caller closes nc.
+func connectClient(environ []string, name string, log *slog.Logger) (*client, error) {
+	settings, err := bridge.LoadSettings()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := bridge.ParseConnection(settings, environ)
+	if err != nil {
+		return nil, err
+	}
+	if len(cfg.Servers) == 0 {
+		cfg.Servers = []string{defaultURL}
+	}
+	nc, err := bridge.Connect(cfg, name, log)
+	if err != nil {
+		return nil, err
+	}
+	return &client{cfg: cfg, nc: nc}, nil
+}
+
+// reachTimeout is how long a command that does one thing waits for NATS.
+const reachTimeout = 5 * time.Second
+
+// reach waits until there is a connection.
+func (c *client) reach(ctx context.Context) error {
+	up := c.nc.StatusChanged(nats.CONNECTED)
+	defer c.nc.RemoveStatusListener(up)
+	if c.nc.IsConnected() {
+		return nil
+	}
+	select {
+	case <-up:
+		return nil
+	case <-time.After(reachTimeout):
+		return fmt.Errorf("cannot reach NATS at %s within %v: %w", bridge.RedactURLs(c.cfg.Servers), reachTimeout, c.lastError())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *client) lastError() error {
+	if err := c.nc.LastError(); err != nil {
+		return err
+	}
+	return errors.New("no answer")
+}
+
+// options are what a fleet is followed with.
+func (c *client) options(join fleet.Join, hosts []string) fleet.Options {
+	return fleet.Options{Join: join, Hosts: hosts, Prefix: c.cfg.Prefix, Stream: c.cfg.Stream, Bucket: c.cfg.Bucket}
+}
+
+// hasBucket reports whether there is a bucket of current state.
+func (c *client) hasBucket(ctx context.Context) bool {
+	js, err := jetstream.New(c.nc)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	_, err = js.KeyValue(ctx, c.cfg.Bucket)
+	return err == nil
+}
+
+// checkHosts finds host names that cannot be.
+func checkHosts(hosts []string) error {
+	for _, host := range hosts {
+		if _, err := schema.HostToken(host); err != nil {
+			return &usageError{err}
+		}
+	}
+	return nil
+}

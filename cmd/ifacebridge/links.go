@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+)
+
+func linksCommand(environ []string) *cobra.Command {
+	var asJSON, watch bool
+	cmd := &cobra.Command{
+		Use:   "links [host…]",
+		Short: "Print the current links of all hosts, or of some",
+		Long: `Print the current links of all hosts, or of some, as a table like that of ip -br link:
+from the bucket of current state, or, where there is none, by asking the bridges.
+
+Exit status 1 when NATS cannot be reached, or nothing is known of a host that was named.`,
+		Example: `  ifacebridge links
+  ifacebridge links web01.example.com
+  ifacebridge links --json | jq 'select(.link.operstate == "DOWN")'`,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := checkHosts(hosts); err != nil {
+				return err
+			}
+			return links(cmd.Context(), environ, hosts, asJSON, watch, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a link and line")
+	cmd.Flags().BoolVar(&watch, "watch", false, "print again whenever something has changed, until interrupted")
+	return cmd
+}
+
+func links(ctx context.Context, environ, hosts []string, asJSON, watch bool, stdout, stderr io.Writer) error {
+	level := slog.LevelError // a failure to connect is returned
+	if watch {
+		level = slog.LevelWarn
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	c, err := connectClient(environ, "ifacebridge links", log)
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	if err := c.reach(ctx); err != nil {
+		return err
+	}
+	join := fleet.FromQuery
+	if c.hasBucket(ctx) {
+		join = fleet.FromBucket
+	}
+	f, err := fleet.New(c.nc, c.options(join, hosts))
+	if err != nil {
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- f.Run(ctx, func(fleet.Change) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	defer func() { cancel(); <-done }()
+	select {
+	case <-f.CaughtUp():
+	case <-time.After(2 * reachTimeout):
+		return fmt.Errorf("no answer from the %s within %v: %w", join, 2*reachTimeout, c.lastError())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		view := f.View()
+		if err := printLinks(stdout, view, asJSON); err != nil {
+			return err
+		}
+		if !watch {
+			return missing(hosts, view)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+		select { // what comes together is printed together
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil
+		}
+		if !asJSON {
+			fmt.Fprintln(stdout)
+		}
+	}
+}
+
+// missing is an error when nothing is known of a host.
+func missing(hosts []string, view []fleet.Host) error {
+	var unknown []string
+	for _, name := range hosts {
+		if !slices.ContainsFunc(view, func(h fleet.Host) bool { return h.Name == name && len(h.Links) > 0 }) {
+			unknown = append(unknown, name)
+		}
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?", strings.Join(unknown, ", "))
+	}
+	return nil
+}
+
+// printLinks prints a line for each link.
+func printLinks(stdout io.Writer, view []fleet.Host, asJSON bool) error {
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	for _, h := range view {
+		for _, l := range h.Links {
+			if asJSON {
+				line, err := json.Marshal(struct {
+					Host  string      `json:"host"`
+					Netns string      `json:"netns,omitempty"`
+					Link  schema.Link `json:"link"`
+				}{h.Name, l.Netns, l.Link})
+				if err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintf(stdout, "%s\n", line); err != nil {
+					return err
+				}
+				continue
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address, strings.Join(l.Link.Flags.Names(), ","))
+		}
+	}
+	return w.Flush()
+}
+
+// linkName is the link's name as ip writes it: with the lower link, and here the
+// namespace in front.
+func linkName(l *schema.LinkInNetns) string {
+	name := printable(l.Link.Name)
+	if l.Link.LowerName != "" {
+		name += "@" + printable(l.Link.LowerName)
+	}
+	if l.Netns != "" {
+		name = printable(l.Netns) + "/" + name
+	}
+	return name
+}
+
+func operState(l *schema.Link) string {
+	if state, ok := l.OperState.Get(); ok {
+		return state.String()
+	}
+	return "-"
+}

@@ -1,0 +1,456 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"ifacebridge/bridge"
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+)
+
+// watchTable follows the fleet in a table until ctx ends or the user leaves.
+func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os.File) error {
+	c, err := connectClient(environ, "ifacebridge watch", slog.New(slog.DiscardHandler)) // the table says what there is to say
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	f, err := fleet.New(c.nc, flags.options(c))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	past := &history{events: map[rowKey][]schema.Event{}}
+	var following sync.WaitGroup
+	following.Go(func() { _ = f.Run(ctx, past.add) }) // nil when ctx ends
+	defer following.Wait()
+	defer cancel()
+	m := &table{client: c, fleet: f, past: past, flags: flags, now: time.Now()}
+	_, err = tea.NewProgram(m, tea.WithContext(ctx), tea.WithOutput(out), tea.WithEnvironment(environ)).Run()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// rowKey is a link in the table.
+type rowKey struct {
+	host, netns string
+	index       int32
+}
+
+// A history keeps the last events of each link. The fleet writes it, the table
+// reads it.
+type history struct {
+	mu     sync.Mutex
+	events map[rowKey][]schema.Event // the newest last, at most maxHistory
+}
+
+const maxHistory = 100
+
+func (h *history) add(c fleet.Change) {
+	if c.Event == nil || c.Event.Snapshot.Of > 0 {
+		return
+	}
+	k := rowKey{c.Host, c.Event.Netns, c.Event.Link.Index}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := append(h.events[k], *c.Event)
+	h.events[k] = list[max(0, len(list)-maxHistory):]
+	if c.Event.Kind == schema.Del && len(h.events) > 4*maxHistory { // a host that makes containers
+		delete(h.events, k)
+	}
+}
+
+// of returns a link's last events, the newest first.
+func (h *history) of(k rowKey) []schema.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := slices.Clone(h.events[k])
+	slices.Reverse(list)
+	return list
+}
+
+// flaps returns how often the link's state changed in the last minute.
+func flaps(events []schema.Event, now time.Time) int {
+	n := 0
+	for i := range events {
+		if events[i].Changed.Has("operstate") && now.Sub(events[i].Time) < time.Minute {
+			n++
+		}
+	}
+	return n
+}
+
+// A row is a link as it is shown.
+type row struct {
+	key    rowKey
+	link   schema.LinkInNetns
+	old    bool // what is known of the host may not be true any more
+	events []schema.Event
+}
+
+// table is the model of the terminal program: what is shown is a function of it.
+type table struct {
+	client *client
+	fleet  *fleet.Fleet
+	past   *history
+	flags  watchFlags
+
+	now           time.Time
+	width, height int
+	hosts         []fleet.Host
+	rows          []row
+	filter        string
+	cursor        int
+	chosen        rowKey // the row of the cursor, wherever it moves to
+	detail        bool
+	lostSince     time.Time // zero: connected
+}
+
+type tick time.Time
+
+// refresh is how often the table is drawn.
+const refresh = 250 * time.Millisecond
+
+func nextTick() tea.Cmd { return tea.Tick(refresh, func(t time.Time) tea.Msg { return tick(t) }) }
+
+// Init implements tea.Model.
+func (m *table) Init() tea.Cmd {
+	m.load()
+	return nextTick()
+}
+
+// Update implements tea.Model.
+func (m *table) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tick:
+		m.now = time.Time(msg)
+		m.load()
+		return m, nextTick()
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case tea.PasteMsg:
+		m.filter += strings.TrimSpace(msg.Content)
+		m.load()
+	case tea.KeyPressMsg:
+		if msg.String() == "ctrl+c" {
+			return m, tea.Quit
+		}
+		m.key(msg)
+		m.load()
+	}
+	return m, nil
+}
+
+func (m *table) key(msg tea.KeyPressMsg) {
+	page := max(1, m.listHeight()-1)
+	switch msg.String() {
+	case "up":
+		m.move(-1)
+	case "down":
+		m.move(1)
+	case "pgup":
+		m.move(-page)
+	case "pgdown":
+		m.move(page)
+	case "home":
+		m.move(-len(m.rows))
+	case "end":
+		m.move(len(m.rows))
+	case "enter":
+		m.detail = !m.detail && len(m.rows) > 0
+	case "esc":
+		if m.detail {
+			m.detail = false
+		} else {
+			m.filter = ""
+		}
+	case "backspace":
+		if runes := []rune(m.filter); len(runes) > 0 {
+			m.filter = string(runes[:len(runes)-1])
+		}
+	default:
+		m.filter += msg.Text
+	}
+}
+
+func (m *table) move(by int) {
+	m.cursor = max(0, min(m.cursor+by, len(m.rows)-1))
+	if len(m.rows) > 0 {
+		m.chosen = m.rows[m.cursor].key
+	}
+}
+
+// load reads the fleet's state and makes rows of it.
+func (m *table) load() {
+	if m.client.nc.IsConnected() {
+		m.lostSince = time.Time{}
+	} else if m.lostSince.IsZero() {
+		m.lostSince = m.now
+	}
+	m.hosts = m.fleet.View()
+	m.rows = m.rows[:0]
+	for _, h := range m.hosts {
+		for _, l := range h.Links {
+			r := row{key: rowKey{h.Name, l.Netns, l.Link.Index}, link: l, old: h.Quiet || !h.Whole}
+			if m.flags.kind != "" && l.Link.Info.Kind != m.flags.kind || !matchesWords(m.filter, r.text()) {
+				continue
+			}
+			r.events = m.past.of(r.key)
+			m.rows = append(m.rows, r)
+		}
+	}
+	if i := slices.IndexFunc(m.rows, func(r row) bool { return r.key == m.chosen }); i >= 0 {
+		m.cursor = i
+	} else {
+		m.move(0)
+	}
+}
+
+// text is what the filter looks at.
+func (r *row) text() string {
+	return strings.ToLower(strings.Join([]string{r.key.host, linkName(&r.link), operState(&r.link.Link), r.link.Link.MasterName, r.link.Link.Info.Kind}, " "))
+}
+
+// matchesWords reports whether text has each word of the filter.
+func matchesWords(filter, text string) bool {
+	for word := range strings.FieldsSeq(strings.ToLower(filter)) {
+		if !strings.Contains(text, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// The colours are the terminal's own sixteen, which its theme makes readable on
+// light and on dark; NO_COLOR is the library's business.
+var (
+	bold     = lipgloss.NewStyle().Bold(true)
+	faint    = lipgloss.NewStyle().Faint(true)
+	reversed = lipgloss.NewStyle().Reverse(true)
+	alarm    = lipgloss.NewStyle().Bold(true).Reverse(true).Foreground(lipgloss.Red)
+	byState  = map[string]lipgloss.Style{
+		"UP":             lipgloss.NewStyle().Foreground(lipgloss.Green),
+		"DOWN":           lipgloss.NewStyle().Foreground(lipgloss.Red),
+		"LOWERLAYERDOWN": lipgloss.NewStyle().Foreground(lipgloss.Red),
+		"DORMANT":        lipgloss.NewStyle().Foreground(lipgloss.Yellow),
+	}
+)
+
+// View implements tea.Model.
+func (m *table) View() tea.View {
+	v := tea.NewView(m.screen())
+	v.AltScreen = true
+	v.WindowTitle = "ifacebridge watch"
+	return v
+}
+
+func (m *table) screen() string {
+	if m.width == 0 {
+		return ""
+	}
+	lines := []string{m.status(), m.heading()}
+	first := max(0, min(m.cursor-m.listHeight()+1, len(m.rows)-1))
+	for i := first; i < len(m.rows) && i < first+m.listHeight(); i++ {
+		lines = append(lines, m.line(&m.rows[i], i == m.cursor))
+	}
+	for len(lines) < 2+m.listHeight() {
+		lines = append(lines, "")
+	}
+	if m.detail {
+		lines = append(lines, m.details()...)
+	}
+	lines = append(lines, m.prompt())
+	for i := range lines {
+		lines[i] = ansi.Truncate(lines[i], m.width, "…")
+	}
+	return strings.Join(lines[:min(len(lines), m.height)], "\n")
+}
+
+// listHeight is how many links are shown.
+func (m *table) listHeight() int {
+	if m.detail {
+		return max(1, (m.height-3)/2)
+	}
+	return max(1, m.height-3)
+}
+
+// status is the first line: how many hosts and links, and whether it is true.
+func (m *table) status() string {
+	if !m.lostSince.IsZero() {
+		cause := "the server closed the connection"
+		if err := m.client.nc.LastError(); err != nil {
+			cause = err.Error()
+		}
+		return alarm.Render(fmt.Sprintf(" CONNECTION LOST %s ago: %s; what is shown is old ", age(m.now.Sub(m.lostSince)), cause))
+	}
+	quiet, partial := 0, 0
+	for _, h := range m.hosts {
+		if h.Quiet {
+			quiet++
+		} else if !h.Whole {
+			partial++
+		}
+	}
+	text := bold.Render("ifacebridge watch") + fmt.Sprintf("  %d hosts  %d links", len(m.hosts), len(m.rows))
+	if quiet > 0 {
+		text += "  " + alarm.Render(fmt.Sprintf(" %d quiet ", quiet))
+	}
+	if partial > 0 {
+		text += fmt.Sprintf("  %d being read", partial)
+	}
+	return text + faint.Render("  "+bridge.RedactURLs([]string{m.client.nc.ConnectedUrl()}))
+}
+
+// A column is shown when the terminal is wide enough for those before it.
+type column struct {
+	title string
+	width int
+	from  int // shown on terminals at least this wide
+	value func(m *table, r *row) string
+}
+
+var columns = []column{
+	{"HOST", 18, 0, func(_ *table, r *row) string { return printable(r.key.host) }},
+	{"LINK", 20, 0, func(_ *table, r *row) string { return linkName(&r.link) }},
+	{"STATE", 9, 0, func(_ *table, r *row) string { return operState(&r.link.Link) }},
+	{"MTU", 6, 0, func(_ *table, r *row) string {
+		if mtu, ok := r.link.Link.MTU.Get(); ok {
+			return fmt.Sprint(mtu)
+		}
+		return "-"
+	}},
+	{"MASTER", 12, 0, func(_ *table, r *row) string { return cmp.Or(printable(r.link.Link.MasterName), "-") }},
+	{"CHANGED", 7, 0, func(m *table, r *row) string {
+		if len(r.events) > 0 {
+			return age(m.now.Sub(r.events[0].Time))
+		}
+		return "-"
+	}},
+	{"FLAPS", 5, 80, func(m *table, r *row) string {
+		if n := flaps(r.events, m.now); n > 0 {
+			return fmt.Sprint(n)
+		}
+		return "-"
+	}},
+	{"KIND", 10, 100, func(_ *table, r *row) string { return cmp.Or(r.link.Link.Info.Kind, "-") }},
+	{"ADDRESS", 18, 120, func(_ *table, r *row) string { return cmp.Or(r.link.Link.Address.String(), "-") }},
+	{"LAST", 60, 140, func(_ *table, r *row) string {
+		if len(r.events) > 0 {
+			return summary(&r.events[0])
+		}
+		return "-"
+	}},
+}
+
+func (m *table) heading() string {
+	var b strings.Builder
+	for _, c := range columns {
+		if m.width >= c.from {
+			b.WriteString(cell(c.title, c.width))
+		}
+	}
+	return bold.Render(b.String())
+}
+
+func (m *table) line(r *row, chosen bool) string {
+	var b strings.Builder
+	for _, c := range columns {
+		if m.width < c.from {
+			continue
+		}
+		text := cell(c.value(m, r), c.width)
+		if style, ok := byState[strings.TrimSpace(text)]; ok && c.title == "STATE" && !chosen && !r.old {
+			text = style.Render(text)
+		}
+		b.WriteString(text)
+	}
+	switch {
+	case chosen:
+		return reversed.Render(b.String())
+	case r.old:
+		return faint.Render(b.String())
+	}
+	return b.String()
+}
+
+// cell is text in a column of a width, with a space behind it.
+func cell(text string, width int) string {
+	text = ansi.Truncate(text, width, "…")
+	return text + strings.Repeat(" ", max(0, width-ansi.StringWidth(text))+1)
+}
+
+// details are the chosen link's state and last events.
+func (m *table) details() []string {
+	height := m.height - 3 - m.listHeight()
+	if len(m.rows) == 0 {
+		return nil
+	}
+	r := &m.rows[m.cursor]
+	l := &r.link.Link
+	lines := []string{
+		bold.Render(strings.Repeat("─", max(0, m.width))),
+		bold.Render(printable(r.key.host)+"  "+linkName(&r.link)) + fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags),
+	}
+	if len(r.events) == 0 {
+		lines = append(lines, faint.Render("nothing has happened since this began"))
+	}
+	for i := range r.events {
+		e := &r.events[i]
+		lines = append(lines, faint.Render(e.Time.Local().Format("15:04:05.000"))+"  "+summary(e))
+	}
+	for len(lines) < height {
+		lines = append(lines, "")
+	}
+	return lines[:max(0, height)]
+}
+
+// summary is an event in a few words: what happened, and what changed from what.
+func summary(e *schema.Event) string {
+	text := e.Action.String()
+	for _, name := range e.Changed.Names() {
+		text += fmt.Sprintf("  %s %s → %s", name, e.Previous.Value(name), e.Link.Value(name))
+	}
+	if e.Coalesced > 1 {
+		text += fmt.Sprintf("  (%d notifications)", e.Coalesced)
+	}
+	if e.Cause == schema.Resync {
+		text += "  (found by comparing)"
+	}
+	return ansi.Strip(text)
+}
+
+func (m *table) prompt() string {
+	if m.filter != "" {
+		return "filter: " + bold.Render(printable(m.filter)) + faint.Render("   esc clears")
+	}
+	return faint.Render("type to filter   ↑↓ choose   enter its last events   ctrl+c leaves")
+}
+
+// age is a duration as one looks at it.
+func age(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
