@@ -180,6 +180,10 @@ func (b *bucket) flush(ctx context.Context) error {
 	var failure error
 	acks := make(map[string]jetstream.PubAckFuture, len(dirty))
 	for _, key := range slices.Sorted(maps.Keys(dirty)) {
+		if failure != nil { // each would wait for the same
+			b.again(key, dirty[key])
+			continue
+		}
 		ack, err := b.js.PublishMsgAsync(b.message(key, b.state.last(dirty[key])), jetstream.WithRetryAttempts(0))
 		if err != nil {
 			failure = err

@@ -37,9 +37,7 @@ func (o *outage) moveOn(nc *nats.Conn, began time.Time, err error) {
 	if o.since.IsZero() {
 		o.since = began
 	}
-	switch failureReason(err) {
-	case "timeout", "no_stream", "no_jetstream", "unavailable":
-	default:
+	if !passes(err) {
 		return // any server would say the same
 	}
 	if time.Since(o.since) < moveAfter || time.Since(o.moved) < moveAfter || !nc.IsConnected() || len(nc.Servers()) < 2 {
@@ -48,6 +46,16 @@ func (o *outage) moveOn(nc *nats.Conn, began time.Time, err error) {
 	o.moved = time.Now()
 	o.log.Warn("this NATS server stores nothing; trying another one of its cluster", "server", nc.ConnectedUrlRedacted())
 	_ = nc.ForceReconnect() // fails only when the connection is closed, which is said elsewhere
+}
+
+// passes reports whether a failure is one that ends without anybody's doing, such
+// as that of a cluster that elects a leader.
+func passes(err error) bool {
+	switch failureReason(err) {
+	case "timeout", "no_stream", "no_jetstream", "unavailable", "disconnected":
+		return true
+	}
+	return false
 }
 
 // wait logs why the last attempt failed, unless it was said, and waits before the

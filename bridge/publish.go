@@ -229,16 +229,20 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 // isWhole reports whether the state is this run's, with all of its snapshot.
 func (p *publisher) isWhole() bool { return p.snapshotOK.Load() }
 
-// bucketTries is how often the bucket is asked for what it holds before the
-// epoch begins without.
-const bucketTries = 3
+// Before an epoch begins without what the bucket holds, it is asked for so often,
+// or so long when the failure is one that passes, such as an election.
+const (
+	bucketTries    = 3
+	bucketPatience = 30 * time.Second
+)
 
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
 // that went while no bridge was running.
 func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	outage := outage{log: p.log, failing: "cannot read from the bucket what was published before; events wait for it", over: "read the bucket"}
 	var err error
-	for tries := 0; tries < bucketTries; {
+	connectedFor := time.Duration(0)
+	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
 		var gone []change
 		began := time.Now()
 		gone, err = p.bucket.vanished(ctx, o)
@@ -247,11 +251,15 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 			return p.publishGone(ctx, o.bootID, gone)
 		}
 		p.metrics.failed(err)
-		if p.nc.IsConnected() {
+		connected := p.nc.IsConnected()
+		if connected && !passes(err) {
 			tries++
 		}
 		if err := p.pause(ctx, &outage, began, err); err != nil {
 			return err
+		}
+		if connected {
+			connectedFor += time.Since(began)
 		}
 	}
 	p.log.Error("cannot read what was published before; links that went while the bridge was down get no del, the snapshot shows what is there", "cause", err)

@@ -107,7 +107,7 @@ func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 		return stream.CachedInfo().State.LastSeq
 	}
 	began, before := time.Now(), uint64(0)
-	eventually(t, "events are stored again", func() bool {
+	within(t, time.Minute, "events are stored again", func() bool {
 		if before == 0 {
 			before = last()
 			return false

@@ -325,7 +325,7 @@ type column struct {
 
 var columns = []column{
 	{"HOST", 18, 0, func(_ *table, r *row) string { return printable(r.key.host) }},
-	{"LINK", 20, 0, func(_ *table, r *row) string { return linkName(&r.link) }},
+	{"LINK", 18, 0, func(_ *table, r *row) string { return linkName(&r.link) }},
 	{"STATE", 9, 0, func(_ *table, r *row) string { return operState(&r.link.Link) }},
 	{"MTU", 6, 0, func(_ *table, r *row) string {
 		if mtu, ok := r.link.Link.MTU.Get(); ok {
@@ -333,7 +333,7 @@ var columns = []column{
 		}
 		return "-"
 	}},
-	{"MASTER", 12, 0, func(_ *table, r *row) string { return cmp.Or(printable(r.link.Link.MasterName), "-") }},
+	{"MASTER", 10, 0, func(_ *table, r *row) string { return cmp.Or(printable(r.link.Link.MasterName), "-") }},
 	{"CHANGED", 7, 0, func(m *table, r *row) string {
 		if len(r.events) > 0 {
 			return age(m.now.Sub(r.events[0].Time))
@@ -422,7 +422,11 @@ func (m *table) details() []string {
 func summary(e *schema.Event) string {
 	text := e.Action.String()
 	for _, name := range e.Changed.Names() {
-		text += fmt.Sprintf("  %s %s → %s", name, e.Previous.Value(name), e.Link.Value(name))
+		if name == "flags" {
+			text += "  flags" + flagChanges(e.Previous.Flags.Names(), e.Link.Flags.Names())
+			continue
+		}
+		text += fmt.Sprintf("  %s %s → %s", name, short(e.Previous.Value(name)), short(e.Link.Value(name)))
 	}
 	if e.Coalesced > 1 {
 		text += fmt.Sprintf("  (%d notifications)", e.Coalesced)
@@ -432,6 +436,25 @@ func summary(e *schema.Event) string {
 	}
 	return ansi.Strip(text)
 }
+
+// flagChanges are the flags that came and went.
+func flagChanges(before, after []string) string {
+	var b strings.Builder
+	for _, flag := range after {
+		if !slices.Contains(before, flag) {
+			b.WriteString(" +" + flag)
+		}
+	}
+	for _, flag := range before {
+		if !slices.Contains(after, flag) {
+			b.WriteString(" -" + flag)
+		}
+	}
+	return b.String()
+}
+
+// short is a value that leaves room for others.
+func short(value string) string { return ansi.Truncate(cmp.Or(value, "none"), 40, "…") }
 
 func (m *table) prompt() string {
 	if m.filter != "" {

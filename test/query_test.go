@@ -1,0 +1,179 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// The query service, in both deliveries: the links as they are, the place in the
+// events that this is true at, in pages that fit the server's payload limit, and
+// what it says of itself.
+func TestQuery(t *testing.T) {
+	for _, delivery := range []string{"jetstream", "core"} {
+		t.Run(delivery, func(t *testing.T) {
+			k := netnstest.Own(t)
+			s := natstest.Start(t, "max_payload: 8192")
+			for i := range 30 {
+				_, _, err := k.AddVeth(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
+				must(t, err)
+			}
+			nc := connect(t, s)
+			r := record(t, s)
+			b := bridge(t, s, "IFACE_DELIVERY="+delivery, "IFACE_HOST=web01.example.com")
+			r.snapshot()
+			ask := func(request string) *nats.Msg {
+				t.Helper()
+				var reply *nats.Msg
+				eventually(t, "an answer", func() bool {
+					var err error
+					reply, err = nc.Request("ifacebridge.web01_example_com.links", []byte(request), time.Second)
+					return err == nil && reply.Header.Get(micro.ErrorCodeHeader) != "503"
+				})
+				return reply
+			}
+			var pages []schema.Links
+			for request := ""; ; {
+				reply := ask(request)
+				if len(reply.Data) > 8192 {
+					t.Errorf("a page has %d bytes", len(reply.Data))
+				}
+				var page schema.Links
+				must(t, json.Unmarshal(reply.Data, &page))
+				if page.Schema != "iface.v1" || page.Host != "web01.example.com" {
+					t.Errorf("page %d is of %s, schema %s", len(pages), page.Host, page.Schema)
+				}
+				pages = append(pages, page)
+				if page.Next == "" {
+					break
+				}
+				if len(pages) == 1 { // the state goes on; the answer does not
+					index, err := k.Index("a0")
+					must(t, err)
+					must(t, k.SetUint32(index, unix.IFLA_MTU, 1400))
+					r.until(0, "the change", func(e *schema.Event) bool { return e.Link.MTU.Or(0) == 1400 })
+				}
+				request = fmt.Sprintf(`{"next":%q}`, page.Next)
+			}
+			if len(pages) < 3 {
+				t.Errorf("got %d pages", len(pages))
+			}
+			links := map[int32]schema.Link{}
+			for i, page := range pages {
+				if page.Seq != pages[0].Seq || page.Epoch != pages[0].Epoch {
+					t.Errorf("page %d is true at %s-%d, page 0 at %s-%d", i, page.Epoch, page.Seq, pages[0].Epoch, pages[0].Seq)
+				}
+				for _, l := range page.Links {
+					links[l.Link.Index] = l.Link
+				}
+			}
+			if len(links) != 61 {
+				t.Errorf("got %d links", len(links))
+			}
+			for _, e := range r.since(0) { // what comes behind the answer leads to the kernel's state
+				if e.Seq > pages[0].Seq {
+					links[e.Link.Index] = e.Link
+				}
+			}
+			if _, diffs := sameAsIP(t, links); len(diffs) > 0 {
+				t.Error(diffs)
+			}
+
+			for request, code := range map[string]string{`{"next":"gone"}`: "410", `nonsense`: "400"} {
+				reply := ask(request)
+				if got := reply.Header.Get(micro.ErrorCodeHeader); got != code {
+					t.Errorf("%s: error %q %q, want %s", request, got, reply.Header.Get(micro.ErrorHeader), code)
+				}
+			}
+
+			// What `nats micro ls`, info and stats show.
+			var info micro.Info
+			reply, err := nc.Request("$SRV.INFO.ifacebridge", nil, time.Second)
+			must(t, err)
+			must(t, json.Unmarshal(reply.Data, &info))
+			for key, want := range map[string]string{"host": "web01.example.com", "token": "web01_example_com", "delivery": delivery, "epoch": pages[0].Epoch, "schema": "iface.v1"} {
+				if info.Metadata[key] != want {
+					t.Errorf("metadata %s is %q, want %q", key, info.Metadata[key], want)
+				}
+			}
+			if len(info.Endpoints) != 1 || info.Endpoints[0].Subject != "ifacebridge.web01_example_com.links" {
+				t.Errorf("endpoints: %+v", info.Endpoints)
+			}
+			var stats micro.Stats
+			reply, err = nc.Request("$SRV.STATS.ifacebridge", nil, time.Second)
+			must(t, err)
+			must(t, json.Unmarshal(reply.Data, &stats))
+			if data := string(stats.Endpoints[0].Data); !strings.Contains(data, `"overruns":0`) || !strings.Contains(data, `"links":61`) {
+				t.Errorf("stats: %s", data)
+			}
+			b.signal(unix.SIGTERM)
+			b.wait(6 * time.Second)
+			if _, err := nc.Request("ifacebridge.web01_example_com.links", nil, time.Second); err != nats.ErrNoResponders {
+				t.Errorf("after the end: %v", err)
+			}
+		})
+	}
+}
+
+// A consumer in plain NATS that missed the last event before a silence finds out,
+// by the bridge's presence; and says when the bridge is quiet, and back.
+func TestFleetPresence(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_DELIVERY=core")
+	nc := connect(t, s)
+	f, err := fleet.New(nc, fleet.Options{Join: fleet.FromQuery, Presence: 200 * time.Millisecond})
+	must(t, err)
+	changes := make(chan fleet.Change, 1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx, func(c fleet.Change) { changes <- c }) }()
+	defer func() { cancel(); must(t, <-done) }()
+	until := func(kind fleet.Kind) fleet.Change {
+		t.Helper()
+		for deadline := time.After(20 * time.Second); ; {
+			select {
+			case c := <-changes:
+				if c.Kind == kind {
+					return c
+				}
+			case <-deadline:
+				t.Fatalf("not within 20 s: %v; the view is %+v", kind, f.View())
+			}
+		}
+	}
+	until(fleet.Joined)
+	<-f.CaughtUp()
+	// The consumer's connection is lost, silently, for one change.
+	must(t, nc.ForceReconnect())
+	a, err := k.Add("ghost", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	eventually(t, "the link is known", func() bool {
+		v := f.View()
+		return len(v) == 1 && v[0].Whole && len(v[0].Links) == 2 && v[0].Links[1].Link.Index == a
+	})
+	b.signal(unix.SIGKILL)
+	b.wait(time.Second)
+	if c := until(fleet.Quiet); c.Host != "test" {
+		t.Errorf("%s is quiet", c.Host)
+	}
+	if v := f.View(); !v[0].Quiet {
+		t.Error("the view does not say so")
+	}
+	must(t, k.Delete(a))
+	bridge(t, s, "IFACE_DELIVERY=core")
+	until(fleet.Back)
+	eventually(t, "the link is gone", func() bool { v := f.View(); return v[0].Whole && !v[0].Quiet && len(v[0].Links) == 1 })
+}

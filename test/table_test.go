@@ -1,0 +1,129 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// A terminal is a real one, tmux, with a command in it.
+type terminal struct {
+	t      testing.TB
+	tmux   string
+	socket string
+}
+
+func startTerminal(t testing.TB, width, height int, env []string, command string) *terminal {
+	t.Helper()
+	m := &terminal{t: t, tmux: netnstest.Tool(t, "tmux"), socket: filepath.Join(t.TempDir(), "tmux")}
+	t.Cleanup(func() { _ = exec.Command(m.tmux, "-S", m.socket, "kill-server").Run() }) // it may have ended with the command
+	m.run("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env "+strings.Join(env, " ")+" "+command)
+	return m
+}
+
+func (m *terminal) run(args ...string) string {
+	m.t.Helper()
+	out, err := exec.Command(m.tmux, append([]string{"-S", m.socket}, args...)...).CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("tmux %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (m *terminal) screen() string { return m.run("capture-pane", "-p") }
+
+// colours reports whether the screen has a foreground colour (SGR 30 to 38, 90 to 97).
+func (m *terminal) colours() bool {
+	return regexp.MustCompile(`\x1b\[([0-9]+;)*(3[0-8]|9[0-7])(;[0-9]+)*m`).MatchString(m.run("capture-pane", "-p", "-e"))
+}
+
+func (m *terminal) keys(keys ...string) {
+	m.t.Helper()
+	m.run(append([]string{"send-keys"}, keys...)...)
+}
+
+// shows waits until the screen has all of the texts, and logs it.
+func (m *terminal) shows(what string, texts ...string) string {
+	m.t.Helper()
+	screen := ""
+	defer func() { m.t.Logf("%s:\n%s", what, screen) }()
+	eventually(m.t, what, func() bool {
+		screen = m.screen()
+		for _, text := range texts {
+			if !strings.Contains(screen, text) {
+				return false
+			}
+		}
+		return true
+	})
+	return screen
+}
+
+// watch in a real terminal: the table, typing to filter, a link's last events, a
+// lost connection, narrow and wide, and without colours.
+func TestWatchTable(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_HOST=web01.example.com")
+	b.ready()
+	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
+	must(t, err)
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.SetUint32(a, unix.IFLA_MASTER, uint32(br)))
+	must(t, k.Up(br, a, peer))
+	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
+	m.shows("the table", "ifacebridge watch  1 hosts  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0", "web01.example.com", "type to filter")
+	if !m.colours() {
+		t.Error("there are no colours")
+	}
+	must(t, k.SetFlags(peer, unix.IFF_UP, false))
+	must(t, k.Up(peer))
+	must(t, k.SetUint32(a, unix.IFLA_MTU, 1400))
+	m.keys("VETH0 br0")
+	m.shows("a filter", "filter: VETH0 br0", "1 links", "veth0@veth1", "1400")
+	m.keys("Enter")
+	m.shows("a link's last events", "ifindex", "mtu 1500 → 1400", `operstate "LOWERLAYERDOWN" → "UP"`, "flags +LOWER_UP")
+	m.run("resize-window", "-x", "80", "-y", "24")
+	for line := range strings.Lines(m.shows("80 columns", "FLAPS", "mtu 1500")) {
+		if len([]rune(strings.TrimRight(line, " \n"))) > 80 {
+			t.Errorf("too long for 80 columns: %s", line)
+		}
+	}
+	m.keys("Escape")
+	eventually(t, "no details", func() bool { return !strings.Contains(m.screen(), "ifindex") })
+	m.keys("Escape")
+	m.run("resize-window", "-x", "200", "-y", "24")
+	m.shows("200 columns", "4 links", "KIND", "ADDRESS", "LAST", "mtu 1500 → 1400")
+	must(t, k.Delete(a))
+	m.shows("links that went", "2 links")
+	s.Kill()
+	m.shows("a lost connection", "CONNECTION LOST", "what is shown is old")
+	s.Start()
+	m.shows("the connection is back", "ifacebridge watch  1 hosts")
+	b.signal(unix.SIGKILL) // it goes without a word
+	b.wait(time.Second)
+	m.keys("C-c")
+	eventually(t, "it has ended", func() bool {
+		_, err := os.Stat(m.socket)
+		return exec.Command(m.tmux, "-S", m.socket, "ls").Run() != nil || err != nil
+	})
+
+	plain := startTerminal(t, 100, 10, []string{"TERM=xterm-256color", "NO_COLOR=1", "NATS_URL=" + s.URL}, binary+" watch")
+	plain.shows("without colours", "ifacebridge watch")
+	if plain.colours() {
+		t.Error("there are colours in spite of NO_COLOR")
+	}
+	plain.keys("C-c")
+}
