@@ -133,7 +133,7 @@ func newIdentity(cfg Config) (identity, error) {
 // bucket beside it.
 func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
 	if cfg.Delivery == Core {
-		return newCoreDelivery(nc), nil, nil
+		return newCoreDelivery(nc, cfg.Token), nil, nil
 	}
 	b, err := newBucket(cfg, st, nc, log)
 	if err != nil {

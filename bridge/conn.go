@@ -30,7 +30,7 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.ReconnectBufSize(-1),
 		// A write that the network does not take blocks everything else on the
 		// connection, a minute by default, and what it had is gone.
-		nats.FlusherTimeout(2*time.Second),
+		nats.FlusherTimeout(2 * time.Second),
 		nats.ReconnectOnFlusherError(),
 		nats.Timeout(3 * time.Second),
 		nats.PingInterval(5 * time.Second),

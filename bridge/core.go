@@ -19,14 +19,15 @@ const confirmTimeout = 5 * time.Second
 // nothing counts before the server has answered the PING behind it: at least
 // once to the server.
 type coreDelivery struct {
-	nc  *nats.Conn
-	msg nats.Msg
+	nc    *nats.Conn
+	token string
+	msg   nats.Msg
 }
 
 var _ delivery = (*coreDelivery)(nil)
 
-func newCoreDelivery(nc *nats.Conn) *coreDelivery {
-	return &coreDelivery{nc: nc, msg: nats.Msg{Header: nats.Header{}}}
+func newCoreDelivery(nc *nats.Conn, token string) *coreDelivery {
+	return &coreDelivery{nc: nc, token: token, msg: nats.Msg{Header: nats.Header{}}}
 }
 
 func (d *coreDelivery) begin(string, bool) {}
@@ -38,7 +39,7 @@ func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error)
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
 	for i := range batch {
 		d.msg.Subject, d.msg.Data = batch[i].subject, batch[i].data
-		d.msg.Header.Set(nats.MsgIdHdr, batch[i].id)
+		batch[i].header(d.msg.Header, d.token)
 		if err := d.nc.PublishMsg(&d.msg); err != nil {
 			return 0, err
 		}

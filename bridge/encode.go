@@ -1,6 +1,10 @@
 package bridge
 
 import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+
 	"ifacebridge/schema"
 )
 
@@ -14,6 +18,7 @@ type identity struct {
 type outgoing struct {
 	seq     uint64
 	id      string
+	time    time.Time // the event's
 	subject string
 	data    []byte
 	labels  labels
@@ -61,10 +66,34 @@ func (c *encoder) add(e *schema.Event) {
 	var link int
 	c.bytes, link = appendWithin(c.bytes, e, int(c.limit()))
 	c.batch = append(c.batch, outgoing{
-		seq: e.Seq, id: e.ID(), subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
+		seq: e.Seq, id: e.ID(), time: e.Time, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
 		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: keyOf(e), gone: e.Kind == schema.Del,
 		endsSnapshot: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of,
 	})
+}
+
+// Headers of a message besides Nats-Msg-Id: what its data is, and the attributes
+// of CloudEvents 1.0 in binary mode, as its NATS binding writes them.
+const (
+	contentType   = "Content-Type"
+	ceSpecVersion = "ce-specversion"
+	ceID          = "ce-id"
+	ceSource      = "ce-source"
+	ceType        = "ce-type"
+	ceSubject     = "ce-subject"
+	ceTime        = "ce-time"
+)
+
+// header fills in the headers of an event.
+func (o *outgoing) header(h nats.Header, token string) {
+	h[nats.MsgIdHdr] = []string{o.id}
+	h[contentType] = []string{"application/json"}
+	h[ceSpecVersion] = []string{"1.0"}
+	h[ceID] = []string{o.id}
+	h[ceSource] = []string{"/" + schema.ServiceName + "/" + token}
+	h[ceType] = []string{schema.Name + "." + o.labels.kind.String()}
+	h[ceSubject] = []string{o.key.String()}
+	h[ceTime] = []string{schema.FormatTime(o.time)}
 }
 
 // fit encodes again what is larger than the server takes: another server may take

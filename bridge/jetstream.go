@@ -133,7 +133,7 @@ const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 // send stores one message, or as many as go into a batch.
 func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
 	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
-		ack, err := d.js.PublishMsg(ctx, batch[0].message(), jetstream.WithRetryAttempts(0),
+		ack, err := d.js.PublishMsg(ctx, d.message(&batch[0]), jetstream.WithRetryAttempts(0),
 			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
 		if err != nil {
 			return 0, err
@@ -156,13 +156,13 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		if i == 0 {
 			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))
 		}
-		if err := publisher.AddMsg(batch[i].message(), opts...); err != nil {
+		if err := publisher.AddMsg(d.message(&batch[i]), opts...); err != nil {
 			return 0, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	ack, err := publisher.CommitMsg(ctx, batch[last].message())
+	ack, err := publisher.CommitMsg(ctx, d.message(&batch[last]))
 	if err != nil {
 		return 0, err
 	}
@@ -172,8 +172,10 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 
 var errDuplicate = errors.New("already stored")
 
-func (o *outgoing) message() *nats.Msg {
-	return &nats.Msg{Subject: o.subject, Data: o.data, Header: nats.Header{nats.MsgIdHdr: []string{o.id}}}
+func (d *jetStreamDelivery) message(o *outgoing) *nats.Msg {
+	msg := &nats.Msg{Subject: o.subject, Data: o.data, Header: make(nats.Header, 12)} // and what the batch adds
+	o.header(msg.Header, d.cfg.Token)
+	return msg
 }
 
 // findLast reads this host's last message and returns how many events of the

@@ -12,6 +12,9 @@ import (
 // events of one host sort as strings too.
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
+// FormatTime is a time as it stands in an event.
+func FormatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
+
 // AppendJSON appends the link as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough and l has no altnames.
 func (l *Link) AppendJSON(dst []byte) []byte {

@@ -219,9 +219,7 @@ func record(t testing.TB, s *natstest.Server) *recorder {
 		if err := json.Unmarshal(m.Data, &e); err != nil {
 			t.Errorf("%s: %v", m.Data, err)
 		}
-		if id := m.Header.Get(nats.MsgIdHdr); id != e.ID() {
-			t.Errorf("Nats-Msg-Id is %q, want %q", id, e.ID())
-		}
+		checkHeaders(t, m, &e)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.events = append(r.events, e)
@@ -229,6 +227,23 @@ func record(t testing.TB, s *natstest.Server) *recorder {
 	must(t, err)
 	must(t, nc.Flush())
 	return r
+}
+
+// checkHeaders checks the headers of an event: its id, and what makes a CloudEvent
+// of it, whose names are lower case to the letter.
+func checkHeaders(t testing.TB, m *nats.Msg, e *schema.Event) {
+	for name, want := range map[string]string{
+		nats.MsgIdHdr: e.ID(), "Content-Type": "application/json", "ce-specversion": "1.0", "ce-id": e.ID(),
+		"ce-type": "iface.v1." + e.Kind.String(), "ce-time": e.Time.Format("2006-01-02T15:04:05.000000000Z"), "ce-subject": fmt.Sprint(e.Link.Index),
+	} {
+		if got := m.Header[name]; len(got) != 1 || got[0] != want {
+			t.Errorf("header %s is %q, want %q", name, got, want)
+		}
+	}
+	token, err := schema.HostToken(e.Host)
+	if got := m.Header["ce-source"]; err != nil || len(got) != 1 || got[0] != "/ifacebridge/"+token {
+		t.Errorf("header ce-source is %q, want /ifacebridge/%s", got, token)
+	}
 }
 
 func connect(t testing.TB, s *natstest.Server) *nats.Conn {
