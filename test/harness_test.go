@@ -481,7 +481,11 @@ func sameAsIP(t testing.TB, links map[int32]schema.Link) (compared int, diffs []
 
 func sameAsIPIn(t testing.TB, in *netnstest.Kernel, links map[int32]schema.Link) (compared int, diffs []string) {
 	t.Helper()
-	kernel := ipLinks(t, in)
+	return sameLinks(links, ipLinks(t, in))
+}
+
+// sameLinks compares links with what ip says of them.
+func sameLinks(links map[int32]schema.Link, kernel map[int32]map[string]any) (compared int, diffs []string) {
 	for index, l := range links {
 		if _, ok := kernel[index]; !ok {
 			diffs = append(diffs, fmt.Sprintf("link %d (%q) is published and not there", index, l.Name))

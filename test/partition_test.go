@@ -43,9 +43,6 @@ func startHosts(t testing.TB, n int) []*host {
 		must(t, h.k.Rename(end, "eth0"))
 		must(t, h.k.Up(1, end))
 		h.run("ip", "addr", "add", h.addr+"/24", "dev", "eth0")
-		h.run("nft", "add", "table", "ip", "cut")
-		h.run("nft", "add", "chain", "ip", "cut", "in", "{ type filter hook input priority 0; }")
-		h.run("nft", "add", "chain", "ip", "cut", "out", "{ type filter hook output priority 0; }")
 		hosts = append(hosts, h)
 	}
 	return hosts
@@ -73,6 +70,9 @@ func (h *host) run(name string, args ...string) {
 // cutFrom has the host drop every packet from and to the others.
 func (h *host) cutFrom(others ...*host) {
 	h.t.Helper()
+	h.run("nft", "add", "table", "ip", "cut")
+	h.run("nft", "add", "chain", "ip", "cut", "in", "{ type filter hook input priority 0; }")
+	h.run("nft", "add", "chain", "ip", "cut", "out", "{ type filter hook output priority 0; }")
 	for _, other := range others {
 		h.run("nft", "add", "rule", "ip", "cut", "in", "ip", "saddr", other.addr, "drop")
 		h.run("nft", "add", "rule", "ip", "cut", "out", "ip", "daddr", other.addr, "drop")
