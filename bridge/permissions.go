@@ -19,7 +19,7 @@ type Permissions struct {
 // (which cannot change one that is there).
 func (c *Config) HostPermissions() Permissions {
 	p := Permissions{
-		Publish:   []string{c.Prefix + "." + c.Token + ".*"},
+		Publish:   []string{c.Prefix + "." + c.Token + ".*", "$SYS.REQ.USER.INFO", "$SRV.INFO." + schema.ServiceName},
 		Subscribe: []string{inboxPrefix(c.Token) + ".>", schema.QuerySubject(c.Token), "$SRV.*", "$SRV.*." + schema.ServiceName, "$SRV.*." + schema.ServiceName + ".*"},
 		Responses: true,
 	}
