@@ -1,0 +1,146 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"sigs.k8s.io/yaml"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// asyncAPI returns the document, decoded.
+func asyncAPI(t testing.TB) map[string]any {
+	t.Helper()
+	raw, err := yaml.YAMLToJSON(schema.AsyncAPI())
+	must(t, err)
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	must(t, err)
+	return doc.(map[string]any)
+}
+
+// at follows a JSON pointer.
+func at(v any, pointer string) any {
+	for _, key := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
+		object, ok := v.(map[string]any)
+		if !ok {
+			return nil
+		}
+		v = object[key]
+	}
+	return v
+}
+
+// The AsyncAPI document hangs together: every reference leads somewhere, in the
+// document or in the JSON Schema; every channel's parameters are in its address;
+// every operation is on a channel, with messages of that channel.
+func TestAsyncAPI(t *testing.T) {
+	doc := asyncAPI(t)
+	if version, _ := doc["asyncapi"].(string); !strings.HasPrefix(version, "3.") {
+		t.Errorf("it is version %q", version)
+	}
+	events, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema()))
+	must(t, err)
+	references := 0
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if ref, ok := v["$ref"].(string); ok {
+				references++
+				file, pointer, _ := strings.Cut(ref, "#")
+				if target := map[string]any{"": doc, "./iface.v1.schema.json": events.(map[string]any)}[file]; target == nil || pointer != "" && at(target, pointer) == nil {
+					t.Errorf("%s leads nowhere", ref)
+				}
+			}
+			for _, child := range v {
+				walk(child)
+			}
+		case []any:
+			for _, child := range v {
+				walk(child)
+			}
+		}
+	}
+	walk(doc)
+	if references < 15 {
+		t.Errorf("found %d references", references)
+	}
+	for name, channel := range doc["channels"].(map[string]any) {
+		address := at(channel, "address").(string)
+		parameters, _ := at(channel, "parameters").(map[string]any)
+		for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(address, -1) {
+			if parameters[m[1]] == nil {
+				t.Errorf("channel %s: nobody says what %s is", name, m[0])
+			}
+		}
+		if messages, _ := at(channel, "messages").(map[string]any); len(messages) == 0 {
+			t.Errorf("channel %s has no message", name)
+		}
+	}
+	for name, operation := range doc["operations"].(map[string]any) {
+		if action := at(operation, "action"); action != "send" && action != "receive" {
+			t.Errorf("operation %s: action %v", name, action)
+		}
+		ref, _ := at(operation, "channel/$ref").(string)
+		if !strings.HasPrefix(ref, "#/channels/") {
+			t.Errorf("operation %s is on %q", name, ref)
+		}
+	}
+}
+
+// What the document says holds for what is on the wire: the subjects, the headers
+// of an event, the answer to a query.
+func TestAsyncAPIHolds(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.Start(t, "")
+	doc := asyncAPI(t)
+	events, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema()))
+	must(t, err)
+	c := jsonschema.NewCompiler()
+	must(t, c.AddResource("file:///schema/asyncapi.yaml", doc))
+	must(t, c.AddResource("file:///schema/iface.v1.schema.json", events))
+	valid := func(pointer string, value any) {
+		t.Helper()
+		s, err := c.Compile("file:///schema/asyncapi.yaml#" + pointer)
+		must(t, err)
+		data, err := json.Marshal(value)
+		must(t, err)
+		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+		must(t, err)
+		if err := s.Validate(v); err != nil {
+			t.Errorf("%s: %v\n%s", pointer, err, data)
+		}
+	}
+	address := func(channel string) string {
+		return strings.Replace(at(doc, "/channels/"+channel+"/address").(string), "{host}", "test", 1)
+	}
+	nc := connect(t, s)
+	sub, err := nc.SubscribeSync(address("new"))
+	must(t, err)
+	bridge(t, s)
+	m, err := sub.NextMsg(10 * time.Second)
+	must(t, err)
+	headers := map[string]string{}
+	for name, values := range m.Header {
+		headers[name] = values[0]
+	}
+	valid("/components/schemas/headers", headers)
+	eventually(t, "an answer", func() bool {
+		reply, err := nc.Request(address("links"), nil, time.Second)
+		if err != nil || len(reply.Data) == 0 {
+			return false
+		}
+		valid("/components/schemas/links", json.RawMessage(reply.Data))
+		return true
+	})
+	valid("/components/schemas/request", map[string]string{"next": fmt.Sprint(1)})
+}
