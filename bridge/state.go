@@ -89,9 +89,3 @@ func (s *state) keys() []linkKey {
 	}
 	return keys
 }
-
-func (s *state) size() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.links)
-}
