@@ -43,6 +43,7 @@ type Settings struct {
 	MaxAge    string `envconfig:"IFACE_MAX_AGE" default:"168h" desc:"how long a stream that we create keeps events; 0: for ever"`
 	Include   string `envconfig:"IFACE_INCLUDE" desc:"publish only these links: globs over names, or kind:<info_kind>, comma-separated; unset: all"`
 	Exclude   string `envconfig:"IFACE_EXCLUDE" desc:"do not publish these links, written like IFACE_INCLUDE"`
+	Netns     string `envconfig:"IFACE_NETNS" default:"self" desc:"network namespaces to watch; self: the bridge's own, which is all there is so far"`
 	Resync    string `envconfig:"IFACE_RESYNC" default:"5m" desc:"compare with a dump this often, for what the kernel does not announce; 0: never"`
 	Coalesce  string `envconfig:"IFACE_COALESCE" default:"0" desc:"fold the events of one link within this time into one"`
 	Queue     string `envconfig:"IFACE_QUEUE" default:"65536" desc:"events held while NATS is away, before they are folded link by link"`
@@ -198,6 +199,9 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 	}
 	if c.Host != "" {
 		c.Token, _ = schema.HostToken(c.Host) // fails for an empty name only
+	}
+	if s.Netns != "self" {
+		p.mistake("IFACE_NETNS", "other namespaces than the bridge's own are not watched yet", s.Netns, "self")
 	}
 	p.auth(c.Auth)
 	p.unknown(environ)

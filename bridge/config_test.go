@@ -90,6 +90,8 @@ func TestParseConfigMistakes(t *testing.T) {
 		{"a size", func(s *Settings) { s.ReadBuf = "8MB" }, nil, `IFACE_RCVBUF: is no size in range (got "8MB"); accepted: bytes, or a number with KiB, MiB or GiB; 4096 to 1073741824 bytes`},
 		{"a glob", func(s *Settings) { s.Include = "[" }, nil, `IFACE_INCLUDE: syntax error in pattern (got "["); accepted: globs over interface names, or kind:<info_kind>, comma-separated`},
 		{"a kind", func(s *Settings) { s.Exclude = "kind:" }, nil, `IFACE_EXCLUDE: kind without a name (got "kind:"); accepted: globs over interface names, or kind:<info_kind>, comma-separated`},
+		{"another namespace", func(s *Settings) { s.Netns = "all" }, nil, `IFACE_NETNS: other namespaces than the bridge's own are not watched yet (got "all"); accepted: self`},
+		{"an HTTP address", func(s *Settings) { s.HTTPAddr = "localhost" }, nil, `IFACE_HTTP_ADDR: is no address (got "localhost"); accepted: host:port, :port for all addresses, or empty for none`},
 		{"a log level", func(s *Settings) { s.LogLevel = "loud" }, nil, `IFACE_LOG_LEVEL: unknown value (got "loud"); accepted: debug, info, warn, error`},
 	}
 	for _, tt := range tests {

@@ -27,11 +27,7 @@ type client struct {
 // connectClient connects as the settings say, to the embedded server when they name
 // none. It never gives up: see reach. The caller closes nc.
 func connectClient(environ []string, name string, log *slog.Logger) (*client, error) {
-	settings, err := bridge.LoadSettings()
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := bridge.ParseConnection(settings, environ)
+	cfg, err := loadConfig(bridge.ParseConnection, environ)
 	if err != nil {
 		return nil, err
 	}

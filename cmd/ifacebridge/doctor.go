@@ -20,11 +20,7 @@ clock, and who else writes as this host. It changes nothing and publishes nothin
 Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := bridge.LoadSettings()
-			if err != nil {
-				return err
-			}
-			cfg, err := bridge.ParseConfig(settings, environ)
+			cfg, err := loadConfig(bridge.ParseConfig, environ)
 			if err != nil {
 				return err
 			}

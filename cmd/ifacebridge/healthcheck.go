@@ -23,11 +23,7 @@ connected and has this run's snapshot. For a container without a shell. Exit sta
 when it is, 1 with the reason when it is not.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := bridge.LoadSettings()
-			if err != nil {
-				return err
-			}
-			cfg, err := bridge.ParseConnection(settings, environ)
+			cfg, err := loadConfig(bridge.ParseConnection, environ)
 			if err != nil {
 				return err
 			}

@@ -105,14 +105,19 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// loadConfig reads the settings from the environment, and checks them with parse.
+func loadConfig(parse func(bridge.Settings, []string) (bridge.Config, error), environ []string) (bridge.Config, error) {
+	settings, err := bridge.LoadSettings()
+	if err != nil {
+		return bridge.Config{}, err
+	}
+	return parse(settings, environ)
+}
+
 // runBridge runs the bridge on the settings in the environment, beside an
 // embedded server when they name none.
 func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
-	settings, err := bridge.LoadSettings()
-	if err != nil {
-		return err
-	}
-	cfg, err := bridge.ParseConfig(settings, environ)
+	cfg, err := loadConfig(bridge.ParseConfig, environ)
 	if err != nil {
 		return err
 	}

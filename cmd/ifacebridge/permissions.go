@@ -21,15 +21,11 @@ consumer of all hosts needs, which can change nothing.`,
 		Example: `  ifacebridge permissions web01.example.com
   ifacebridge permissions --viewer`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
-			settings, err := bridge.LoadSettings()
-			if err != nil {
-				return err
-			}
 			parse := bridge.ParseConfig
 			if len(hosts) > 0 || viewer {
 				parse = bridge.ParseConnection
 			}
-			cfg, err := parse(settings, environ)
+			cfg, err := loadConfig(parse, environ)
 			if err != nil {
 				return err
 			}
