@@ -310,6 +310,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	}
 	for outage := (outage{log: p.log, failing: "cannot publish; events are kept until it works again", over: "publishing again"}); ; {
 		began := time.Now()
+		p.progress.work() // again: a backlog may take long, one attempt may not
 		n, err := p.store(ctx, rest)
 		p.stored(rest[:n], began)
 		rest = rest[n:]
