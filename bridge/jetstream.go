@@ -42,6 +42,7 @@ type jetStreamDelivery struct {
 	found   *schema.Event // that message, when it was looked for last
 	seen    bool          // the stream was there, and logged
 
+	already atomic.Uint64 // events that were found stored: their acknowledgment was lost
 	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
 }
 
@@ -222,6 +223,7 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 		for stored < len(batch) && batch[stored].seq <= seq {
 			stored++
 		}
+		d.already.Add(uint64(stored))
 		d.wrote = true
 	case d.wrote:
 		return 0, d.fenced(answer.Message.Time)

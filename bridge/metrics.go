@@ -167,6 +167,7 @@ func (m *metrics) observe(w *watcher, p *publisher) {
 	})
 	counter("nats_reconnects_total", "Times that the connection to NATS was lost and is there again.", func() float64 { return float64(p.nc.Stats().Reconnects) })
 	if d, ok := p.delivery.(*jetStreamDelivery); ok {
+		counter("events_already_stored_total", "Events whose acknowledgment was lost, and that were found stored instead of being stored twice.", func() float64 { return float64(d.already.Load()) })
 		counter("publish_refused_total", "Batches that the server refused because it had them already, or somebody else had written.", func() float64 { return float64(d.refused.Load()) })
 	}
 	if p.bucket != nil {

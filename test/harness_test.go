@@ -199,6 +199,12 @@ func (p *process) metric(name string) float64 {
 	return sum
 }
 
+// duplicates returns how many events were not stored twice: found stored, or
+// refused by the server.
+func (p *process) duplicates() float64 {
+	return p.metric("ifacebridge_events_already_stored_total") + p.metric("ifacebridge_publish_refused_total")
+}
+
 // A recorder holds every event that was published since it was made. Each is
 // validated against the schema.
 type recorder struct {
