@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compose-spec/compose-go/v2/cli"
 	"golang.org/x/sys/unix"
 	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/yaml"
@@ -160,6 +161,35 @@ func TestDaemonSet(t *testing.T) {
 		}
 		if strings.Contains(env.Name, "PASSWORD") || strings.Contains(env.Name, "TOKEN") {
 			t.Errorf("%s does not belong into a manifest", env.Name)
+		}
+	}
+}
+
+// docker-compose.yml as Compose v2 reads it, which is the library that it is built
+// on; docker-compose 1.29 reads it in test/compose.
+func TestComposeFile(t *testing.T) {
+	options, err := cli.NewProjectOptions([]string{"../docker-compose.yml"}, cli.WithProfiles([]string{"cluster"}), cli.WithName("test"))
+	must(t, err)
+	project, err := options.LoadProject(t.Context())
+	must(t, err)
+	if names := project.ServiceNames(); !slices.Equal(names, []string{"ifacebridge", "nats", "nats-1", "nats-2", "nats-3"}) {
+		t.Errorf("services: %v", names)
+	}
+	bridge := project.Services["ifacebridge"]
+	if bridge.NetworkMode != "host" || !bridge.ReadOnly || !slices.Equal(bridge.CapDrop, []string{"ALL"}) || len(bridge.CapAdd) > 0 || bridge.Privileged {
+		t.Errorf("the bridge's container may do more than it needs, or not see the host's links: %+v", bridge)
+	}
+	known := variables(t)
+	for name := range bridge.Environment {
+		if !slices.Contains(known, name) {
+			t.Errorf("%s is no variable", name)
+		}
+	}
+	for name, service := range project.Services {
+		for _, port := range service.Ports {
+			if port.HostIP != "127.0.0.1" {
+				t.Errorf("%s listens on %q", name, port.HostIP)
+			}
 		}
 	}
 }
