@@ -44,13 +44,12 @@ type opening struct {
 // one atomic batch unless it is told otherwise (nats-server 2.15).
 const maxBatch = 1000
 
-// direct is a backlog without a spool: the changes in the queue, and those that
-// were taken out of it last.
+// direct is a backlog without a spool: the queue. What was taken out of it is in
+// the encoder's batch alone, until it is confirmed.
 type direct struct {
 	id    identity
 	queue *queue
-	taken []change
-	n     int // of taken, not confirmed
+	taken []change // room for next
 }
 
 var _ backlog = (*direct)(nil)
@@ -65,15 +64,15 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 }
 
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
-	d.n, wait = d.queue.take(d.taken, now)
-	for i := range d.taken[:d.n] {
+	n, wait := d.queue.take(d.taken, now)
+	for i := range d.taken[:n] {
 		e := d.id.event(&d.taken[i])
 		to.add(&e)
 	}
 	return wait, nil
 }
 
-func (d *direct) confirm()               { d.n = 0 }
+func (d *direct) confirm()               {}
 func (d *direct) closed() bool           { return d.queue.isClosed() }
 func (d *direct) ready() <-chan struct{} { return d.queue.ready }
 

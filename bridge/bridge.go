@@ -92,9 +92,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer nc.Close()
-	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), backlog: newDirect(id, q), nc: nc, verify: cfg.Resync, log: log, metrics: m}
+	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log, metrics: m}
 	if s != nil {
 		p.spool, p.backlog = s, s
+	} else {
+		p.backlog = newDirect(id, q)
 	}
 	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log); err != nil {
 		return fmt.Errorf("NATS: %w", err)

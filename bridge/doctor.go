@@ -225,13 +225,14 @@ func (d *doctor) jetStream(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*confirmTimeout)
 	defer cancel()
+	before := d.nc.LastError() // what was refused to the checks before
 	stream, err := js.js.Stream(ctx, d.cfg.Stream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		d.warn("stream", d.cfg.Stream+" is not there; the bridge makes it, if it may", "or have someone who may run: "+addCommand(js.streamConfig()))
 		return
 	case err != nil:
-		d.fail("JetStream", js.explain(err, nil), "")
+		d.fail("JetStream", js.explain(err, before), "")
 		return
 	}
 	cfg, state := stream.CachedInfo().Config, stream.CachedInfo().State

@@ -39,6 +39,7 @@ type encoder struct {
 
 	batch []outgoing
 	bytes []byte // their data
+	room  int    // bytes that a message may have, as the server said when the batch was begun
 }
 
 // headerRoom is what a message's headers and protocol line take, at most.
@@ -55,8 +56,8 @@ func newEncoder(cfg Config, limit func() int64) *encoder {
 // begin makes the next event the one after seq of an epoch.
 func (c *encoder) begin(epoch string, seq uint64) { c.epoch, c.seq = epoch, seq }
 
-// reset forgets the batch. Its memory is used again.
-func (c *encoder) reset() { c.batch, c.bytes = c.batch[:0], c.bytes[:0] }
+// reset begins a new batch. The memory of the last one is used again.
+func (c *encoder) reset() { c.batch, c.bytes, c.room = c.batch[:0], c.bytes[:0], int(c.limit()) }
 
 // add appends an event to the batch, as the next one of the epoch.
 func (c *encoder) add(e *schema.Event) {
@@ -64,7 +65,7 @@ func (c *encoder) add(e *schema.Event) {
 	e.Epoch, e.Seq = c.epoch, c.seq
 	start := len(c.bytes)
 	var link int
-	c.bytes, link = appendWithin(c.bytes, e, int(c.limit()))
+	c.bytes, link = appendWithin(c.bytes, e, c.room)
 	c.batch = append(c.batch, outgoing{
 		seq: e.Seq, id: e.ID(), time: e.Time, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
 		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: keyOf(e), gone: e.Kind == schema.Del,

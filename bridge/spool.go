@@ -215,14 +215,14 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	for {
 		closed := q.isClosed() // before take: nothing comes after it
 		n, wait := 0, time.Duration(0)
-		if s.hasRoom() {
-			n, wait = q.take(changes, time.Now())
+		if room := s.free(); room > 0 {
+			n, wait = q.take(changes[:min(room, maxBatch)], time.Now())
 		}
 		if n > 0 {
 			s.add(changes[:n])
 			continue
 		}
-		if s.save(); !s.hasRoom() {
+		if s.save(); s.free() <= 0 {
 			wait = saveRetry
 		} else if closed {
 			break
@@ -241,11 +241,14 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	signal(s.more)
 }
 
-// hasRoom reports whether the spool takes more events.
-func (s *spool) hasRoom() bool {
+// free returns how many more events the spool takes: none while some are not saved.
+func (s *spool) free() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.unsaved) == 0 && s.high-s.low < uint64(s.limit)
+	if len(s.unsaved) > 0 {
+		return 0
+	}
+	return s.limit - int(s.high-s.low)
 }
 
 func (s *spool) add(changes []change) {

@@ -208,3 +208,55 @@ func TestSpoolRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The spool holds as many events as it may; the others wait in the queue, until
+// some are confirmed.
+func TestSpoolIsBounded(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	s.limit = 30
+	q := newThrough(10000, 0)
+	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
+	q.pushSnapshot(func(emit func(*change)) { q.snapshot(time.Now(), 0, emit) })
+	for i := range uint32(99) {
+		q.new(link(1, "a", mtu(i)))
+	}
+	q.close()
+	done := make(chan struct{})
+	go func() { s.fill(context.Background(), q.queue); close(done) }()
+	most, got := 0, 0
+	for got < 100 {
+		<-s.ready()
+		most = max(most, s.waiting())
+		got += len(takeSpooled(t, s, "one", uint64(got)))
+	}
+	<-done
+	if most > 30 || got != 100 {
+		t.Errorf("held %d of at most 30, and gave %d of 100", most, got)
+	}
+}
+
+// An event that was encoded for a server that takes more is encoded again, with
+// its place, and says what it left out.
+func TestEncoderFits(t *testing.T) {
+	limit := int64(0)
+	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return limit })
+	enc.begin("one", 6)
+	enc.reset()
+	l := link(1, "a")
+	l.Alias, l.Alt = "kept", schema.MakeAltNames(strings.Repeat("x", 4000))
+	enc.add(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
+	limit = 4096
+	if err := enc.fit(enc.batch); err != nil {
+		t.Fatal(err)
+	}
+	var e schema.Event
+	if err := e.UnmarshalJSON(enc.batch[0].data); err != nil {
+		t.Fatal(err)
+	}
+	if len(enc.batch[0].data) > 4096 || e.ID() != "one-7" || !e.Truncated.Has("altnames") || e.Link.Alias != "kept" || e.Link.Alt != "" {
+		t.Errorf("got %s", enc.batch[0].data)
+	}
+	if got := string(enc.batch[0].data[enc.batch[0].link:]); !strings.HasPrefix(got, `{"ifindex":1,`) {
+		t.Errorf("the link begins with %.20s", got)
+	}
+}

@@ -253,7 +253,9 @@ func (f *Fleet) take(ctx context.Context, in input) {
 		changes = f.catchUp(ctx)
 	case in.restart:
 		for _, h := range f.hosts {
-			h.restart()
+			if f.o.Join == FromBucket { // elsewhere what it repeats is known by its seq
+				h.restart()
+			}
 		}
 	case in.lost:
 		for _, h := range f.hosts {

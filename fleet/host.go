@@ -58,8 +58,9 @@ func (h *host) view() Host {
 		Whole: h.whole, Quiet: h.quiet, Gaps: h.gaps, Healed: h.healed, Repeats: h.repeats}
 }
 
-// restart prepares for a source that begins again: what it repeats is known.
-func (h *host) restart() { h.marked = nil }
+// restart prepares for a bucket that is read again from the beginning: what it does
+// not have any more is gone.
+func (h *host) restart() { h.marked = map[linkKey]bool{} }
 
 // apply takes the next event. It is applied also when events before it are
 // missing, so that nobody waits for news; what is known of the host is not whole

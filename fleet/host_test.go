@@ -145,3 +145,20 @@ func TestHostBeginsInTheMiddle(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// A bucket that is read again from the beginning, after it was made anew: what is
+// not in it any more is gone.
+func TestHostReadsTheBucketAgain(t *testing.T) {
+	h := newHost("h", "h")
+	for _, step := range []string{"e1 1 new a", "e1 2 new b"} {
+		h.latest(in(t, step), nil)
+	}
+	h.restart()
+	h.latest(in(t, "e1 2 new b"), nil)
+	if got := said(h.sweepUnseen()); got != "gone a" {
+		t.Errorf("said %q", got)
+	}
+	if got := state(h); got != "e1-2 b" {
+		t.Errorf("got %q", got)
+	}
+}
