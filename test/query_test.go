@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sys/unix"
 
@@ -176,4 +177,48 @@ func TestFleetPresence(t *testing.T) {
 	bridge(t, s, "IFACE_DELIVERY=core")
 	until(fleet.Back)
 	eventually(t, "the link is gone", func() bool { v := f.View(); return v[0].Whole && !v[0].Quiet && len(v[0].Links) == 1 })
+}
+
+// A consumer of the bucket, when the bucket is deleted and made anew while a link
+// goes that nobody says anything about: it is not shown any more.
+func TestFleetBucketMadeAnew(t *testing.T) {
+	k := netnstest.Own(t)
+	s := natstest.Start(t, "")
+	a, err := k.Add("ghost", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	b := bridge(t, s)
+	holds(t, s)
+	nc := connect(t, s)
+	f, err := fleet.New(nc, fleet.Options{Join: fleet.FromBucket, Presence: 200 * time.Millisecond})
+	must(t, err)
+	gone := make(chan int32, 10)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- f.Run(ctx, func(c fleet.Change) {
+			if c.Kind == fleet.Gone {
+				gone <- c.Event.Link.Index
+			}
+		})
+	}()
+	defer func() { cancel(); must(t, <-done) }()
+	<-f.CaughtUp()
+	b.signal(unix.SIGTERM)
+	b.wait(6 * time.Second)
+	js, err := jetstream.New(nc)
+	must(t, err)
+	must(t, js.DeleteKeyValue(context.Background(), "iface_links"))
+	must(t, k.Delete(a))
+	bridge(t, s)
+	select {
+	case index := <-gone:
+		if index != a {
+			t.Errorf("link %d is gone, want %d", index, a)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("nothing is gone; the view is %+v", f.View())
+	}
+	if v := f.View(); len(v) != 1 || len(v[0].Links) != 1 || !v[0].Whole {
+		t.Errorf("the view is %+v", v)
+	}
 }
