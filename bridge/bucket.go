@@ -38,9 +38,9 @@ type bucket struct {
 	state *state // what the bucket should hold
 
 	mu    sync.Mutex
-	dirty map[string]linkKey // keys that it does not hold like that yet
-	check bool               // it is to be compared with the state
-	wake  chan struct{}      // holds a token when a key became dirty, or check true
+	dirty map[string]schema.LinkKey // keys that it does not hold like that yet
+	check bool                      // it is to be compared with the state
+	wake  chan struct{}             // holds a token when a key became dirty, or check true
 
 	puts atomic.Uint64 // keys that were put or purged
 
@@ -66,12 +66,12 @@ func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket,
 	}
 	return &bucket{
 		cfg: cfg, js: js, nc: nc, log: log, state: st,
-		dirty: map[string]linkKey{}, wake: make(chan struct{}, 1),
+		dirty: map[string]schema.LinkKey{}, wake: make(chan struct{}, 1),
 	}, nil
 }
 
 // key is the key of a link.
-func (b *bucket) key(k linkKey) string { return b.cfg.Token + "." + k.String() }
+func (b *bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
 
 // put notes that events were stored, and applied to the state. It does not block.
 func (b *bucket) put(events []outgoing) {
@@ -84,7 +84,7 @@ func (b *bucket) put(events []outgoing) {
 }
 
 // mark makes a key dirty. The caller holds mu.
-func (b *bucket) mark(k linkKey) { b.dirty[b.key(k)] = k }
+func (b *bucket) mark(k schema.LinkKey) { b.dirty[b.key(k)] = k }
 
 // verify has the bucket compared with what it should hold. It does not block.
 func (b *bucket) verify() {
@@ -174,7 +174,7 @@ func (b *bucket) flush(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	dirty := b.dirty
-	b.dirty = map[string]linkKey{}
+	b.dirty = map[string]schema.LinkKey{}
 	b.mu.Unlock()
 
 	var failure error
@@ -223,7 +223,7 @@ func (b *bucket) message(key string, data []byte) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(key string, k linkKey) {
+func (b *bucket) again(key string, k schema.LinkKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dirty[key] = k
@@ -324,7 +324,7 @@ func (b *bucket) compare(ctx context.Context) error {
 }
 
 // nowhere is the key of no link: what the bucket holds under it is to go.
-var nowhere = linkKey{index: -1}
+var nowhere = schema.LinkKey{Index: -1}
 
 // vanished returns, as changes, the links that the bucket holds, or is about to,
 // and that are not among those that an epoch begins with: they went while no
@@ -339,7 +339,7 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 	var gone []change
 	for _, key := range slices.Sorted(maps.Keys(held)) {
 		var e schema.Event
-		if err := json.Unmarshal(held[key], &e); err != nil || b.key(keyOf(&e)) != key {
+		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
 			b.log.Warn("the bucket holds something else than a link's last event; removing it", "bucket", b.cfg.Bucket, "key", key, "cause", err)
 			b.again(key, nowhere)
 			continue

@@ -22,7 +22,7 @@ type outgoing struct {
 	subject string
 	data    []byte
 	labels  labels
-	key     linkKey
+	key     schema.LinkKey
 	link    int  // where in data the link begins
 	gone    bool // the link is
 
@@ -68,7 +68,7 @@ func (c *encoder) add(e *schema.Event) {
 	c.bytes, link = appendWithin(c.bytes, e, c.room)
 	c.batch = append(c.batch, outgoing{
 		seq: e.Seq, id: e.ID(), time: e.Time, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
-		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: keyOf(e), gone: e.Kind == schema.Del,
+		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: e.Key(), gone: e.Kind == schema.Del,
 		endsSnapshot: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of,
 	})
 }

@@ -177,11 +177,11 @@ func (q *query) render(limit int) *answerPages {
 		return fmt.Appendf(head, `,"boot_id":%q,"epoch":%q,"seq":%d,"links":[`, q.id.bootID, st.epoch, st.seq)
 	}
 	page, empty := begin(), true
-	for _, k := range slices.SortedFunc(maps.Keys(st.links), linkKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(st.links), schema.LinkKey.Compare) {
 		v := st.links[k]
 		var entry []byte
-		if k.netns != "" {
-			entry = append(append(append(entry, `{"netns":`...), mustJSON(k.netns)...), `,"link":`...)
+		if k.Netns != "" {
+			entry = append(append(append(entry, `{"netns":`...), mustJSON(k.Netns)...), `,"link":`...)
 		} else {
 			entry = append(entry, `{"link":`...)
 		}

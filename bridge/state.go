@@ -1,35 +1,10 @@
 package bridge
 
 import (
-	"cmp"
-	"strconv"
 	"sync"
 
 	"ifacebridge/schema"
 )
-
-// linkKey is what a link is called in the published state: the network namespace,
-// "" for the bridge's own, and the index.
-type linkKey struct {
-	netns string
-	index int32
-}
-
-func keyOf(e *schema.Event) linkKey { return linkKey{e.Netns, e.Link.Index} }
-
-// String is the key as it stands in the bucket, behind the host: "3", or "blue.3".
-func (k linkKey) String() string {
-	index := strconv.Itoa(int(k.index))
-	if k.netns == "" {
-		return index
-	}
-	token, _ := schema.HostToken(k.netns) // fails for an empty name only
-	return token + "." + index
-}
-
-func (k linkKey) compare(other linkKey) int {
-	return cmp.Or(cmp.Compare(k.netns, other.netns), cmp.Compare(k.index, other.index))
-}
 
 // A state is what a consumer holds that has applied every event that NATS has
 // confirmed: the last event of each link that is there. The publisher writes it;
@@ -38,7 +13,7 @@ type state struct {
 	mu    sync.Mutex
 	epoch string
 	seq   uint64
-	links map[linkKey]*stored
+	links map[schema.LinkKey]*stored
 }
 
 // stored is the last event of a link, as published.
@@ -47,7 +22,7 @@ type stored struct {
 	link int // where in data the link begins
 }
 
-func newState() *state { return &state{links: map[linkKey]*stored{}} }
+func newState() *state { return &state{links: map[schema.LinkKey]*stored{}} }
 
 // apply takes events that were confirmed. It copies what it keeps.
 func (s *state) apply(epoch string, events []outgoing) {
@@ -70,7 +45,7 @@ func (s *state) apply(epoch string, events []outgoing) {
 }
 
 // last returns a copy of the last event of a link; nil when it is not there.
-func (s *state) last(k linkKey) []byte {
+func (s *state) last(k schema.LinkKey) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v := s.links[k]; v != nil {
@@ -80,10 +55,10 @@ func (s *state) last(k linkKey) []byte {
 }
 
 // keys returns the links that are there.
-func (s *state) keys() []linkKey {
+func (s *state) keys() []schema.LinkKey {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	keys := make([]linkKey, 0, len(s.links))
+	keys := make([]schema.LinkKey, 0, len(s.links))
 	for k := range s.links {
 		keys = append(keys, k)
 	}

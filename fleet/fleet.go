@@ -149,7 +149,7 @@ type input struct {
 	token  string
 
 	gone     bool // FromBucket: the key is gone
-	key      linkKey
+	key      schema.LinkKey
 	caughtUp bool // all that was there has been given
 	restart  bool // the source begins again, from the beginning
 	presence []presence
@@ -406,12 +406,12 @@ func (f *Fleet) follows(token string) bool {
 }
 
 // sortedLinks are a host's links, by namespace and index.
-func sortedLinks(links map[linkKey]schema.Link) []schema.LinkInNetns {
+func sortedLinks(links map[schema.LinkKey]schema.Link) []schema.LinkInNetns {
 	list := make([]schema.LinkInNetns, 0, len(links))
-	for _, k := range slices.SortedFunc(maps.Keys(links), func(a, b linkKey) int {
-		return cmp.Or(cmp.Compare(a.netns, b.netns), cmp.Compare(a.index, b.index))
+	for _, k := range slices.SortedFunc(maps.Keys(links), func(a, b schema.LinkKey) int {
+		return cmp.Or(cmp.Compare(a.Netns, b.Netns), cmp.Compare(a.Index, b.Index))
 	}) {
-		list = append(list, schema.LinkInNetns{Netns: k.netns, Link: links[k]})
+		list = append(list, schema.LinkInNetns{Netns: k.Netns, Link: links[k]})
 	}
 	return list
 }

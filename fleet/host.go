@@ -7,27 +7,20 @@ import (
 	"ifacebridge/schema"
 )
 
-// linkKey identifies a link of a host at one moment.
-type linkKey struct {
-	netns string
-	index int32
-}
-
-func keyOf(e *schema.Event) linkKey { return linkKey{e.Netns, e.Link.Index} }
-
 // A host applies the events of one host. It knows neither NATS nor time: what it
 // does is a function of what it is given, in order.
 type host struct {
 	token, name   string
 	bootID, epoch string
 	seq           uint64
-	links         map[linkKey]schema.Link
+	links         map[schema.LinkKey]schema.Link
 	last          time.Time
-	past          []string         // epochs that are over, the newest last
-	marked        map[linkKey]bool // in the snapshot that is being read
+	past          []string                // epochs that are over, the newest last
+	marked        map[schema.LinkKey]bool // in the snapshot that is being read
 
 	whole   bool
 	known   bool           // it was whole before
+	opening bool           // its epoch's snapshots are being read, none of them was missed
 	gap     bool           // events are missing: what comes is kept for the answer
 	waiting []schema.Event // since the gap; at most maxWaiting
 
@@ -50,7 +43,7 @@ const (
 )
 
 func newHost(token, name string) *host {
-	return &host{token: token, name: name, links: map[linkKey]schema.Link{}}
+	return &host{token: token, name: name, links: map[schema.LinkKey]schema.Link{}}
 }
 
 func (h *host) view() Host {
@@ -60,7 +53,7 @@ func (h *host) view() Host {
 
 // restart prepares for a bucket that is read again from the beginning: what it does
 // not have any more is gone.
-func (h *host) restart() { h.marked = map[linkKey]bool{} }
+func (h *host) restart() { h.marked = map[schema.LinkKey]bool{} }
 
 // apply takes the next event. It is applied also when events before it are
 // missing, so that nobody waits for news; what is known of the host is not whole
@@ -94,6 +87,7 @@ func (h *host) begin(e *schema.Event) {
 	}
 	h.epoch, h.bootID, h.seq = e.Epoch, e.BootID, 0
 	h.whole, h.gap, h.waiting, h.marked = false, false, nil, nil
+	h.opening = e.Seq == 1
 }
 
 // lose takes note that events before e are missing. A host that is seen for the
@@ -105,7 +99,7 @@ func (h *host) lose(e *schema.Event, lenient bool) []Change {
 	} else {
 		h.begin(e)
 	}
-	h.whole, h.marked, h.gap = false, nil, h.gap || !lenient
+	h.whole, h.marked, h.opening, h.gap = false, nil, false, h.gap || !lenient
 	if lenient || first {
 		return nil
 	}
@@ -115,28 +109,45 @@ func (h *host) lose(e *schema.Event, lenient bool) []Change {
 
 // change makes e's change, and sweeps what a snapshot does not have.
 func (h *host) change(e *schema.Event) (gone []Change) {
-	k := keyOf(e)
+	k := e.Key()
+	if former, renamed := e.FormerKey(); renamed {
+		delete(h.links, former)
+	}
 	if e.Kind == schema.Del {
 		delete(h.links, k)
 		return nil
 	}
 	h.links[k] = e.Link
-	if e.Snapshot.Of == 0 {
+	if e.Snapshot.Of > 0 {
+		gone = h.snapshot(e)
+	}
+	return gone
+}
+
+// snapshot takes note of an event of a snapshot. The epoch opens with those of all
+// namespaces, the bridge's own first: what is in none of them is gone. A later one
+// is of a namespace that appeared, and speaks for that alone.
+func (h *host) snapshot(e *schema.Event) (gone []Change) {
+	if e.Snapshot.Pos == 1 {
+		h.opening = h.opening || e.Netns == ""
+		if h.marked == nil || !h.opening {
+			h.marked = map[schema.LinkKey]bool{}
+		}
+	}
+	if h.marked == nil { // its beginning was missed
 		return nil
 	}
-	if e.Snapshot.Pos == 1 || h.marked == nil {
-		h.marked = map[linkKey]bool{}
-	}
-	h.marked[k] = true
-	if e.Snapshot.Pos < e.Snapshot.Of {
+	h.marked[e.Key()] = true
+	switch {
+	case e.Snapshot.Pos < e.Snapshot.Of || h.opening && e.Snapshot.More > 0:
 		return nil
-	}
-	complete := len(h.marked) == int(e.Snapshot.Of)
-	if complete {
-		gone = h.sweep(func(k linkKey) bool { return k.netns == e.Netns && !h.marked[k] })
+	case h.opening:
+		gone = h.sweep(func(k schema.LinkKey) bool { return !h.marked[k] })
 		gone = append(gone, h.complete()...)
+	default:
+		gone = h.sweep(func(k schema.LinkKey) bool { return k.Netns == e.Netns && !h.marked[k] })
 	}
-	h.marked = nil
+	h.marked, h.opening = nil, false
 	return gone
 }
 
@@ -155,9 +166,9 @@ func (h *host) complete() (changes []Change) {
 }
 
 // sweep removes links whose events were missed.
-func (h *host) sweep(gone func(linkKey) bool) (changes []Change) {
+func (h *host) sweep(gone func(schema.LinkKey) bool) (changes []Change) {
 	for _, l := range sortedLinks(h.links) {
-		if k := (linkKey{l.Netns, l.Link.Index}); gone(k) {
+		if k := l.Key(); gone(k) {
 			changes = append(changes, h.forget(k)...)
 		}
 	}
@@ -165,7 +176,7 @@ func (h *host) sweep(gone func(linkKey) bool) (changes []Change) {
 }
 
 // forget removes a link.
-func (h *host) forget(k linkKey) []Change {
+func (h *host) forget(k schema.LinkKey) []Change {
 	link, ok := h.links[k]
 	if !ok {
 		return nil
@@ -175,9 +186,9 @@ func (h *host) forget(k linkKey) []Change {
 }
 
 // goneEvent is the change of a link that went without an event.
-func (h *host) goneEvent(k linkKey, link schema.Link) Change {
+func (h *host) goneEvent(k schema.LinkKey, link schema.Link) Change {
 	return Change{Kind: Gone, Host: h.name, Event: &schema.Event{
-		Host: h.name, BootID: h.bootID, Epoch: h.epoch, Seq: h.seq, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync, Netns: k.netns, Link: link,
+		Host: h.name, BootID: h.bootID, Epoch: h.epoch, Seq: h.seq, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync, Netns: k.Netns, Link: link,
 	}}
 }
 
@@ -205,23 +216,23 @@ func (h *host) adopt(a *schema.Links) (changes []Change) {
 		h.whole = false
 	}
 	before := h.links
-	h.links = make(map[linkKey]schema.Link, len(a.Links))
+	h.links = make(map[schema.LinkKey]schema.Link, len(a.Links))
 	for i := range a.Links {
-		h.links[linkKey{a.Links[i].Netns, a.Links[i].Link.Index}] = a.Links[i].Link
+		h.links[a.Links[i].Key()] = a.Links[i].Link
 	}
 	for i := range behind {
 		h.change(&behind[i])
 	}
-	h.seq, h.bootID, h.marked = seq, a.BootID, nil
+	h.seq, h.bootID, h.marked, h.opening = seq, a.BootID, nil, false
 	for _, l := range sortedLinks(before) {
-		if k := (linkKey{l.Netns, l.Link.Index}); !has(h.links, k) {
+		if k := l.Key(); !has(h.links, k) {
 			changes = append(changes, h.goneEvent(k, l.Link))
 		}
 	}
 	return append(changes, h.complete()...)
 }
 
-func has(links map[linkKey]schema.Link, k linkKey) bool {
+func has(links map[schema.LinkKey]schema.Link, k schema.LinkKey) bool {
 	_, ok := links[k]
 	return ok
 }
@@ -232,7 +243,7 @@ func (h *host) latest(e *schema.Event, data []byte) []Change {
 	if e.Epoch != h.epoch || e.Seq > h.seq {
 		h.epoch, h.seq = e.Epoch, e.Seq
 	}
-	k := keyOf(e)
+	k := e.Key()
 	h.links[k] = e.Link
 	if h.marked != nil {
 		h.marked[k] = true
@@ -244,7 +255,7 @@ func (h *host) latest(e *schema.Event, data []byte) []Change {
 // did not have.
 func (h *host) sweepUnseen() (changes []Change) {
 	if h.marked != nil {
-		changes = h.sweep(func(k linkKey) bool { return !h.marked[k] })
+		changes = h.sweep(func(k schema.LinkKey) bool { return !h.marked[k] })
 		h.marked = nil
 	}
 	return changes

@@ -9,12 +9,14 @@ import (
 )
 
 // in makes an event: "e1 3 new eth0", "e1 1 snap a 1/2", "e1 4 del a", in the
-// namespace behind an "@".
+// namespace behind an "@", which was called what stands behind a "<". A snapshot
+// with others behind it is "1/2/1".
 func in(t *testing.T, text string) *schema.Event {
 	t.Helper()
 	f := strings.Fields(text)
 	name, netns, _ := strings.Cut(f[3], "@")
-	e := &schema.Event{Host: "h", Epoch: f[0], Kind: schema.New, Action: schema.Updated, Netns: netns}
+	netns, former, _ := strings.Cut(netns, "<")
+	e := &schema.Event{Host: "h", Epoch: f[0], Kind: schema.New, Action: schema.Updated, Netns: netns, NetnsPrevious: former}
 	if _, err := fmt.Sscan(f[1], &e.Seq); err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +27,7 @@ func in(t *testing.T, text string) *schema.Event {
 		e.Kind, e.Action = schema.Del, schema.Deleted
 	case "snap":
 		e.Action, e.Cause = schema.Existing, schema.SnapshotCause
-		if _, err := fmt.Sscanf(f[4], "%d/%d", &e.Snapshot.Pos, &e.Snapshot.Of); err != nil {
+		if n, err := fmt.Sscanf(f[4], "%d/%d/%d", &e.Snapshot.Pos, &e.Snapshot.Of, &e.Snapshot.More); n < 2 {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +67,7 @@ func state(h *host) string {
 	v := h.view()
 	words := []string{fmt.Sprintf("%s-%d", v.Epoch, v.Seq)}
 	for _, l := range v.Links {
-		words = append(words, l.Link.Name)
+		words = append(words, strings.TrimSuffix(l.Link.Name+"@"+l.Netns, "@"))
 	}
 	if !v.Whole {
 		words = append(words, "not whole")
@@ -104,7 +106,15 @@ func TestHost(t *testing.T) {
 		{"a new epoch ends a gap", after("e1 9 new d -> gap 6, applied d", "e2 1 snap c 1/1 -> applied c, gone a, gone b, gone d, healed"), "e2-1 c"},
 		{"an answer of a new epoch, ahead of its events", after("? e2 2 c -> gone a, gone b", "e2 1 snap c 1/2 -> ", "e2 3 new d -> applied d", "e1 3 new x -> "), "e2-3 c d"},
 		{"an answer of an old epoch", after("e2 1 snap c 1/1 -> applied c, gone a, gone b", "? e1 2 a b -> "), "e2-1 c"},
-		{"a snapshot is of one namespace", after("e2 1 snap a@blue 1/1 -> applied a"), "e2-1 a b a"},
+		{"the opening is of all namespaces", after("e2 1 snap a 1/1/2 -> applied a", "e2 2 snap a@blue 1/2/1 -> applied a", "e2 3 snap b@blue 2/2/1 -> applied b", "e2 4 snap a@red 1/1 -> applied a, gone b"), "e2-4 a a@blue b@blue a@red"},
+		{"half an opening", after("e2 1 snap a 1/1/1 -> applied a"), "e2-1 a b not whole"},
+		{"without the bridge's own namespace", after("e2 1 snap a@blue 1/1 -> applied a, gone a, gone b"), "e2-1 a@blue"},
+		{"an opening behind what expired", []string{"e1 3 snap a 1/1/1 -> applied a", "e1 4 snap a@blue 1/1 -> applied a, joined"}, "e1-4 a a@blue"},
+		{"the second half of an opening", []string{"e1 3 snap a@blue 1/1/1 -> applied a", "e1 4 snap a@red 1/1 -> applied a", "? e1 4 a b -> gone a, gone a, joined"}, "e1-4 a b"},
+		{"a namespace that appeared", after("e1 3 snap a@blue 1/2 -> applied a", "e1 4 snap b@blue 2/2 -> applied b"), "e1-4 a b a@blue b@blue"},
+		{"another under its name", after("e1 3 snap a@blue 1/1 -> applied a", "e1 4 snap b@blue 1/1 -> applied b, gone a"), "e1-4 a b b@blue"},
+		{"a namespace is renamed", after("e1 3 snap a@blue 1/1 -> applied a", "e1 4 new a@red<blue -> applied a"), "e1-4 a b a@red"},
+		{"and gone", after("e1 3 snap a@blue 1/1 -> applied a", "e1 4 del a@red<blue -> applied a"), "e1-4 a b"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -219,7 +218,7 @@ func (f *Fleet) fromBucket(ctx context.Context) error {
 func (f *Fleet) entry(ctx context.Context, entry jetstream.KeyValueEntry) {
 	token, rest, _ := strings.Cut(entry.Key(), ".")
 	if entry.Operation() != jetstream.KeyValuePut {
-		if k, ok := parseKey(rest); ok {
+		if k, err := schema.ParseLinkKey(rest); err == nil {
 			f.give(ctx, input{token: token, gone: true, key: k})
 		}
 		return
@@ -230,18 +229,6 @@ func (f *Fleet) entry(ctx context.Context, entry jetstream.KeyValueEntry) {
 		return
 	}
 	f.give(ctx, in)
-}
-
-// parseKey reads a key of the bucket behind the host: "<ifindex>" or
-// "<netns>.<ifindex>".
-func parseKey(s string) (k linkKey, ok bool) {
-	if netns, index, found := strings.Cut(s, "."); found {
-		k.netns, _ = schema.HostName(netns)
-		s = index
-	}
-	n, err := strconv.ParseInt(s, 10, 32)
-	k.index = int32(n)
-	return k, err == nil
 }
 
 // presence is what a bridge says of itself: that it is there, and how far.

@@ -54,13 +54,34 @@ type Event struct {
 
 	Snapshot  Snapshot // zero outside of a snapshot
 	Truncated FieldSet // keys of Link and Previous left out to fit the server's payload limit
-	Netns     string   // "" for the bridge's own network namespace
 	Link      Link     // on del: the last known
+
+	// Netns is the name of the network namespace that the link is in, and
+	// NetnsInode its number in the kernel's nsfs; "" and 0 for the bridge's own.
+	// NetnsPrevious is what the namespace was called until this event: what is
+	// known of the link under that name is known under Netns now.
+	Netns         string
+	NetnsInode    uint64
+	NetnsPrevious string
+
+	// Counterpart is, on moved, where the link is now, and on created, where it
+	// came from, when the bridge watches both. Its zero value is none.
+	Counterpart Counterpart
 }
 
-// Snapshot is the place of an event in a snapshot: 1 to Of, nothing in between.
+// Snapshot is the place of an event in the snapshot of a network namespace: 1 to
+// Of, nothing in between. An epoch opens with one for each namespace that has
+// links; More is how many of those follow behind this one.
 type Snapshot struct {
-	Pos, Of uint32
+	Pos, Of, More uint32
+}
+
+// Counterpart is the same link in the other of two network namespaces, of which
+// Netns and NetnsInode are as in [Event].
+type Counterpart struct {
+	Netns      string
+	NetnsInode uint64
+	Index      int32
 }
 
 // ID is the event's identity, "<epoch>-<seq>". It is the Nats-Msg-Id header too.

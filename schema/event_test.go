@@ -100,6 +100,22 @@ func goldenEvents(t *testing.T) map[string]schema.Event {
 		}),
 		"deleted": with(func(e *schema.Event) { e.Kind, e.Action, e.Link = schema.Del, schema.Deleted, port }),
 		"moved":   with(func(e *schema.Event) { e.Kind, e.Action, e.Link = schema.Del, schema.Moved, gone }),
+		"netns-existing": with(func(e *schema.Event) {
+			e.Action, e.Cause, e.Snapshot, e.Link = schema.Existing, schema.SnapshotCause, schema.Snapshot{Pos: 1, Of: 2, More: 4}, port
+			e.Netns, e.NetnsInode = "blue", 4026532281
+		}),
+		"netns-moved": with(func(e *schema.Event) {
+			e.Kind, e.Action, e.Link = schema.Del, schema.Moved, gone
+			e.Counterpart = schema.Counterpart{Netns: "blue", NetnsInode: 4026532281, Index: 12}
+		}),
+		"netns-created": with(func(e *schema.Event) {
+			e.Action, e.Link, e.Netns, e.NetnsInode = schema.Created, port, "blue", 4026532281
+			e.Counterpart = schema.Counterpart{Index: 3}
+		}),
+		"netns-renamed": with(func(e *schema.Event) {
+			e.Action, e.Link, e.Previous, e.Cause = schema.Renamed, port, schema.Link{}, schema.Resync
+			e.Netns, e.NetnsInode, e.NetnsPrevious = "pid:4711", 4026532281, "blue"
+		}),
 	}
 }
 

@@ -86,17 +86,43 @@ func (e *Event) AppendJSONLink(dst []byte) (with []byte, link int) {
 	if e.Snapshot.Of > 0 {
 		dst = strconv.AppendUint(append(dst, `,"snapshot":{"pos":`...), uint64(e.Snapshot.Pos), 10)
 		dst = strconv.AppendUint(append(dst, `,"of":`...), uint64(e.Snapshot.Of), 10)
+		if e.Snapshot.More > 0 {
+			dst = strconv.AppendUint(append(dst, `,"more":`...), uint64(e.Snapshot.More), 10)
+		}
 		dst = append(dst, '}')
 	}
 	if e.Truncated != 0 {
 		dst = appendNames(append(dst, `,"truncated":`...), e.Truncated)
 	}
-	if e.Netns != "" {
-		dst = appendText(append(dst, `,"netns":`...), e.Netns)
-	}
+	dst = e.appendNetns(dst)
 	dst = append(dst, `,"link":`...)
 	link = len(dst)
 	return append(e.Link.AppendJSON(dst), '}'), link
+}
+
+// appendNetns appends what is only there when more namespaces than the bridge's
+// own are watched.
+func (e *Event) appendNetns(dst []byte) []byte {
+	if e.Netns != "" {
+		dst = appendText(append(dst, `,"netns":`...), e.Netns)
+	}
+	if e.NetnsInode != 0 {
+		dst = strconv.AppendUint(append(dst, `,"netns_inode":`...), e.NetnsInode, 10)
+	}
+	if e.NetnsPrevious != "" {
+		dst = appendText(append(dst, `,"netns_previous":`...), e.NetnsPrevious)
+	}
+	if c := &e.Counterpart; c.Index != 0 {
+		dst = append(dst, `,"counterpart":{`...)
+		if c.Netns != "" {
+			dst = appendText(append(dst, `"netns":`...), c.Netns)
+			dst = strconv.AppendUint(append(dst, `,"netns_inode":`...), c.NetnsInode, 10)
+			dst = append(dst, ',')
+		}
+		dst = strconv.AppendInt(append(dst, `"ifindex":`...), int64(c.Index), 10)
+		dst = append(dst, '}')
+	}
+	return dst
 }
 
 func (e *Event) appendChanged(dst []byte) []byte {
@@ -154,12 +180,20 @@ type eventJSON struct {
 	Changed   []string  `json:"changed"`
 	Previous  Link      `json:"previous"`
 	Snapshot  struct {
-		Pos uint32 `json:"pos"`
-		Of  uint32 `json:"of"`
+		Pos  uint32 `json:"pos"`
+		Of   uint32 `json:"of"`
+		More uint32 `json:"more"`
 	} `json:"snapshot"`
-	Truncated []string `json:"truncated"`
-	Netns     string   `json:"netns"`
-	Link      Link     `json:"link"`
+	Truncated     []string `json:"truncated"`
+	Netns         string   `json:"netns"`
+	NetnsInode    uint64   `json:"netns_inode"`
+	NetnsPrevious string   `json:"netns_previous"`
+	Counterpart   struct {
+		Netns      string `json:"netns"`
+		NetnsInode uint64 `json:"netns_inode"`
+		Index      int32  `json:"ifindex"`
+	} `json:"counterpart"`
+	Link Link `json:"link"`
 }
 
 // UnmarshalJSON implements json.Unmarshaler. It accepts every event of v1, also
@@ -176,7 +210,8 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 		Host: j.Host, BootID: j.BootID, Epoch: j.Epoch, Seq: j.Seq, Time: j.Time,
 		Kind: j.Event, Action: j.Action, Cause: j.Cause, Overruns: j.Overruns, Coalesced: j.Coalesced,
 		Changed: known(j.Changed), Previous: j.Previous, Snapshot: Snapshot(j.Snapshot),
-		Truncated: known(j.Truncated), Netns: j.Netns, Link: j.Link,
+		Truncated: known(j.Truncated), Link: j.Link,
+		Netns: j.Netns, NetnsInode: j.NetnsInode, NetnsPrevious: j.NetnsPrevious, Counterpart: Counterpart(j.Counterpart),
 	}
 	return nil
 }

@@ -20,3 +20,6 @@ type LinkInNetns struct {
 	Netns string `json:"netns,omitempty"`
 	Link  Link   `json:"link"`
 }
+
+// Key is the link's key.
+func (l *LinkInNetns) Key() LinkKey { return LinkKey{l.Netns, l.Link.Index} }

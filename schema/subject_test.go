@@ -55,3 +55,26 @@ func FuzzHostToken(f *testing.F) {
 		}
 	})
 }
+
+// The key of a link in the bucket says what link it is.
+func TestLinkKey(t *testing.T) {
+	for _, tt := range []struct {
+		key  schema.LinkKey
+		want string
+	}{
+		{schema.LinkKey{Index: 3}, "3"},
+		{schema.LinkKey{Netns: "blue", Index: 3}, "blue.3"},
+		{schema.LinkKey{Netns: "pid:4711", Index: 12}, "pid=3A4711.12"},
+		{schema.LinkKey{Netns: "a.b_c", Index: 1}, "a_b=5Fc.1"},
+	} {
+		got := tt.key.String()
+		if back, err := schema.ParseLinkKey(got); got != tt.want || err != nil || back != tt.key {
+			t.Errorf("%v: got %q, which is %v, %v; want %q", tt.key, got, back, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"", "x", "blue.", "blue.x", ".3", "a=zz.3", "99999999999"} {
+		if k, err := schema.ParseLinkKey(bad); err == nil {
+			t.Errorf("%q: got %v", bad, k)
+		}
+	}
+}
