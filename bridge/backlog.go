@@ -33,11 +33,24 @@ type backlog interface {
 	waiting() int
 }
 
-// An opening is what an epoch begins with: the links of its snapshot, by index.
+// An opening is what an epoch begins with: the links of its snapshots.
 type opening struct {
 	bootID string
-	links  map[int32]schema.Link
+	links  openingLinks
 	at     time.Time
+}
+
+type openingLinks map[schema.LinkKey]openingLink
+
+type openingLink struct {
+	netnsInode uint64
+	link       schema.Link
+}
+
+// has reports whether e's link is among them, so that it need not have gone.
+func (o *opening) has(e *schema.Event) bool {
+	now, there := o.links[e.Key()]
+	return there && e.BootID == o.bootID && e.NetnsInode == now.netnsInode && !replaced(&e.Link, &now.link)
 }
 
 // maxBatch is how many events are on their way at once: what a server takes as

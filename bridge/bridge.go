@@ -7,7 +7,8 @@
 // What each of them is for:
 //
 //   - A watcher (watch.go) reads one namespace's notifications, and compares with
-//     a dump when some were lost. It never waits for NATS.
+//     a dump when some were lost. It never waits for NATS. Which namespaces there
+//     are, come, go and are renamed is followed besides (namespaces.go).
 //   - Its table (table.go) decides what a notification changes. No clock, no
 //     socket: a pure function of the messages.
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
@@ -40,8 +41,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"ifacebridge/netlinksrc"
 )
 
 // grace is how long after the signal to stop the queued events may take.
@@ -60,7 +59,7 @@ func (e *UnconfirmedError) Error() string {
 
 func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 
-// Run publishes the links of the process's network namespace until ctx ends,
+// Run publishes the links of the selected network namespaces until ctx ends,
 // then what is queued, for up to 5 s, and returns nil. Failures of NATS are
 // waited out. It returns an error when the settings or netlink cannot be used,
 // an [UnconfirmedError], or a [FencedError] when another bridge has taken the
@@ -70,15 +69,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 	if err != nil {
 		return err
 	}
-	src, err := netlinksrc.Open(netlinksrc.Config{ReadBuffer: cfg.ReadBuffer})
+	m := newMetrics(reg, cfg.Version)
+	q := newQueue(cfg.Queue, cfg.Coalesce)
+	n, err := newNamespaces(cfg, q, log, m)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
-	logReadBuffer(log, cfg.ReadBuffer, src.ReadBuffer())
-	m := newMetrics(reg, cfg.Version)
-	q := newQueue(cfg.Queue, cfg.Coalesce)
-	w := &watcher{src: src, table: newTable(cfg.Filter), queue: q, resync: cfg.Resync, log: log, metrics: m, readBuffer: src.ReadBuffer()}
+	defer n.close()
 
 	var s *spool
 	if cfg.SpoolDir != "" {
@@ -101,11 +98,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log); err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	m.observe(w, p)
-	p.query = newQuery(cfg, id, p.state, nc, w.overruns.Load, p.isWhole, log)
+	m.observe(n, p)
+	p.query = newQuery(cfg, id, p.state, nc, n.overruns.Load, p.isWhole, log)
 	p.query.serve()
 	defer p.query.stop()
-	h := &health{w, p}
+	h := &health{n, p}
 	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
 	if err != nil {
 		return err
@@ -118,7 +115,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 	defer stopSupervising()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
-	return run(ctx, w, p, log)
+	return run(ctx, n, p, log)
 }
 
 func newIdentity(cfg Config) (identity, error) {
@@ -147,7 +144,7 @@ func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delive
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
 // waits for both.
-func run(ctx context.Context, w *watcher, p *publisher, log *slog.Logger) error {
+func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) error {
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -161,10 +158,10 @@ func run(ctx context.Context, w *watcher, p *publisher, log *slog.Logger) error 
 	}()
 	var spooling sync.WaitGroup
 	if p.spool != nil {
-		spooling.Go(func() { p.spool.fill(publishing, w.queue) })
+		spooling.Go(func() { p.spool.fill(publishing, n.queue) })
 	}
-	readErr := w.run(reading)
-	w.queue.close()
+	readErr := n.run(reading)
+	n.queue.close()
 	if waiting := p.unconfirmed(); waiting > 0 {
 		log.Info("stopping; publishing what is queued", "unconfirmed", waiting)
 	}

@@ -78,6 +78,9 @@ func (b *bucket) put(events []outgoing) {
 	b.mu.Lock()
 	for i := range events {
 		b.mark(events[i].key)
+		if former, renamed := events[i].formerKey(); renamed {
+			b.mark(former)
+		}
 	}
 	b.mu.Unlock()
 	signal(b.wake)
@@ -344,13 +347,12 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 			b.again(key, nowhere)
 			continue
 		}
-		now, there := o.links[e.Link.Index]
-		if there && e.BootID == o.bootID && !replaced(&e.Link, &now) {
+		if o.has(&e) {
 			continue
 		}
 		gone = append(gone, change{
 			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: o.at, wasThere: true,
-			link: e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
+			netns: netns{e.Netns, e.NetnsInode}, link: e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
 		})
 	}
 	return gone, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/kelseyhightower/envconfig"
 	"github.com/nats-io/nkeys"
 
+	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
 
@@ -41,9 +42,9 @@ type Settings struct {
 	Bucket    string `envconfig:"IFACE_BUCKET" default:"iface_links" desc:"KV bucket with the current state of every link, created if it is missing"`
 	Replicas  string `envconfig:"IFACE_REPLICAS" default:"1" desc:"replicas of a stream and a bucket that we create, 1 to 5"`
 	MaxAge    string `envconfig:"IFACE_MAX_AGE" default:"168h" desc:"how long a stream that we create keeps events; 0: for ever"`
-	Include   string `envconfig:"IFACE_INCLUDE" desc:"publish only these links: globs over names, or kind:<info_kind>, comma-separated; unset: all"`
+	Include   string `envconfig:"IFACE_INCLUDE" desc:"publish only these links: globs over names, kind:<info_kind>, or netns:<glob>, comma-separated; unset: all"`
 	Exclude   string `envconfig:"IFACE_EXCLUDE" desc:"do not publish these links, written like IFACE_INCLUDE"`
-	Netns     string `envconfig:"IFACE_NETNS" default:"self" desc:"network namespaces to watch; self: the bridge's own, which is all there is so far"`
+	Netns     string `envconfig:"IFACE_NETNS" default:"self" desc:"network namespaces to watch, comma-separated: self, names or globs under /run/netns, paths, all"`
 	Resync    string `envconfig:"IFACE_RESYNC" default:"5m" desc:"compare with a dump this often, for what the kernel does not announce; 0: never"`
 	Coalesce  string `envconfig:"IFACE_COALESCE" default:"0" desc:"fold the events of one link within this time into one"`
 	Queue     string `envconfig:"IFACE_QUEUE" default:"65536" desc:"events held while NATS is away, before they are folded link by link"`
@@ -67,6 +68,7 @@ type Config struct {
 	Bucket      string
 	Replicas    int
 	MaxAge      time.Duration
+	Netns       netlinksrc.Selection
 	Filter      Filter
 	Resync      time.Duration // 0: never
 	Coalesce    time.Duration
@@ -186,6 +188,7 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 		Bucket:     p.name("IFACE_BUCKET", s.Bucket),
 		Replicas:   p.number("IFACE_REPLICAS", s.Replicas, 1, 5),
 		MaxAge:     p.duration("IFACE_MAX_AGE", s.MaxAge),
+		Netns:      p.netns(s.Netns),
 		Filter:     Filter{p.patterns("IFACE_INCLUDE", s.Include), p.patterns("IFACE_EXCLUDE", s.Exclude)},
 		Resync:     p.duration("IFACE_RESYNC", s.Resync),
 		Coalesce:   p.duration("IFACE_COALESCE", s.Coalesce),
@@ -199,9 +202,6 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 	}
 	if c.Host != "" {
 		c.Token, _ = schema.HostToken(c.Host) // fails for an empty name only
-	}
-	if s.Netns != "self" {
-		p.mistake("IFACE_NETNS", "other namespaces than the bridge's own are not watched yet", s.Netns, "self")
 	}
 	p.auth(c.Auth)
 	p.unknown(environ)
@@ -322,6 +322,17 @@ func (p *parser) patterns(variable, list string) []pattern {
 		p.mistake(variable, err.Error(), "", filterAccepted)
 	}
 	return patterns
+}
+
+func (p *parser) netns(list string) netlinksrc.Selection {
+	const accepted = "self, all, names or globs under " + netlinksrc.NameDir + ", absolute paths, comma-separated"
+	s, err := netlinksrc.ParseSelection(list)
+	if err != nil {
+		p.mistake("IFACE_NETNS", err.Error(), "", accepted)
+	} else if s.OnlySelf() && !s.Self {
+		p.mistake("IFACE_NETNS", "names no namespace", list, accepted)
+	}
+	return s
 }
 
 func (p *parser) number(variable, s string, low, high int) int {

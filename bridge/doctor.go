@@ -45,6 +45,7 @@ type Finding struct {
 func Diagnose(ctx context.Context, cfg Config, report func(Finding)) {
 	d := &doctor{cfg: cfg, report: report}
 	d.kernel(ctx)
+	d.namespaces()
 	d.host()
 	nc, err := d.connect()
 	if err != nil {
@@ -86,7 +87,7 @@ func (d *doctor) kernel(ctx context.Context) {
 	links, published := 0, 0
 	_, err = src.Dump(ctx, func(m *netlinksrc.Message) {
 		links++
-		if d.cfg.Filter.Publishes(&m.Link) {
+		if d.cfg.Filter.Publishes(&m.Link, "") {
 			published++
 		}
 	})
@@ -100,6 +101,38 @@ func (d *doctor) kernel(ctx context.Context) {
 			fmt.Sprintf("sysctl -w net.core.rmem_max=%d, or run with CAP_NET_ADMIN; a burst that does not fit is an overrun, which is said and mended", d.cfg.ReadBuffer))
 	} else {
 		d.good("receive buffer", "%d bytes, as asked for", granted)
+	}
+}
+
+// namespaces opens every selected namespace as the bridge does.
+func (d *doctor) namespaces() {
+	if d.cfg.Netns.OnlySelf() {
+		return
+	}
+	finder, err := netlinksrc.NewFinder(d.cfg.Netns)
+	if err != nil {
+		d.fail("namespaces", err, "")
+		return
+	}
+	defer finder.Close()
+	found, missed := finder.Find()
+	opened := 0
+	for _, ns := range found {
+		if ns.Own() {
+			opened++
+			continue
+		}
+		src, err := netlinksrc.OpenPath(ns.Path, ns.Inode, netlinksrc.Config{})
+		if err != nil {
+			missed = append(missed, netlinksrc.Missed{What: ns.Name, Err: err})
+			continue
+		}
+		_ = src.Close()
+		opened++
+	}
+	d.good("namespaces", "%d of %d can be watched", opened, len(found))
+	for _, m := range missed {
+		d.warn("namespaces", fmt.Sprintf("%s: %v", m.What, m.Err), adviseNetns(m.Err))
 	}
 }
 

@@ -23,10 +23,16 @@ type outgoing struct {
 	data    []byte
 	labels  labels
 	key     schema.LinkKey
-	link    int  // where in data the link begins
-	gone    bool // the link is
+	former  string // the namespace that its key was of until now, "": the same
+	link    int    // where in data the link begins
+	gone    bool   // the link is
 
-	endsSnapshot bool
+	endsOpening bool // the epoch's snapshots are whole
+}
+
+// formerKey is schema.Event.FormerKey.
+func (o *outgoing) formerKey() (schema.LinkKey, bool) {
+	return schema.LinkKey{Netns: o.former, Index: o.key.Index}, o.former != ""
 }
 
 // An encoder gives events their place in an epoch and makes messages of them.
@@ -68,8 +74,8 @@ func (c *encoder) add(e *schema.Event) {
 	c.bytes, link = appendWithin(c.bytes, e, c.room)
 	c.batch = append(c.batch, outgoing{
 		seq: e.Seq, id: e.ID(), time: e.Time, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
-		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: e.Key(), gone: e.Kind == schema.Del,
-		endsSnapshot: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of,
+		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: e.Key(), former: e.NetnsPrevious, gone: e.Kind == schema.Del,
+		endsOpening: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0,
 	})
 }
 
@@ -122,7 +128,8 @@ func (id *identity) event(c *change) schema.Event {
 		Time: c.time, Kind: c.kind, Action: c.action, Cause: c.cause,
 		Overruns: c.overruns, Coalesced: c.count, Snapshot: c.snapshot,
 		Changed: c.changed(), Previous: c.beforeNames.named(&c.before),
-		Link: c.linkNames.named(&c.link),
+		Link:  c.linkNames.named(&c.link),
+		Netns: c.netns.name, NetnsInode: c.netns.inode, NetnsPrevious: c.netnsBefore, Counterpart: c.counterpart,
 	}
 }
 

@@ -35,16 +35,13 @@ func (p *progress) stuck() bool {
 
 // health answers for a bridge.
 type health struct {
-	watcher   *watcher
-	publisher *publisher
+	namespaces *namespaces
+	publisher  *publisher
 }
 
 // failures says which loops do not run.
 func (h *health) failures() []string {
-	var list []string
-	if h.watcher.progress.stuck() {
-		list = append(list, "the kernel's reader is stuck")
-	}
+	list := h.namespaces.stuck()
 	if h.publisher.progress.stuck() {
 		list = append(list, "the publisher is stuck")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,11 +37,11 @@ func TestDumpOfManyLinks(t *testing.T) {
 	}
 	defer src.Close()
 	q := newQueue(1<<20, 0)
-	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- w.run(ctx) }()
+	go func() { done <- startAndRun(ctx, w) }()
 
 	replayed := map[int32]schema.Link{}
 	follow := func() {

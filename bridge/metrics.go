@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
 
@@ -31,8 +32,7 @@ type metrics struct {
 	latency  prometheus.Histogram
 	dumps    prometheus.Counter
 	redumps  prometheus.Counter
-	messages [3]prometheus.Counter // by netlinksrc.Kind
-	links    prometheus.Gauge
+	messages [netlinksrc.Kinds]prometheus.Counter // by netlinksrc.Kind
 	fenced   prometheus.Gauge
 }
 
@@ -50,13 +50,12 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.00025, 4, 8)}),
 		dumps:   prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dumps_total", Help: "Dumps of all links, retries included."}),
 		redumps: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dump_retries_total", Help: "Dumps that were interrupted by changes and asked for again."}),
-		links:   prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "links", Help: "Links in the kernel, whether they are published or not."}),
 		fenced:  prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "fenced", Help: "1 when another bridge has taken this host's name and this one is stopping."}),
 	}
 	messages := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metricPrefix + "netlink_messages_total", Help: "Messages of the kernel by kind; other: not about a link's state."}, []string{"kind"})
 	for kind := range m.messages {
-		m.messages[kind] = messages.WithLabelValues([...]string{"other", "new", "del"}[kind])
+		m.messages[kind] = messages.WithLabelValues(netlinksrc.Kind(kind).String())
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "build_info", Help: "1; what was built, as labels.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()}})
@@ -64,7 +63,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 	for reason := range failureReasons {
 		m.failures.WithLabelValues(reason)
 	}
-	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.links, m.fenced, info,
+	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.fenced, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -129,22 +128,48 @@ func failureReason(err error) string {
 	return "other"
 }
 
+// namespaceMetrics are about what is watched when somebody asks: a namespace that
+// is gone leaves no series behind.
+type namespaceMetrics struct{ *namespaces }
+
+var (
+	linksDesc      = prometheus.NewDesc(metricPrefix+"links", "Links in the kernel, whether they are published or not, by network namespace, which is empty for the bridge's own.", []string{"netns"}, nil)
+	watchedDesc    = prometheus.NewDesc(metricPrefix+"namespaces", "Network namespaces that are watched.", nil, nil)
+	notWatchedDesc = prometheus.NewDesc(metricPrefix+"namespaces_failing", "Network namespaces that should be watched and cannot be; the log says why.", nil, nil)
+)
+
+func (namespaceMetrics) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{linksDesc, watchedDesc, notWatchedDesc} {
+		descs <- d
+	}
+}
+
+func (m namespaceMetrics) Collect(to chan<- prometheus.Metric) {
+	links, failing := m.counts()
+	for netns, n := range links {
+		to <- prometheus.MustNewConstMetric(linksDesc, prometheus.GaugeValue, float64(n), netns)
+	}
+	to <- prometheus.MustNewConstMetric(watchedDesc, prometheus.GaugeValue, float64(len(links)))
+	to <- prometheus.MustNewConstMetric(notWatchedDesc, prometheus.GaugeValue, float64(failing))
+}
+
 // observe has the registry read what the parts of a bridge count themselves.
-func (m *metrics) observe(w *watcher, p *publisher) {
+func (m *metrics) observe(n *namespaces, p *publisher) {
 	counter := func(name, help string, value func() float64) {
 		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: metricPrefix + name, Help: help}, value))
 	}
 	gauge := func(name, help string, value func() float64) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: metricPrefix + name, Help: help}, value))
 	}
-	counter("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).", func() float64 { return float64(w.overruns.Load()) })
-	counter("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.", func() float64 { return float64(w.malformed.Load()) })
-	gauge("netlink_receive_buffer_bytes", "Receive buffer for notifications as the kernel granted it.", func() float64 { return float64(w.readBuffer) })
+	counter("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).", func() float64 { return float64(n.overruns.Load()) })
+	counter("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.", func() float64 { return float64(n.malformed()) })
+	gauge("netlink_receive_buffer_bytes", "Receive buffer for notifications as the kernel granted it.", func() float64 { return float64(n.granted.Load()) })
 
+	m.reg.MustRegister(namespaceMetrics{n})
 	gauge("queue_events", "Events that wait, in memory or in the spool.", func() float64 { return float64(p.backlog.waiting()) })
-	gauge("queue_limit_events", "Events that may wait before those of one link are folded (IFACE_QUEUE).", func() float64 { return float64(w.queue.limit) })
-	counter("events_folded_total", "Notifications that were folded into a later event of the same link.", func() float64 { _, folded, _ := w.queue.size(); return float64(folded) })
-	counter("events_forgotten_total", "Links that came and went unseen and got no event, because the queue was full twice over.", func() float64 { _, _, forgotten := w.queue.size(); return float64(forgotten) })
+	gauge("queue_limit_events", "Events that may wait before those of one link are folded (IFACE_QUEUE).", func() float64 { return float64(n.queue.limit) })
+	counter("events_folded_total", "Notifications that were folded into a later event of the same link.", func() float64 { _, folded, _ := n.queue.size(); return float64(folded) })
+	counter("events_forgotten_total", "Links that came and went unseen and got no event, because the queue was full twice over.", func() float64 { _, _, forgotten := n.queue.size(); return float64(forgotten) })
 
 	gauge("unconfirmed_events", "Events that NATS has not confirmed.", func() float64 { return float64(p.unconfirmed()) })
 	gauge("unconfirmed_age_seconds", "How long the oldest event that was sent has waited to be confirmed.", func() float64 {

@@ -346,7 +346,7 @@ func (p *publisher) stored(events []outgoing, began time.Time) {
 	p.metrics.published(events, time.Since(began))
 	if p.encoder.epoch == p.id.epoch {
 		p.confirmed.Add(uint64(len(events)))
-		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o outgoing) bool { return o.endsSnapshot }) {
+		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o outgoing) bool { return o.endsOpening }) {
 			p.snapshotOK.Store(true)
 		}
 	}

@@ -30,6 +30,7 @@ type queue struct {
 	byLink    map[linkID]*node // the newest of each link, unless in a snapshot
 	spare     *node            // released nodes, linked by next; at most maxSpare
 	spares    int
+	opening   int    // changes of the first snapshots
 	folded    uint64 // changes that were taken up by another
 	forgotten uint64
 	closed    bool
@@ -62,9 +63,15 @@ func (q *queue) push(c *change) {
 }
 
 // pushSnapshot is push for the snapshot that produce emits, with nothing in between.
+// The first is that of all namespaces that are there.
 func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
+	select {
+	case <-q.began:
+	default:
+		q.opening = q.len
+	}
 	q.begin()
 	q.mu.Unlock()
 	signal(q.ready)
@@ -81,10 +88,10 @@ func (q *queue) begin() {
 
 var errNoSnapshot = errors.New("closed before the first snapshot")
 
-// firstSnapshot waits for the first snapshot and returns its links, by index, or
+// firstSnapshot waits for the first snapshot and returns its links, or
 // errNoSnapshot when the queue was closed without one. It is for the one who
 // takes, before taking.
-func (q *queue) firstSnapshot(ctx context.Context) (links map[int32]schema.Link, at time.Time, err error) {
+func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.Time, err error) {
 	select {
 	case <-q.began:
 	case <-ctx.Done():
@@ -95,9 +102,12 @@ func (q *queue) firstSnapshot(ctx context.Context) (links map[int32]schema.Link,
 	if q.closed && q.len == 0 {
 		return nil, at, errNoSnapshot
 	}
-	links, at = map[int32]schema.Link{}, time.Now()
-	for n := q.head.next; n != &q.head && n.change.snapshot.Of > 0; n = n.next {
-		links[n.change.id.index], at = n.change.link, n.change.time
+	links, at = openingLinks{}, time.Now()
+	n := q.head.next
+	for range q.opening {
+		c := &n.change
+		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, c.link}
+		at, n = c.time, n.next
 	}
 	return links, at, nil
 }
@@ -165,11 +175,15 @@ func fold(into, c *change) {
 	into.count += first.count
 	into.before, into.beforeNames, into.wasThere = first.before, first.beforeNames, first.wasThere
 	into.restated |= first.restated
+	if first.netnsBefore != "" {
+		into.netnsBefore = first.netnsBefore
+	}
 	switch {
 	case c.kind == schema.Del:
 	case !first.wasThere && first.kind == schema.New:
-		into.action = first.action
-	case first.wasThere && into.before.Name != into.link.Name:
+		into.action, into.netnsBefore = first.action, ""
+		into.counterpart = first.counterpart
+	case first.wasThere && (into.before.Name != into.link.Name || into.netnsBefore != ""):
 		into.action = schema.Renamed
 	case first.wasThere:
 		into.action = schema.Updated

@@ -104,7 +104,7 @@ func TestQueueNeverFoldsASnapshot(t *testing.T) {
 	for i := range int32(3) {
 		q.apply(newMsg(link(i+1, "a")), 0, func(*change) {})
 	}
-	q.pushSnapshot(func(emit func(*change)) { q.snapshot(time.Now(), 0, emit) })
+	q.pushSnapshot(func(emit func(*change)) { q.snapshot(0, time.Now(), 0, emit) })
 	q.new(link(1, "a", mtu(1)))
 	q.new(link(1, "a", mtu(2)))
 	q.del(link(2, "a"))

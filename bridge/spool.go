@@ -401,13 +401,17 @@ func (s *spool) leftover() (m mark, err error) {
 // leftoverOpening returns the snapshot that the oldest epoch begins with here. It
 // is not whole when a part of it was published, or it was not all on disk.
 func (s *spool) leftoverOpening() (o opening, whole bool, err error) {
-	o.links = map[int32]schema.Link{}
+	o.links = openingLinks{}
+	var last schema.Snapshot
 	err = s.read(func(e *schema.Event) bool {
-		if int(e.Snapshot.Pos) != len(o.links)+1 {
+		now := e.Snapshot
+		follows := now.Pos == last.Pos+1 && now.Of == last.Of
+		begins := now.Pos == 1 && last.Pos == last.Of && (last.Of == 0 || now.More+1 == last.More)
+		if !follows && !begins {
 			return false
 		}
-		o.links[e.Link.Index], o.bootID, o.at = e.Link, e.BootID, e.Time
-		whole = e.Snapshot.Pos == e.Snapshot.Of
+		o.links[e.Key()], o.bootID, o.at = openingLink{e.NetnsInode, e.Link}, e.BootID, e.Time
+		last, whole = now, now.Pos == now.Of && now.More == 0
 		return !whole
 	})
 	return o, whole, err
@@ -432,7 +436,7 @@ func (s *spool) dropThrough(last *schema.Event) error {
 // their place in it, and whether the server took all of their fields.
 func sameEvent(a, b *schema.Event) bool {
 	return a.Epoch == b.Epoch && a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Link.Index == b.Link.Index && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
+		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
 // discard removes all events of an epoch, which is the oldest here, and returns

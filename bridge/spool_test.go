@@ -33,7 +33,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 func fillSpool(s *spool, changes uint32) {
 	q := newThrough(10000, 0)
 	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
-	q.pushSnapshot(func(emit func(*change)) { q.snapshot(time.Now(), 0, emit) })
+	q.pushSnapshot(func(emit func(*change)) { q.snapshot(0, time.Now(), 0, emit) })
 	for i := range changes {
 		q.new(link(1, "a", mtu(i)))
 	}
@@ -115,7 +115,7 @@ func TestSpoolOpening(t *testing.T) {
 	s.db = nil
 	s = testSpool(t, dir, "two", nil)
 	o, whole, err := s.leftoverOpening()
-	if err != nil || !whole || o.bootID != "boot" || o.links[1].Name != "a" {
+	if err != nil || !whole || o.bootID != "boot" || o.links[schema.LinkKey{Index: 1}].link.Name != "a" {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
 	s.drop(1, mark{"one", 1})
@@ -216,7 +216,7 @@ func TestSpoolIsBounded(t *testing.T) {
 	s.limit = 30
 	q := newThrough(10000, 0)
 	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
-	q.pushSnapshot(func(emit func(*change)) { q.snapshot(time.Now(), 0, emit) })
+	q.pushSnapshot(func(emit func(*change)) { q.snapshot(0, time.Now(), 0, emit) })
 	for i := range uint32(99) {
 		q.new(link(1, "a", mtu(i)))
 	}

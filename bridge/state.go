@@ -30,6 +30,9 @@ func (s *state) apply(epoch string, events []outgoing) {
 	defer s.mu.Unlock()
 	for i := range events {
 		o := &events[i]
+		if former, renamed := o.formerKey(); renamed {
+			delete(s.links, former)
+		}
 		if o.gone {
 			delete(s.links, o.key)
 			continue

@@ -32,6 +32,19 @@ type change struct {
 	// restated are keys that are said again although the link has not changed,
 	// because the name that stands beside them has.
 	restated schema.FieldSet
+
+	// netns is the namespace of the link, and netnsBefore what it was called
+	// before the change, when it had another name.
+	netns       netns
+	netnsBefore string
+
+	counterpart schema.Counterpart
+}
+
+// netns is what a namespace is called in events; its zero value is the bridge's own.
+type netns struct {
+	name  string
+	inode uint64
 }
 
 // changed returns the keys in which the link differs from what it was before.
@@ -53,6 +66,7 @@ func (n names) named(l *schema.Link) schema.Link {
 // linkID identifies a link from its creation to its deletion. The kernel may
 // give its index to another link afterwards: that one is of a later generation.
 type linkID struct {
+	watch      uint64 // of a namespace, from its beginning to its end: an inode is used again
 	index      int32
 	generation uint64
 }
@@ -61,10 +75,27 @@ type linkID struct {
 // resolve, whether they are published or not. It decides what a message of the
 // kernel changes. It is a pure function of the messages: no clock, no socket.
 type table struct {
+	watch      uint64
+	netns      netns
 	filter     Filter
 	links      map[int32]*entry
 	generation uint64
 	out        change // the one that emit is called with
+
+	// elsewhere knows the other namespaces; nil when there are none.
+	elsewhere elsewhere
+}
+
+// elsewhere tells where links of a table went to, or came from. It keeps what it
+// is told of one until it is asked for the other.
+type elsewhere interface {
+	// wentTo returns where a link is now that the kernel says was moved.
+	wentTo(from *table, last *schema.Link) schema.Counterpart
+	// cameFrom returns where a link came from that is new under an index.
+	cameFrom(to *table, index int32) schema.Counterpart
+	// settle says that the table is the kernel's: what it still keeps of links that
+	// went there was lost.
+	settle(to *table)
 }
 
 type entry struct {
@@ -88,6 +119,8 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 	switch {
 	case m.Kind == netlinksrc.Del && e != nil:
 		t.remove(e, &m.Link, emit)
+	case m.Kind == netlinksrc.Del && t.elsewhere != nil: // it came and went unseen
+		t.elsewhere.cameFrom(t, m.Link.Index)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
 		t.add(&m.Link, schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
@@ -172,8 +205,11 @@ func replaced(old, link *schema.Link) bool {
 
 func (t *table) add(link *schema.Link, action schema.Action, emit func(*change)) {
 	t.generation++
-	e := &entry{link: *link, generation: t.generation, published: t.filter.Publishes(link)}
+	e := &entry{link: *link, generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
 	t.links[link.Index] = e
+	if t.elsewhere != nil {
+		t.out.counterpart = t.elsewhere.cameFrom(t, link.Index)
+	}
 	if e.published {
 		t.emit(e, schema.New, action, emit)
 	}
@@ -183,7 +219,7 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	before, wasPublished := e.link, e.published
 	renamed := before.Name != link.Name
 	if renamed { // the kind, which the filter also looks at, never changes
-		e.published = t.filter.Publishes(link)
+		e.published = t.filter.Publishes(link, t.netns.name)
 	}
 	e.link = *link
 	if !wasPublished && !e.published {
@@ -203,21 +239,55 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 // remove takes e out. Last is what the kernel said when it went: where it went to.
 func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
 	delete(t.links, e.link.Index)
-	if !e.published {
-		return
-	}
 	action := schema.Deleted
 	if _, moved := last.NewNetnsID.Get(); moved {
 		action = schema.Moved
 		e.link.NewNetnsID, e.link.NewIndex = last.NewNetnsID, last.NewIndex
+		if t.elsewhere != nil {
+			t.out.counterpart = t.elsewhere.wentTo(t, &e.link)
+		}
+	}
+	if !e.published {
+		return
 	}
 	t.out.wasThere = true
 	t.emit(e, schema.Del, action, emit)
 }
 
+// end removes every link: the namespace is gone, and the kernel announces none of
+// them.
+func (t *table) end(at time.Time, overruns uint64, emit func(*change)) {
+	for _, e := range t.sorted() {
+		t.vanished(e, at, overruns, emit)
+	}
+}
+
+// rename gives the namespace another name, which the filter may look at.
+func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*change)) {
+	before := t.netns.name
+	t.netns.name = name
+	for _, e := range t.sorted() {
+		wasPublished := e.published
+		e.published = t.filter.Publishes(&e.link, name)
+		if !wasPublished && !e.published {
+			continue
+		}
+		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: wasPublished}
+		if wasPublished {
+			t.out.netnsBefore = before
+		}
+		kind := schema.New
+		if !e.published {
+			kind = schema.Del
+		}
+		t.emit(e, kind, schema.Renamed, emit)
+	}
+}
+
 func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func(*change)) {
 	c := &t.out
-	c.id = linkID{e.link.Index, e.generation}
+	c.id = linkID{t.watch, e.link.Index, e.generation}
+	c.netns = t.netns
 	c.kind, c.action = kind, action
 	e.names = t.names(&e.link)
 	c.link, c.linkNames = e.link, e.names
@@ -247,21 +317,26 @@ func (t *table) nameOf(index int32) (string, bool) {
 	return "", false
 }
 
-// snapshot calls emit with every published link, as events of a snapshot.
-func (t *table) snapshot(at time.Time, overruns uint64, emit func(*change)) {
-	of := uint32(0)
+// published returns how many links are published.
+func (t *table) published() (n uint32) {
 	for _, e := range t.links {
 		if e.published {
-			of++
+			n++
 		}
 	}
-	pos := uint32(0)
+	return n
+}
+
+// snapshot calls emit with every published link, as events of a snapshot with
+// more of other namespaces behind it.
+func (t *table) snapshot(more uint32, at time.Time, overruns uint64, emit func(*change)) {
+	pos, of := uint32(0), t.published()
 	for _, e := range t.sorted() {
 		if !e.published {
 			continue
 		}
 		pos++
-		t.out = change{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of}}
+		t.out = change{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}
 		t.emit(e, schema.New, schema.Existing, emit)
 	}
 }

@@ -185,7 +185,7 @@ func TestTableSnapshot(t *testing.T) {
 		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
 	}
 	var got []string
-	table.snapshot(time.Now(), 0, func(c *change) {
+	table.snapshot(0, time.Now(), 0, func(c *change) {
 		got = append(got, fmt.Sprintf("%s %d/%d", describe(c), c.snapshot.Pos, c.snapshot.Of))
 	})
 	if want := "new existing 7:a 1/2\nnew existing 9:c 2/2"; strings.Join(got, "\n") != want {

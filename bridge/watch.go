@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +16,10 @@ import (
 )
 
 // source is what a watcher reads from; netlinksrc.Source is the one there is,
-// and says what each method does and what it blocks on.
+// and says what each method does and what it blocks on. Its lock is that of the
+// table.
 type source interface {
+	sync.Locker
 	Receive(ctx context.Context, handle func(*netlinksrc.Message)) error
 	Drain(handle func(*netlinksrc.Message)) error
 	Dump(ctx context.Context, handle func(*netlinksrc.Message)) (interrupted bool, err error)
@@ -26,8 +29,8 @@ type source interface {
 
 var _ source = (*netlinksrc.Source)(nil)
 
-// A watcher keeps a table true to the kernel and pushes what changes to the
-// queue. It never waits for anything but the kernel.
+// A watcher keeps the table of a namespace true to the kernel and pushes what
+// changes to the queue. It never waits for anything but the kernel.
 type watcher struct {
 	src    source
 	table  *table
@@ -35,24 +38,28 @@ type watcher struct {
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
-	metrics    *metrics
-	progress   progress
-	readBuffer int           // bytes, as granted
-	malformed  atomic.Uint64 // messages and attributes, as last looked at
-	overruns   atomic.Uint64 // likewise
+	overruns *atomic.Uint64 // of all namespaces in this epoch
+	counted  uint64         // of this one's, in overruns
+	before   func(*watcher, *netlinksrc.Message)
+
+	metrics   *metrics
+	progress  progress
+	links     atomic.Int64  // in the table
+	malformed atomic.Uint64 // messages and attributes, as last looked at
+
+	// mentioned are the links of which notifications came since a dump was asked
+	// for; nil when none is under way.
+	mentioned map[int32]bool
 }
 
 // dumpTries bounds how often an interrupted dump is asked for again.
 const dumpTries = 4
 
-// run publishes a snapshot and then every change until ctx ends; then it returns
-// nil.
+// run publishes every change until ctx ends; then it returns nil. It comes after
+// start and the snapshot.
 func (w *watcher) run(ctx context.Context) error {
 	w.progress.work()
 	defer w.progress.rest()
-	if err := w.start(ctx); err != nil {
-		return ignoreEnd(ctx, err)
-	}
 	next := time.Now().Add(w.resync)
 	for {
 		err := w.receive(ctx, next)
@@ -78,6 +85,8 @@ func (w *watcher) run(ctx context.Context) error {
 // finish takes the notifications that came before the end. What an overrun lost
 // among them, the next run's snapshot tells.
 func (w *watcher) finish() error {
+	w.src.Lock()
+	defer w.src.Unlock()
 	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
 	if errors.Is(err, netlinksrc.ErrOverrun) {
 		return nil
@@ -110,8 +119,10 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 // look takes note of what the source has counted, and says what the decoder had
 // to leave out since it was last said.
 func (w *watcher) look() {
-	w.overruns.Store(w.src.Overruns())
-	w.metrics.links.Set(float64(len(w.table.links)))
+	w.src.Lock()
+	defer w.src.Unlock()
+	w.countOverruns()
+	w.links.Store(int64(len(w.table.links)))
 	messages, attributes := w.src.Malformed()
 	if messages+attributes > w.malformed.Load() {
 		w.malformed.Store(messages + attributes)
@@ -119,34 +130,60 @@ func (w *watcher) look() {
 	}
 }
 
-func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
-	w.metrics.messages[m.Kind].Inc()
-	w.table.apply(m, w.src.Overruns(), emit)
+// countOverruns returns how many overruns there were in this epoch.
+func (w *watcher) countOverruns() uint64 {
+	if n := w.src.Overruns(); n > w.counted {
+		w.overruns.Add(n - w.counted)
+		w.counted = n
+	}
+	return w.overruns.Load()
 }
 
-// start fills the table, silently, and publishes it as the epoch's snapshot.
+// handle takes a notification. The caller has the table's lock.
+func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
+	w.metrics.messages[m.Kind].Inc()
+	if w.before != nil {
+		w.before(w, m)
+	}
+	if m.Kind != netlinksrc.New && m.Kind != netlinksrc.Del {
+		return
+	}
+	if w.mentioned != nil && !m.Partial {
+		w.mentioned[m.Link.Index] = true
+	}
+	w.table.apply(m, w.countOverruns(), emit)
+}
+
+// start fills the table, silently.
 func (w *watcher) start(ctx context.Context) error {
 	silently := func(*change) {}
 	err := w.synchronize(ctx, silently)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
 		err = w.synchronize(ctx, silently)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		w.look()
 	}
-	links := 0
-	w.queue.pushSnapshot(func(emit func(*change)) {
-		w.table.snapshot(time.Now(), w.src.Overruns(), func(c *change) { links++; emit(c) })
-	})
-	w.look()
-	w.log.Info("read the links of this host", "links", len(w.table.links), "published", links)
-	return nil
+	return err
+}
+
+// snapshot emits the table as a snapshot, with more of other namespaces behind it.
+func (w *watcher) snapshot(more uint32, emit func(*change)) {
+	w.table.snapshot(more, time.Now(), w.countOverruns(), emit)
+}
+
+// end emits a del for every link.
+func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.push) }
+
+// rename publishes that the namespace has another name now.
+func (w *watcher) rename(name string) {
+	w.table.rename(name, time.Now(), w.countOverruns(), w.queue.push)
 }
 
 // recover makes the table true again after an overrun, and says so.
 func (w *watcher) recover(ctx context.Context) error {
 	began := time.Now()
-	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.src.Overruns())
+	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.overruns.Load())
 	published := 0
 	err := error(netlinksrc.ErrOverrun)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
@@ -155,7 +192,7 @@ func (w *watcher) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond), "events", published, "overruns", w.src.Overruns())
+	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond), "events", published, "overruns", w.overruns.Load())
 	return nil
 }
 
@@ -170,31 +207,35 @@ func (w *watcher) recover(ctx context.Context) error {
 // what a newer notification said. After ErrOverrun some of those were lost, and
 // it has to be done again.
 func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
+	w.src.Lock()
+	w.mentioned = map[int32]bool{}
+	w.src.Unlock()
 	links, at, err := w.dump(ctx)
+	w.src.Lock()
+	defer w.src.Unlock()
+	defer func() { w.mentioned = nil }()
 	if err != nil {
 		return err
 	}
-	mentioned := make(map[int32]bool)
-	overrun := w.src.Drain(func(m *netlinksrc.Message) {
-		if m.Kind != netlinksrc.Other && !m.Partial {
-			mentioned[m.Link.Index] = true
-		}
-		w.handle(m, emit)
-	})
+	overrun := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, emit) })
 	if overrun != nil && !errors.Is(overrun, netlinksrc.ErrOverrun) {
 		return overrun
 	}
+	overruns := w.countOverruns()
 	for _, e := range w.table.sorted() { // what went first, so that a name is free before it is taken
-		if _, there := links[e.link.Index]; !there && !mentioned[e.link.Index] {
-			w.table.vanished(e, at, w.src.Overruns(), emit)
+		if _, there := links[e.link.Index]; !there && !w.mentioned[e.link.Index] {
+			w.table.vanished(e, at, overruns, emit)
 		}
 	}
 	for _, index := range slices.Sorted(maps.Keys(links)) {
-		if !mentioned[index] {
-			w.table.compare(links[index], at, w.src.Overruns(), emit)
+		if !w.mentioned[index] {
+			w.table.compare(links[index], at, overruns, emit)
 		}
 	}
-	w.table.restate(at, w.src.Overruns(), emit)
+	w.table.restate(at, overruns, emit)
+	if w.table.elsewhere != nil && overrun == nil {
+		w.table.elsewhere.settle(w.table)
+	}
 	return overrun
 }
 
@@ -202,7 +243,7 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 // dump may miss some (NLM_F_DUMP_INTR): it is asked for again, and what any of
 // the dumps showed is there. A link that went meanwhile was announced.
 func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at time.Time, err error) {
-	links = make(map[int32]*schema.Link, len(w.table.links))
+	links = make(map[int32]*schema.Link, w.links.Load())
 	for range dumpTries {
 		w.metrics.dumps.Inc()
 		interrupted, err := w.src.Dump(ctx, func(m *netlinksrc.Message) {

@@ -3,6 +3,8 @@ package bridge
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 // script is a source that does what a kernel may do, step by step. Each dump has
 // links, what the socket holds when the dump is over, and whether that overran.
 type script struct {
+	sync.Mutex
 	steps    []step
 	dumps    int
 	overruns uint64
@@ -82,16 +85,25 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := through{newTable(Filter{}), newQueue(100, 0)}
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := w.run(ctx); err != nil {
+	if err := startAndRun(ctx, w); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.steps) > 0 {
 		t.Errorf("%d steps of the script were not reached", len(s.steps))
 	}
 	return q.takeAll(time.Now())
+}
+
+// startAndRun is the life of a watcher.
+func startAndRun(ctx context.Context, w *watcher) error {
+	if err := w.start(ctx); err != nil {
+		return err
+	}
+	w.queue.pushSnapshot(func(emit func(*change)) { w.snapshot(0, emit) })
+	return w.run(ctx)
 }
 
 type (
@@ -144,7 +156,8 @@ func TestWatcher(t *testing.T) {
 			script{steps: []step{{links: links{a}, meanwhile: messages{partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})}}}},
 			[]string{"new existing 2:a"}},
 	}
-	for _, tt := range tests {
+	for i := range tests {
+		tt := &tests[i]
 		t.Run(tt.name, func(t *testing.T) { expect(t, runScript(t, &tt.script), tt.want...) })
 	}
 }

@@ -18,9 +18,12 @@ const (
 	Other Kind = iota // nothing: another type of message, or one about something else than the device
 	New               // RTM_NEWLINK: the link exists
 	Del               // RTM_DELLINK: the link is gone
+	Netns             // RTM_NEWNSID, RTM_DELNSID: another namespace became known, or went
+
+	Kinds = iota // how many there are
 )
 
-func (k Kind) String() string { return [...]string{"other", "new", "del"}[k] }
+func (k Kind) String() string { return [...]string{"other", "new", "del", "netns"}[k] }
 
 // A Message is one link message of the kernel, decoded.
 type Message struct {
@@ -55,12 +58,16 @@ func NewDecoder() *Decoder {
 }
 
 // Decode decodes the body of a netlink message of type typ (RTM_NEWLINK or
-// RTM_DELLINK, anything else is [Other]) into m. It is tolerant, as the kernel's
+// RTM_DELLINK; anything else says nothing of a link) into m. It is tolerant, as the kernel's
 // readers must be: a bad attribute costs that attribute and is counted, and only
 // a message that names no link is Other and counted as bad. It keeps no
 // reference to body. m.Time is left alone.
 func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	m.Kind, m.Partial, m.Link = Other, false, schema.Link{}
+	if typ == unix.RTM_NEWNSID || typ == unix.RTM_DELNSID {
+		m.Kind = Netns
+		return
+	}
 	if typ != unix.RTM_NEWLINK && typ != unix.RTM_DELLINK {
 		return
 	}

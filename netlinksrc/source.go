@@ -25,11 +25,14 @@
 package netlinksrc
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -62,38 +65,65 @@ const (
 type Config struct {
 	// NetNS is a file descriptor of a network namespace, which stays the caller's;
 	// 0 is the calling process's own. Entering another one needs
-	// CAP_SYS_ADMIN.
+	// CAP_SYS_ADMIN. A Source keeps its namespace alive until it is closed.
 	NetNS int
 
 	// ReadBuffer is the size in bytes to ask for the notifications' socket, 0 for
 	// the system's default. The kernel counts about 2.3 KB for a notification.
 	ReadBuffer int
+
+	// Reader is what to read with; nil is one of its own.
+	Reader *Reader
+
+	// Namespaces has the Source receive, besides, what the kernel says of other
+	// namespaces that are known in this one, as messages of kind [Netns].
+	Namespaces bool
 }
 
-// A Source reads the links of one network namespace. It is not safe for
-// concurrent use.
+// A Reader is what Sources read with: a buffer, and a [Decoder] with the strings
+// that it has seen. Sources that share one take turns, so that a thousand of them
+// cost little, and what their handles do is done by one at a time. Its lock may be
+// taken to be that one.
+type Reader struct {
+	sync.Mutex
+	dec *Decoder
+	buf []byte // of the one who has the lock
+	sub []byte // of a CatchUp within
+}
+
+// NewReader returns a Reader.
+func NewReader() *Reader { return &Reader{dec: NewDecoder(), buf: make([]byte, readSize)} }
+
+// A Source reads the links of one network namespace. Receive and Dump are for one
+// goroutine; CatchUp is for whoever has its Reader's lock.
 type Source struct {
-	netns   int // our own descriptor of the namespace, 0: the process's
+	*Reader
+	netns   *os.File // the namespace
+	own     bool     // it is the process's: nothing need be entered
 	events  *netlink.Conn
 	raw     syscall.RawConn
 	granted int
 	dumps   *netlink.Conn // nil until the first dump, and after a failed one
+	ids     *netlink.Conn // nil until the first question for an id
 
-	overruns uint64
+	overruns                   uint64
+	overrun                    bool // in a CatchUp: Receive has to report it
+	badMessages, badAttributes uint64
 
-	dec *Decoder
 	msg Message
-	buf []byte
 }
 
 // OpenPath opens the namespace that a file stands for, such as
-// /run/netns/blue or /proc/4711/ns/net.
-func OpenPath(path string, cfg Config) (*Source, error) {
+// /run/netns/blue or /proc/4711/ns/net, if it is the one with this inode.
+func OpenPath(path string, inode uint64, cfg Config) (*Source, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
 	defer f.Close()
+	if now, err := inodeOf(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); err != nil || now != inode {
+		return nil, fmt.Errorf("network namespace: %s stands for another one now: %w", path, cmp.Or(err, fs.ErrNotExist))
+	}
 	cfg.NetNS = int(f.Fd())
 	return Open(cfg)
 }
@@ -101,11 +131,18 @@ func OpenPath(path string, cfg Config) (*Source, error) {
 // Open subscribes to the link notifications of a namespace. The caller closes
 // the Source.
 func Open(cfg Config) (*Source, error) {
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK, NetNS: cfg.NetNS})
+	groups := uint32(unix.RTMGRP_LINK)
+	if cfg.Namespaces {
+		groups |= 1 << (unix.RTNLGRP_NSID - 1)
+	}
+	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
 	if err != nil {
 		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
 	}
-	s := &Source{events: events, dec: NewDecoder(), buf: make([]byte, readSize)}
+	s := &Source{events: events, Reader: cfg.Reader, own: cfg.NetNS == 0}
+	if s.Reader == nil {
+		s.Reader = NewReader()
+	}
 	if err := s.prepare(cfg); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("netlink: %w", err)
@@ -114,12 +151,13 @@ func Open(cfg Config) (*Source, error) {
 }
 
 func (s *Source) prepare(cfg Config) error {
-	if cfg.NetNS != 0 { // for a dump socket, later
-		fd, err := unix.FcntlInt(uintptr(cfg.NetNS), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("network namespace: %w", os.NewSyscallError("fcntl", err))
-		}
-		s.netns = fd
+	path := "/proc/self/ns/net"
+	if !s.own {
+		path = fmt.Sprintf("/proc/self/fd/%d", cfg.NetNS)
+	}
+	var err error
+	if s.netns, err = os.Open(path); err != nil { // for other sockets, later
+		return fmt.Errorf("network namespace: %w", err)
 	}
 	if err := s.events.SetBPF(dropBridgePorts); err != nil {
 		return fmt.Errorf("socket filter: %w", err)
@@ -175,25 +213,25 @@ func (s *Source) Overruns() uint64 { return s.overruns }
 
 // Malformed returns how many messages and attributes were left out so far.
 func (s *Source) Malformed() (messages, attributes uint64) {
-	return s.dec.BadMessages, s.dec.BadAttributes
+	return s.badMessages, s.badAttributes
 }
 
 // Close ends the Source. Nothing may be under way on it.
 func (s *Source) Close() error {
 	err := s.events.Close()
-	if s.dumps != nil {
-		err = errors.Join(err, s.dumps.Close())
+	for _, conn := range []*netlink.Conn{s.dumps, s.ids} {
+		if conn != nil {
+			err = errors.Join(err, conn.Close())
+		}
 	}
-	if s.netns != 0 {
-		err = errors.Join(err, unix.Close(s.netns))
-	}
-	return err
+	return errors.Join(err, s.netns.Close())
 }
 
 // Receive waits for notifications and calls handle with each that is there, up
-// to 1024 of them. The message is handle's until it returns. Receive returns nil
-// when it handled any, the context's error when there was none until the context
-// ended, [ErrOverrun] after an overrun, and else what broke the socket.
+// to 1024 of them. The message is handle's until it returns, and so is the
+// Reader's lock. Receive returns nil when it handled any, the context's error when
+// there was none until the context ended, [ErrOverrun] after an overrun, and else
+// what broke the socket.
 func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -201,19 +239,55 @@ func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 	handled, readErr := 0, error(nil)
 	err := interruptible(ctx, s.events, func() error {
 		return s.raw.Read(func(fd uintptr) bool {
-			handled, readErr = s.drain(int(fd), handle)
+			s.Lock()
+			defer s.Unlock()
+			handled, readErr = s.drain(int(fd), s.buf, handle)
+			if s.overrun { // of a CatchUp
+				s.overrun, readErr = false, ErrOverrun
+			}
 			return handled > 0 || readErr != nil
 		})
 	})
-	return errors.Join(err, readErr)
+	if readErr != nil {
+		return readErr
+	}
+	if errors.Is(err, context.DeadlineExceeded) && s.takeOverrun() { // its doing
+		return ErrOverrun
+	}
+	return err
+}
+
+func (s *Source) takeOverrun() bool {
+	s.Lock()
+	defer s.Unlock()
+	overrun := s.overrun
+	s.overrun = false
+	return overrun
 }
 
 // Drain is Receive without waiting: it handles all that is there, however much.
-func (s *Source) Drain(handle func(*Message)) error {
+// The caller has the Reader's lock.
+func (s *Source) Drain(handle func(*Message)) error { return s.drainAll(s.buf, handle) }
+
+// CatchUp is Drain for the handle of another Source of the same Reader. An overrun
+// that it meets is reported by Receive, which returns at once.
+func (s *Source) CatchUp(handle func(*Message)) error {
+	if s.sub == nil {
+		s.sub = make([]byte, readSize)
+	}
+	err := s.drainAll(s.sub, handle)
+	if errors.Is(err, ErrOverrun) {
+		s.overrun = true
+		return s.events.SetReadDeadline(time.Unix(1, 0))
+	}
+	return err
+}
+
+func (s *Source) drainAll(buf []byte, handle func(*Message)) error {
 	var overrun error
 	for {
 		n, readErr := 0, error(nil)
-		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), handle) }); err != nil {
+		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), buf, handle) }); err != nil {
 			return err
 		}
 		switch {
@@ -233,13 +307,16 @@ func (s *Source) Drain(handle func(*Message)) error {
 // are read the kernel drops everything without another word (netlink_overrun,
 // NETLINK_S_CONGESTED): so all of them are read before the overrun is reported,
 // unless a storm refills the queue faster than that.
-func (s *Source) drain(fd int, handle func(*Message)) (handled int, err error) {
+func (s *Source) drain(fd int, buf []byte, handle func(*Message)) (handled int, err error) {
 	for handled < batch || err != nil && handled < 64*batch {
-		n, readErr := unix.Read(fd, s.buf)
+		n, readErr := unix.Read(fd, buf)
 		switch readErr {
 		case nil:
 			s.msg.Time = time.Now()
-			s.decode(s.buf[:n], handle)
+			s.decode(buf[:n], func(h header, body []byte) {
+				s.decodeMessage(h.typ, body)
+				handle(&s.msg)
+			})
 			handled++
 		case unix.EAGAIN:
 			return handled, err
@@ -254,19 +331,23 @@ func (s *Source) drain(fd int, handle func(*Message)) (handled int, err error) {
 	return handled, err
 }
 
-func (s *Source) decode(datagram []byte, handle func(*Message)) {
-	if !messages(datagram, func(h header, body []byte) {
-		s.dec.Decode(h.typ, body, &s.msg)
-		handle(&s.msg)
-	}) {
-		s.dec.BadMessages++
+func (s *Source) decode(datagram []byte, each func(h header, body []byte)) {
+	if !messages(datagram, each) {
+		s.badMessages++
 	}
+}
+
+func (s *Source) decodeMessage(typ uint16, body []byte) {
+	messages, attributes := s.dec.BadMessages, s.dec.BadAttributes
+	s.dec.Decode(typ, body, &s.msg)
+	s.badMessages += s.dec.BadMessages - messages
+	s.badAttributes += s.dec.BadAttributes - attributes
 }
 
 // interruptible runs wait, a blocking read of c, until it returns or ctx ends,
 // and then returns ctx's error. The one who interrupts is joined, so that it
 // cannot interrupt the next read.
-func interruptible(ctx context.Context, c *netlink.Conn, wait func() error) error {
+func interruptible(ctx context.Context, c interface{ SetReadDeadline(time.Time) error }, wait func() error) error {
 	deadline, _ := ctx.Deadline() // the zero time is none
 	if err := c.SetReadDeadline(deadline); err != nil {
 		return err
@@ -289,8 +370,17 @@ func interruptible(ctx context.Context, c *netlink.Conn, wait func() error) erro
 	return err
 }
 
+// dial opens one more socket in the namespace.
+func (s *Source) dial() (*netlink.Conn, error) {
+	cfg := &netlink.Config{}
+	if !s.own {
+		cfg.NetNS = int(s.netns.Fd())
+	}
+	return netlink.Dial(unix.NETLINK_ROUTE, cfg)
+}
+
 // Dump asks the kernel for all links and calls handle with each. The message is
-// handle's until it returns. Interrupted reports that the links changed
+// handle's until it returns, and so is the Reader's lock. Interrupted reports that the links changed
 // meanwhile, so that some may be missing or there twice (NLM_F_DUMP_INTR): ask
 // again. It ends with the context.
 func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
@@ -298,7 +388,7 @@ func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted b
 		return false, err
 	}
 	if s.dumps == nil {
-		if s.dumps, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: s.netns}); err != nil {
+		if s.dumps, err = s.dial(); err != nil {
 			return false, fmt.Errorf("netlink: dump: %w", err)
 		}
 	}
@@ -330,37 +420,72 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 		return false, err
 	}
 	for done := false; !done; {
-		n, readErr := 0, error(nil)
+		var answer error
 		err := interruptible(ctx, s.dumps, func() error {
 			return raw.Read(func(fd uintptr) bool {
-				n, readErr = unix.Read(int(fd), s.buf)
-				return readErr != unix.EAGAIN && readErr != unix.EINTR
+				s.Lock()
+				defer s.Unlock()
+				n, readErr := unix.Read(int(fd), s.buf)
+				if readErr == unix.EAGAIN || readErr == unix.EINTR {
+					return false
+				}
+				answer = os.NewSyscallError("read", readErr)
+				s.msg.Time = time.Now()
+				s.decode(s.buf[:max(n, 0)], func(h header, body []byte) {
+					if h.seq != request.Header.Sequence || done {
+						return
+					}
+					interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+					switch h.typ {
+					case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+						done, answer = true, dumpError(body)
+					default:
+						s.decodeMessage(h.typ, body)
+						handle(&s.msg)
+					}
+				})
+				return true
 			})
 		})
-		if err := errors.Join(err, os.NewSyscallError("read", readErr)); err != nil {
-			return false, err
-		}
-		s.msg.Time = time.Now()
-		if !messages(s.buf[:n], func(h header, body []byte) {
-			if h.seq != request.Header.Sequence || done {
-				return
-			}
-			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
-			switch h.typ {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				done, err = true, dumpError(body)
-			default:
-				s.dec.Decode(h.typ, body, &s.msg)
-				handle(&s.msg)
-			}
-		}) {
-			s.dec.BadMessages++
-		}
-		if err != nil {
+		if err := errors.Join(err, answer); err != nil {
 			return false, err
 		}
 	}
 	return interrupted, nil
+}
+
+// NetnsID returns the id under which this Source's namespace knows another
+// Source's, as in IFLA_NEW_NETNSID; ok is false when it does not. It does not wait,
+// and may be called by a handle.
+func (s *Source) NetnsID(other *Source) (id int32, ok bool, err error) {
+	if s.ids == nil {
+		if s.ids, err = s.dial(); err != nil {
+			return 0, false, fmt.Errorf("netlink: namespace id: %w", err)
+		}
+	}
+	attrs := netlink.NewAttributeEncoder()
+	attrs.Uint32(unix.NETNSA_FD, uint32(other.netns.Fd()))
+	request, err := attrs.Encode()
+	if err != nil {
+		return 0, false, err
+	}
+	const rtgenmsg = 4 // struct rtgenmsg: a family, and up to where attributes start
+	replies, err := s.ids.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETNSID, Flags: netlink.Request},
+		Data:   append(make([]byte, rtgenmsg), request...),
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("netlink: namespace id: %w", err)
+	}
+	for _, reply := range replies {
+		attributes(reply.Data[min(rtgenmsg, len(reply.Data)):], func(typ uint16, v []byte) {
+			if typ == unix.NETNSA_NSID && len(v) == 4 {
+				id = int32(binary.NativeEndian.Uint32(v))
+				ok = id >= 0 // NETNSA_NSID_NOT_ASSIGNED
+			}
+		})
+	}
+	return id, ok, nil
 }
 
 // dumpError is the error number with which NLMSG_DONE and NLMSG_ERROR begin.

@@ -169,7 +169,7 @@ func TestNamespaces(t *testing.T) {
 	k := netnstest.New(t)
 	_, _, err := k.AddVeth("inside", "peer")
 	must(t, err)
-	byPath, err := OpenPath(k.Path, Config{})
+	byPath, err := OpenPath(k.Path, mustInode(t, k.Path), Config{})
 	must(t, err)
 	defer byPath.Close()
 	for name, s := range map[string]*Source{"descriptor": open(t, k, 0), "path": byPath} {
@@ -180,7 +180,7 @@ func TestNamespaces(t *testing.T) {
 			t.Errorf("by %s: got %v", name, names)
 		}
 	}
-	if _, err := OpenPath("/no/such/namespace", Config{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := OpenPath("/no/such/namespace", 1, Config{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no such namespace: got %v", err)
 	}
 }
@@ -241,4 +241,13 @@ func TestReadBuffer(t *testing.T) {
 	if got := open(t, k, 1<<30).ReadBuffer(); got <= 0 || got > 1<<30 {
 		t.Errorf("asked for 1 GiB, got %d bytes", got)
 	}
+}
+
+func mustInode(t *testing.T, path string) uint64 {
+	t.Helper()
+	inode, err := inodeOf(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inode
 }

@@ -1,0 +1,495 @@
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+)
+
+// namespaces watches the network namespaces that are selected, with a watcher for
+// each: those that are there at the start make the opening of the epoch, one that
+// appears later has a snapshot of its own, and one that dies a del for each link.
+//
+// The sockets of a watcher keep its namespace alive. So a namespace is over when
+// nothing else keeps it: no name and no process (netlinksrc.Finder). It is let go
+// then, and the kernel removes it.
+type namespaces struct {
+	cfg     Config
+	queue   *queue
+	log     *slog.Logger
+	metrics *metrics
+
+	finder   *netlinksrc.Finder
+	reader   *netlinksrc.Reader // its lock is that of all tables, and of what follows
+	hint     chan struct{}      // holds a token when namespaces may have come or gone
+	overruns atomic.Uint64      // in this epoch
+
+	watched map[uint64]*watch // by inode
+	began   uint64            // watches so far
+	moves   map[place]schema.Counterpart
+	ahead   bool // the others catch up with the handle that runs
+
+	failing map[string]string // what cannot be watched, and why, as last said
+	failed  chan failure
+	granted atomic.Int64 // receive buffer in bytes that the own namespace's socket was granted
+}
+
+// A watch is a watcher at work.
+type watch struct {
+	watcher
+	src  *netlinksrc.Source
+	ns   netlinksrc.Namespace
+	ids  map[int32]*watch // namespaces by the id that they have in this one, as far as known
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// place is where a link is: a namespace that is watched, and the index in it.
+type place struct {
+	watch uint64
+	index int32
+}
+
+type failure struct {
+	watch *watch
+	err   error
+}
+
+const (
+	// findEvery is how often to look for what nothing tells of: processes in new
+	// namespaces, and the permission to enter one.
+	findEvery = 10 * time.Second
+
+	// findShare bounds the time spent on looking, however much happens: after a
+	// search comes a rest that is so many times as long, and minRest at least.
+	findShare = 20
+	minRest   = 50 * time.Millisecond
+
+	// maxMoves is how many links may be on their way between two namespaces.
+	maxMoves = 4096
+)
+
+func newNamespaces(cfg Config, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
+	finder, err := netlinksrc.NewFinder(cfg.Netns)
+	if err != nil {
+		return nil, err
+	}
+	return &namespaces{
+		cfg: cfg, queue: q, log: log, metrics: m, finder: finder, reader: netlinksrc.NewReader(),
+		hint: make(chan struct{}, 1), watched: map[uint64]*watch{}, moves: map[place]schema.Counterpart{},
+		failing: map[string]string{}, failed: make(chan failure),
+	}, nil
+}
+
+// close lets go of what run has left. Nothing may be under way.
+func (n *namespaces) close() { n.finder.Close() }
+
+// run publishes the opening of the epoch and then every change until ctx ends;
+// then it returns nil. It returns an error when the bridge's own namespace cannot
+// be read.
+func (n *namespaces) run(ctx context.Context) error {
+	defer n.end()
+	if err := n.open(ctx); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	var hints sync.WaitGroup
+	defer hints.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var every <-chan time.Time
+	if !n.cfg.Netns.OnlySelf() {
+		hints.Go(func() {
+			for n.finder.Wait(ctx) == nil {
+				signal(n.hint)
+			}
+		})
+		ticker := time.NewTicker(findEvery)
+		defer ticker.Stop()
+		every = ticker.C
+	}
+	for {
+		select {
+		case <-n.hint:
+		case <-every:
+		case f := <-n.failed:
+			if f.watch.ns.Own() {
+				return f.err
+			}
+			n.say(f.watch.ns.Name, fmt.Errorf("reading its links: %w", f.err))
+			n.remove(f.watch)
+			continue
+		case <-ctx.Done():
+			return nil
+		}
+		began := time.Now()
+		n.follow(ctx)
+		select {
+		case <-time.After(max(minRest, findShare*time.Since(began))):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// open begins to watch what is there, and publishes the opening.
+func (n *namespaces) open(ctx context.Context) error {
+	found, missed := n.finder.Find()
+	var begun []*watch
+	failed := map[string]error{}
+	for _, ns := range found {
+		w, err := n.begin(ctx, ns)
+		if err == nil {
+			begun = append(begun, w)
+		} else if failed[ns.Name] = err; ns.Own() || ctx.Err() != nil {
+			for _, w := range begun {
+				_ = w.src.Close()
+			}
+			return err
+		}
+	}
+	n.adopt(begun, true)
+	n.report(failed, missed)
+	return nil
+}
+
+// begin opens a namespace and reads its links.
+func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch, error) {
+	cfg := netlinksrc.Config{ReadBuffer: n.cfg.ReadBuffer, Reader: n.reader, Namespaces: ns.Own() && n.cfg.Netns.All}
+	open := func() (*netlinksrc.Source, error) { return netlinksrc.Open(cfg) }
+	if !ns.Own() {
+		open = func() (*netlinksrc.Source, error) { return netlinksrc.OpenPath(ns.Path, ns.Inode, cfg) }
+	}
+	src, err := open()
+	if err != nil {
+		return nil, err
+	}
+	if ns.Own() || n.granted.Load() == 0 {
+		logReadBuffer(n.log, n.cfg.ReadBuffer, src.ReadBuffer())
+		n.granted.Store(int64(src.ReadBuffer()))
+	}
+	n.began++
+	t := newTable(n.cfg.Filter)
+	t.watch = n.began
+	if !ns.Own() {
+		t.netns = netns{ns.Name, ns.Inode}
+	}
+	log := n.log
+	if !ns.Own() {
+		log = log.With("netns", ns.Name)
+	}
+	w := &watch{src: src, ns: ns, ids: map[int32]*watch{}, done: make(chan struct{})}
+	w.watcher = watcher{src: src, table: t, queue: n.queue, resync: n.cfg.Resync, log: log, overruns: &n.overruns, metrics: n.metrics}
+	if err := w.start(ctx); err != nil {
+		_ = src.Close()
+		return nil, err
+	}
+	if !n.cfg.Netns.OnlySelf() {
+		w.before = n.before
+		t.elsewhere = n
+	}
+	return w, nil
+}
+
+// adopt publishes the snapshots of namespaces that were begun, and has them
+// followed. Opening is those of the epoch's beginning, which stand together.
+func (n *namespaces) adopt(begun []*watch, opening bool) {
+	n.reader.Lock()
+	defer n.reader.Unlock()
+	links, published := 0, uint32(0)
+	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *watch) bool { return w.table.published() == 0 })
+	n.queue.pushSnapshot(func(emit func(*change)) {
+		for i, w := range snapshots {
+			more := 0
+			if opening {
+				more = len(snapshots) - 1 - i
+			}
+			w.snapshot(uint32(more), emit)
+			published += w.table.published()
+		}
+	})
+	for _, w := range begun {
+		links += len(w.table.links)
+		n.watched[w.ns.Inode] = w
+		ctx, stop := context.WithCancel(context.Background())
+		w.stop = stop
+		go func() {
+			err := w.run(ctx)
+			close(w.done)
+			if err != nil {
+				select {
+				case n.failed <- failure{w, err}:
+				case <-ctx.Done():
+				}
+			}
+		}()
+	}
+	switch {
+	case !opening:
+		n.log.Info("watching a network namespace", "netns", begun[0].ns.Name, "inode", begun[0].ns.Inode, "links", links, "published", published)
+	case n.cfg.Netns.OnlySelf():
+		n.log.Info("read the links of this host", "links", links, "published", published)
+	default:
+		n.log.Info("read the links of this host", "links", links, "published", published, "namespaces", len(begun))
+	}
+}
+
+// follow compares what is watched with what is there.
+func (n *namespaces) follow(ctx context.Context) {
+	found, missed := n.finder.Find()
+	there := map[uint64]netlinksrc.Namespace{}
+	for _, ns := range found {
+		there[ns.Inode] = ns
+	}
+	for _, w := range n.list() {
+		if _, ok := there[w.ns.Inode]; !ok {
+			n.log.Info("a network namespace is gone", "netns", w.ns.Name, "inode", w.ns.Inode)
+			n.remove(w)
+		}
+	}
+	n.rename(there)
+	failed := map[string]error{}
+	for _, ns := range found {
+		if n.watched[ns.Inode] != nil || ctx.Err() != nil {
+			continue
+		}
+		if w, err := n.begin(ctx, ns); err != nil {
+			failed[ns.Name] = err
+		} else {
+			n.adopt([]*watch{w}, false)
+		}
+	}
+	n.report(failed, missed)
+}
+
+// rename publishes the names that have changed. Where names were swapped, one
+// goes through a name that nobody else has.
+func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
+	taken := map[string]bool{}
+	var left []*watch
+	for _, w := range n.list() {
+		taken[w.ns.Name] = true
+		if there[w.ns.Inode].Name != w.ns.Name {
+			left = append(left, w)
+		}
+		w.ns.Path = there[w.ns.Inode].Path
+	}
+	for len(left) > 0 {
+		i := slices.IndexFunc(left, func(w *watch) bool { return !taken[there[w.ns.Inode].Name] })
+		to := ""
+		if i < 0 {
+			i, to = 0, fmt.Sprint("inode:", left[0].ns.Inode)
+		}
+		w := left[i]
+		to = cmp.Or(to, there[w.ns.Inode].Name)
+		n.log.Info("a network namespace has another name", "netns", to, "before", w.ns.Name, "inode", w.ns.Inode)
+		n.reader.Lock()
+		delete(taken, w.ns.Name)
+		w.ns.Name, taken[to] = to, true
+		w.watcher.rename(to)
+		n.reader.Unlock()
+		if to == there[w.ns.Inode].Name {
+			left = slices.Delete(left, i, i+1)
+		}
+	}
+}
+
+// list returns what is watched, in the order in which it was begun.
+func (n *namespaces) list() []*watch {
+	n.reader.Lock()
+	defer n.reader.Unlock()
+	return slices.SortedFunc(maps.Values(n.watched), func(a, b *watch) int { return cmp.Compare(a.table.watch, b.table.watch) })
+}
+
+// remove publishes that the links of a namespace are gone, and lets go of it.
+func (n *namespaces) remove(w *watch) {
+	w.stop()
+	<-w.done
+	n.reader.Lock()
+	defer n.reader.Unlock()
+	w.end()
+	delete(n.watched, w.ns.Inode)
+	for _, other := range n.watched {
+		maps.DeleteFunc(other.ids, func(_ int32, to *watch) bool { return to == w })
+	}
+	maps.DeleteFunc(n.moves, func(to place, _ schema.Counterpart) bool { return to.watch == w.table.watch })
+	_ = w.src.Close()
+}
+
+// end stops all watchers, and lets go of the namespaces. What the links are after
+// that, the next run tells.
+func (n *namespaces) end() {
+	for _, w := range n.list() {
+		w.stop()
+	}
+	for _, w := range n.list() {
+		<-w.done
+		n.reader.Lock()
+		delete(n.watched, w.ns.Inode)
+		_ = w.src.Close()
+		n.reader.Unlock()
+	}
+}
+
+// report says what cannot be watched, once for each reason, and that it can.
+func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed) {
+	for _, m := range missed {
+		failed[m.What] = m.Err
+	}
+	n.reader.Lock()
+	over := slices.DeleteFunc(slices.Collect(maps.Keys(n.failing)), func(what string) bool { return failed[what] != nil })
+	n.reader.Unlock()
+	for _, what := range over {
+		n.log.Info("what could not be watched is watched, or gone", "netns", what)
+		n.reader.Lock()
+		delete(n.failing, what)
+		n.reader.Unlock()
+	}
+	for _, what := range slices.Sorted(maps.Keys(failed)) {
+		n.say(what, failed[what])
+	}
+}
+
+// say logs why a namespace cannot be watched, unless that was said.
+func (n *namespaces) say(what string, err error) {
+	n.reader.Lock()
+	before := n.failing[what]
+	n.failing[what] = err.Error()
+	n.reader.Unlock()
+	if before == err.Error() {
+		return
+	}
+	n.log.Warn("cannot watch a network namespace; trying again, the others are not affected", "netns", what, "cause", err, "advice", adviseNetns(err))
+}
+
+// adviseNetns is what to do about a namespace that cannot be watched.
+func adviseNetns(err error) string {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return "entering a namespace needs CAP_SYS_ADMIN, finding those of other users' processes CAP_SYS_PTRACE"
+	case errors.Is(err, os.ErrNotExist):
+		return "it is watched as soon as it is there"
+	}
+	return ""
+}
+
+// before is called with each notification before it is handled. A link that is new
+// in one namespace may come from another, which was told before: so what was told
+// is read first. So both events can say where the other is, and stand in order.
+func (n *namespaces) before(w *watcher, m *netlinksrc.Message) {
+	if m.Kind == netlinksrc.Netns {
+		signal(n.hint)
+		return
+	}
+	if m.Kind != netlinksrc.New || m.Partial || w.table.links[m.Link.Index] != nil || n.ahead || len(n.watched) < 2 {
+		return
+	}
+	n.ahead = true
+	for _, other := range n.watched {
+		if &other.watcher == w {
+			continue
+		}
+		if err := other.src.CatchUp(func(m *netlinksrc.Message) { other.handle(m, other.queue.push) }); err != nil {
+			n.log.Debug("cannot read ahead", "netns", other.ns.Name, "cause", err) // its own reader will find it out
+		}
+	}
+	n.ahead = false
+}
+
+// wentTo implements elsewhere. The kernel says the id that the other namespace has
+// in this one: which of the others has it, is asked for.
+func (n *namespaces) wentTo(from *table, last *schema.Link) schema.Counterpart {
+	w := n.watchOf(from)
+	id, _ := last.NewNetnsID.Get()
+	to := w.ids[id]
+	if to != nil && !w.knows(to, id) {
+		to = nil
+	}
+	for _, other := range n.watched {
+		if to == nil && other != w && w.knows(other, id) {
+			to = other
+		}
+	}
+	if to == nil {
+		signal(n.hint) // there is a namespace that we do not watch yet
+		return schema.Counterpart{}
+	}
+	w.ids[id] = to
+	if len(n.moves) < maxMoves && to.table.links[last.NewIndex] == nil {
+		n.moves[place{to.table.watch, last.NewIndex}] = w.counterpart(last.Index)
+	}
+	return to.counterpart(last.NewIndex)
+}
+
+// knows reports whether another namespace has this id here.
+func (w *watch) knows(other *watch, id int32) bool {
+	known, ok, err := w.src.NetnsID(other.src)
+	return err == nil && ok && known == id
+}
+
+func (w *watch) counterpart(index int32) schema.Counterpart {
+	return schema.Counterpart{Netns: w.table.netns.name, NetnsInode: w.table.netns.inode, Index: index}
+}
+
+// cameFrom implements elsewhere.
+func (n *namespaces) cameFrom(to *table, index int32) schema.Counterpart {
+	at := place{to.watch, index}
+	from := n.moves[at]
+	delete(n.moves, at)
+	return from
+}
+
+// settle implements elsewhere.
+func (n *namespaces) settle(to *table) {
+	maps.DeleteFunc(n.moves, func(at place, _ schema.Counterpart) bool { return at.watch == to.watch })
+}
+
+func (n *namespaces) watchOf(t *table) *watch {
+	for _, w := range n.watched {
+		if w.table == t {
+			return w
+		}
+	}
+	return nil
+}
+
+// malformed returns how many messages and attributes were left out.
+func (n *namespaces) malformed() (sum uint64) {
+	for _, w := range n.list() {
+		sum += w.watcher.malformed.Load()
+	}
+	return sum
+}
+
+// stuck says which readers do not run.
+func (n *namespaces) stuck() (list []string) {
+	for _, w := range n.list() {
+		if w.progress.stuck() {
+			list = append(list, strings.TrimSpace("the kernel's reader is stuck "+w.ns.Name))
+		}
+	}
+	return list
+}
+
+// counts returns how many links each namespace has, and how many namespaces cannot
+// be watched.
+func (n *namespaces) counts() (links map[string]int, failing int) {
+	n.reader.Lock()
+	defer n.reader.Unlock()
+	links = map[string]int{}
+	for _, w := range n.watched {
+		links[w.ns.Name] = int(w.links.Load())
+	}
+	return links, len(n.failing)
+}

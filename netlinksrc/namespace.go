@@ -1,0 +1,382 @@
+package netlinksrc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// Directories with a file for each network namespace that has a name: `ip netns`
+// puts them into the first, Docker into the second.
+const (
+	NameDir   = "/run/netns"
+	dockerDir = "/var/run/docker/netns"
+)
+
+// A Selection says which network namespaces are meant.
+type Selection struct {
+	Self  bool     // the process's own
+	All   bool     // every one that a process or a name keeps alive
+	Files []string // globs over files that stand for one
+}
+
+// ParseSelection reads a comma-separated list of: self, all, names or globs under
+// [NameDir], and absolute paths or globs.
+func ParseSelection(list string) (Selection, error) {
+	var s Selection
+	for entry := range strings.SplitSeq(list, ",") {
+		switch entry = strings.TrimSpace(entry); {
+		case entry == "":
+		case entry == "self":
+			s.Self = true
+		case entry == "all":
+			s.Self, s.All = true, true
+			s.Files = append(s.Files, NameDir+"/*", dockerDir+"/*")
+		case path.IsAbs(entry):
+			s.Files = append(s.Files, entry)
+		case strings.Contains(entry, "/"):
+			return s, fmt.Errorf("a path that does not begin with '/' (got %q)", entry)
+		default:
+			s.Files = append(s.Files, NameDir+"/"+entry)
+		}
+	}
+	for _, glob := range s.Files {
+		if _, err := path.Match(glob, ""); err != nil {
+			return s, fmt.Errorf("%w (got %q)", err, glob)
+		}
+	}
+	return s, nil
+}
+
+// OnlySelf reports whether there is nothing to look for.
+func (s *Selection) OnlySelf() bool { return !s.All && len(s.Files) == 0 }
+
+// A Namespace is a network namespace that a name or a process keeps alive.
+type Namespace struct {
+	// Name is the name of its file, else "pid:" and a process that is in it, else
+	// "inode:" and its number; "" for the process's own. It stays as long as it can.
+	Name  string
+	Inode uint64
+	Path  string // that stands for it now
+	pid   int    // that Name is about, 0 when it is a file's
+}
+
+// Own reports whether it is the process's own.
+func (n *Namespace) Own() bool { return n.Name == "" }
+
+// A Missed is something that may be a namespace and could not be looked at.
+type Missed struct {
+	What string // a path, or "/proc"
+	Err  error
+}
+
+// A Finder finds namespaces, and waits for them to come and go. Names come and go
+// by mounts, of which the kernel tells (poll(2) of /proc/self/mountinfo): inotify
+// sees the file, but not that it has begun to stand for a namespace. The end of a
+// process that a namespace is called after is told too (pidfd_open(2)).
+type Finder struct {
+	sel   Selection
+	own   uint64
+	found map[uint64]Namespace // by the last Find
+
+	epoll  *os.File
+	mounts *os.File
+	pidfds map[int]int
+}
+
+// NewFinder returns a Finder, which the caller closes.
+func NewFinder(sel Selection) (*Finder, error) {
+	own, err := inodeOf("/proc/self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("network namespaces: %w", err)
+	}
+	f := &Finder{sel: sel, own: own, found: map[uint64]Namespace{}, pidfds: map[int]int{}}
+	if sel.OnlySelf() {
+		return f, nil
+	}
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // so that the runtime can wait for it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network namespaces: %w", os.NewSyscallError("epoll_create1", err))
+	}
+	f.epoll = os.NewFile(uintptr(fd), "epoll")
+	if f.mounts, err = os.Open("/proc/self/mountinfo"); err == nil {
+		err = f.watch(int(f.mounts.Fd()), unix.EPOLLPRI)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("network namespaces: %w", err)
+	}
+	return f, nil
+}
+
+// Close ends the Finder. Nothing may be under way on it.
+func (f *Finder) Close() {
+	for _, fd := range f.pidfds {
+		_ = unix.Close(fd)
+	}
+	for _, file := range []*os.File{f.mounts, f.epoll} {
+		if file != nil {
+			_ = file.Close()
+		}
+	}
+}
+
+func (f *Finder) watch(fd int, events uint32) error {
+	var err error
+	raw, controlErr := f.epoll.SyscallConn()
+	if controlErr != nil {
+		return controlErr
+	}
+	controlErr = raw.Control(func(epoll uintptr) {
+		err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+	})
+	return errors.Join(controlErr, os.NewSyscallError("epoll_ctl", err))
+}
+
+// Wait returns nil when namespaces may have come or gone, and the context's error
+// when that ends. It may be called while Find runs.
+func (f *Finder) Wait(ctx context.Context) error {
+	raw, err := f.epoll.SyscallConn()
+	if err != nil {
+		return err
+	}
+	asleep := false
+	err = interruptible(ctx, f.epoll, func() error {
+		return raw.Read(func(fd uintptr) bool {
+			var events [16]unix.EpollEvent
+			n, _ := unix.EpollWait(int(fd), events[:], 0)
+			// That the mounts have changed is told once: it may have been told to the one
+			// who woke us.
+			woken := asleep
+			asleep = true
+			return n > 0 || woken
+		})
+	})
+	if err == nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Find returns the selected namespaces that are there, the process's own first and
+// then by name, and what could not be looked at.
+func (f *Finder) Find() (found []Namespace, missed []Missed) {
+	s := search{Finder: f, byInode: map[uint64]*candidate{f.own: {}}}
+	for _, glob := range f.sel.Files {
+		s.files(glob)
+	}
+	if f.sel.All {
+		s.processes()
+	}
+	if !f.sel.Self && !s.byInode[f.own].named {
+		delete(s.byInode, f.own)
+	}
+	last := f.found
+	f.found = s.name(last)
+	f.followProcesses()
+	found = slices.SortedFunc(maps.Values(f.found), func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
+	return found, s.missed
+}
+
+// followProcesses has Wait told of the ends of the processes that namespaces are
+// called after.
+func (f *Finder) followProcesses() {
+	called := map[int]Namespace{}
+	for _, n := range f.found {
+		if n.pid != 0 {
+			called[n.pid] = n
+		}
+	}
+	for pid, fd := range f.pidfds {
+		if _, ok := called[pid]; !ok {
+			_ = unix.Close(fd) // and so it leaves the epoll
+			delete(f.pidfds, pid)
+		}
+	}
+	for pid := range called {
+		if _, ok := f.pidfds[pid]; ok {
+			continue
+		}
+		// Without (Linux before 5.3, or the process is gone) the next Find notices it.
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			if f.watch(fd, unix.EPOLLIN|unix.EPOLLONESHOT) != nil {
+				_ = unix.Close(fd)
+				continue
+			}
+			f.pidfds[pid] = fd
+		}
+	}
+}
+
+// search is one Find.
+type search struct {
+	*Finder
+	byInode map[uint64]*candidate
+	missed  []Missed
+}
+
+// candidate is what is known of a namespace: the files and processes that keep it.
+type candidate struct {
+	named bool // by a file that was asked for
+	files []string
+	pids  []int
+}
+
+func (s *search) at(inode uint64) *candidate {
+	c := s.byInode[inode]
+	if c == nil {
+		c = new(candidate)
+		s.byInode[inode] = c
+	}
+	return c
+}
+
+// files looks at the files that a glob matches. One that was named and is not
+// there is said; what stands for no namespace in a directory of them is one that
+// is just being made, or was left behind.
+func (s *search) files(glob string) {
+	matches, _ := filepath.Glob(glob) // checked
+	if matches == nil && !strings.ContainsAny(glob, `*?[\`) {
+		matches = []string{glob}
+	}
+	for _, file := range matches {
+		inode, err := inodeOf(file)
+		switch {
+		case err == nil:
+			c := s.at(inode)
+			c.named = true
+			c.files = append(c.files, file)
+		case file == glob || errors.Is(err, fs.ErrPermission):
+			s.missed = append(s.missed, Missed{file, err})
+		}
+	}
+}
+
+// processes looks at the namespaces of all processes.
+func (s *search) processes() {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		s.missed = append(s.missed, Missed{"/proc", err})
+		return
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(0)
+	if err != nil {
+		s.missed = append(s.missed, Missed{"/proc", err})
+	}
+	denied := 0
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		target, err := os.Readlink("/proc/" + name + "/ns/net")
+		if errors.Is(err, fs.ErrPermission) {
+			denied++
+		}
+		if err != nil { // it may have ended
+			continue
+		}
+		digits := strings.TrimSuffix(strings.TrimPrefix(target, "net:["), "]")
+		if inode, err := strconv.ParseUint(digits, 10, 64); err == nil {
+			c := s.at(inode)
+			c.pids = append(c.pids, pid)
+		}
+	}
+	if denied > 0 {
+		s.missed = append(s.missed, Missed{"/proc", fmt.Errorf("the namespaces of %d processes cannot be looked at, which needs CAP_SYS_PTRACE: %w", denied, fs.ErrPermission)})
+	}
+}
+
+// name gives every namespace a name of its own: the one that it has as long as
+// that holds, else the first that no other has.
+func (s *search) name(last map[uint64]Namespace) map[uint64]Namespace {
+	named := make(map[uint64]Namespace, len(s.byInode))
+	taken := map[string]bool{}
+	give := func(inode uint64, n Namespace) bool {
+		if _, ok := named[inode]; ok || taken[n.Name] {
+			return ok
+		}
+		n.Inode = inode
+		named[inode], taken[n.Name] = n, true
+		return true
+	}
+	inodes := slices.Sorted(maps.Keys(s.byInode))
+	for _, inode := range inodes {
+		names := s.names(inode)
+		for _, n := range names {
+			if before, ok := last[inode]; ok && before.Name == n.Name && (n.pid == 0 || names[0].pid != 0) { // a file's name is better
+				give(inode, n)
+			}
+		}
+	}
+	for _, inode := range inodes {
+		for _, n := range s.names(inode) {
+			if give(inode, n) {
+				break
+			}
+		}
+	}
+	return named
+}
+
+// names returns what a namespace may be called, the best first.
+func (s *search) names(inode uint64) (names []Namespace) {
+	if inode == s.own {
+		return []Namespace{{Path: "/proc/self/ns/net"}}
+	}
+	c := s.byInode[inode]
+	pids := slices.Sorted(slices.Values(c.pids))
+	for _, file := range c.files {
+		name := path.Base(file)
+		var pid int
+		if n, err := fmt.Sscanf(file, "/proc/%d/ns/net", &pid); n == 1 && err == nil {
+			pids = append(pids, pid)
+		} else if !strings.HasPrefix(file, "/proc/") && utf8.ValidString(name) {
+			names = append(names, Namespace{Name: name, Path: file})
+		}
+	}
+	for _, pid := range pids {
+		names = append(names, Namespace{Name: fmt.Sprint("pid:", pid), Path: fmt.Sprintf("/proc/%d/ns/net", pid), pid: pid})
+	}
+	for _, file := range c.files {
+		names = append(names, Namespace{Name: fmt.Sprint("inode:", inode), Path: file})
+	}
+	return names
+}
+
+// inodeOf returns the inode of the namespace that a file stands for.
+func inodeOf(file string) (uint64, error) {
+	var where unix.Statfs_t
+	if err := unix.Statfs(file, &where); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: file, Err: err}
+	}
+	if where.Type != unix.NSFS_MAGIC {
+		return 0, fmt.Errorf("%s: is no namespace", file)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("%s: has no inode", file)
+	}
+	return stat.Ino, nil
+}
