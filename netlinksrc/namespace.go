@@ -280,15 +280,15 @@ func (s *search) processes() {
 	if err != nil {
 		s.missed = append(s.missed, Missed{"/proc", err})
 	}
-	denied := 0
+	denied := false
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil {
+		if err != nil || pid == os.Getpid() { // we enter namespaces, and do not count
 			continue
 		}
 		target, err := os.Readlink("/proc/" + name + "/ns/net")
 		if errors.Is(err, fs.ErrPermission) {
-			denied++
+			denied = true
 		}
 		if err != nil { // it may have ended
 			continue
@@ -299,8 +299,8 @@ func (s *search) processes() {
 			c.pids = append(c.pids, pid)
 		}
 	}
-	if denied > 0 {
-		s.missed = append(s.missed, Missed{"/proc", fmt.Errorf("the namespaces of %d processes cannot be looked at, which needs CAP_SYS_PTRACE: %w", denied, fs.ErrPermission)})
+	if denied {
+		s.missed = append(s.missed, Missed{"/proc", fmt.Errorf("some processes' namespaces cannot be looked at: %w", fs.ErrPermission)})
 	}
 }
 

@@ -332,7 +332,8 @@ func stored(t testing.TB, nc *nats.Conn, stream string) []schema.Event {
 type replay struct {
 	epoch string
 	seq   uint64
-	links map[int32]schema.Link
+	links map[int32]schema.Link // of the bridge's own namespace
+	netns map[string]map[int32]schema.Link
 	last  schema.Event
 
 	notifications uint64 // of the kernel, that the events stand for
@@ -350,11 +351,18 @@ func (r *replay) apply(e *schema.Event) error {
 		return fmt.Errorf("epoch %s: seq %d after %d", e.Epoch, e.Seq, r.seq)
 	}
 	r.seq++
-	if r.links == nil {
+	if r.links == nil || e.Snapshot.Pos == 1 && e.Netns == "" { // mark and sweep: what is not in it is gone
 		r.links = map[int32]schema.Link{}
 	}
-	if e.Snapshot.Pos == 1 { // mark and sweep: what is not in it is gone
-		r.links = map[int32]schema.Link{}
+	if r.netns == nil {
+		r.netns = map[string]map[int32]schema.Link{}
+	}
+	links := r.links
+	if e.Netns != "" {
+		if links = r.netns[e.Netns]; links == nil || e.Snapshot.Pos == 1 {
+			links = map[int32]schema.Link{}
+			r.netns[e.Netns] = links
+		}
 	}
 	if e.Snapshot.Of > 0 && e.Snapshot.Pos > 1 && e.Snapshot.Pos != r.last.Snapshot.Pos+1 {
 		return fmt.Errorf("seq %d: something stands inside the snapshot", e.Seq)
@@ -363,11 +371,20 @@ func (r *replay) apply(e *schema.Event) error {
 	if e.Cause == schema.Notification {
 		r.notifications += max(e.Coalesced, 1)
 	}
-	switch e.Kind {
-	case schema.New:
-		r.links[e.Link.Index] = e.Link
-	case schema.Del:
-		delete(r.links, e.Link.Index)
+	if former, renamed := e.FormerKey(); renamed {
+		if _, known := r.netns[former.Netns][former.Index]; !known {
+			return fmt.Errorf("seq %d: link %d was not in %s before", e.Seq, former.Index, former.Netns)
+		}
+		delete(r.netns[former.Netns], former.Index)
+	}
+	_, known := links[e.Link.Index]
+	switch {
+	case e.Kind == schema.New:
+		links[e.Link.Index] = e.Link
+	case e.Netns != "" && !known && e.NetnsPrevious == "" && e.Coalesced <= 1:
+		return fmt.Errorf("seq %d: link %d was not in %s", e.Seq, e.Link.Index, e.Netns)
+	default:
+		delete(links, e.Link.Index)
 	}
 	return nil
 }

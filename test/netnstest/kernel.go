@@ -119,6 +119,37 @@ func (k *Kernel) Close() {
 	k.File.Close()
 }
 
+// NameDir is where `ip netns` looks for the names of namespaces.
+const NameDir = "/run/netns"
+
+// SetName gives the namespace a name, as `ip netns attach` does: a file is made,
+// and then stands for it.
+func (k *Kernel) SetName(name string) error {
+	if err := os.MkdirAll(NameDir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(NameDir, name)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	file.Close()
+	return os.NewSyscallError("mount", unix.Mount(fmt.Sprintf("/proc/self/fd/%d", k.File.Fd()), path, "", unix.MS_BIND, ""))
+}
+
+// DeleteName takes a name away, as `ip netns delete` does.
+func DeleteName(name string) error {
+	path := filepath.Join(NameDir, name)
+	return errors.Join(os.NewSyscallError("umount2", unix.Unmount(path, unix.MNT_DETACH)), os.Remove(path))
+}
+
+// Inode returns the namespace's inode.
+func (k *Kernel) Inode() (uint64, error) {
+	var stat unix.Stat_t
+	err := unix.Fstat(int(k.File.Fd()), &stat)
+	return stat.Ino, os.NewSyscallError("fstat", err)
+}
+
 // newNamespace makes a namespace in a thread that is thrown away afterwards, so
 // that there is nothing to restore.
 func newNamespace() (*os.File, error) {

@@ -1,5 +1,5 @@
 // Package netnstest gives tests network links of their own: a user and network
-// namespace that the test binary enters before its tests run, as any user, and a
+// namespace, with a /run of its own, that the test binary enters before its tests run, as any user, and a
 // [Kernel] to change links with.
 //
 // What a machine does not allow is said, not passed over: see [Require].
@@ -15,7 +15,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// The main thread stays in the process's namespace, which is what /proc/<pid>/ns/net
+// shows, whatever the threads of tests enter.
+func init() { runtime.LockOSThread() }
 
 // inside marks a test process that is in its namespaces, or says why it is not.
 const inside = "IFACEBRIDGE_NETNSTEST"
@@ -26,8 +32,8 @@ const inside = "IFACEBRIDGE_NETNSTEST"
 func Main(m *testing.M) {
 	if os.Getenv(inside) != "" || listing() {
 		if os.Getenv(inside) == "yes" {
-			if err := loopbackUp(); err != nil {
-				fmt.Fprintln(os.Stderr, "netnstest: loopback:", err)
+			if err := errors.Join(loopbackUp(), emptyRun()); err != nil {
+				fmt.Fprintln(os.Stderr, "netnstest:", err)
 				os.Exit(1)
 			}
 		}
@@ -51,13 +57,22 @@ func listing() bool {
 	return slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.list") })
 }
 
-// again runs this process in a new user and network namespace, as root of it.
+// emptyRun gives the process a /run of its own, in which namespaces are named.
+func emptyRun() error {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if err == nil {
+		err = unix.Mount("netnstest", "/run", "tmpfs", 0, "mode=0755")
+	}
+	return os.NewSyscallError("mount", err)
+}
+
+// again runs this process in a new user, network and mount namespace, as root of it.
 func again() error {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=yes")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 		GidMappingsEnableSetgroups: false,
