@@ -133,22 +133,28 @@ func failureReason(err error) string {
 type namespaceMetrics struct{ *namespaces }
 
 var (
-	linksDesc      = prometheus.NewDesc(metricPrefix+"links", "Links in the kernel, whether they are published or not, by network namespace, which is empty for the bridge's own.", []string{"netns"}, nil)
+	linksDesc      = prometheus.NewDesc(metricPrefix+"links", "Links in the kernel, whether they are published or not, in all network namespaces that are watched.", nil, nil)
+	netnsLinksDesc = prometheus.NewDesc(metricPrefix+"namespace_links", "Those of them in other network namespaces than the bridge's own.", []string{"netns"}, nil)
 	watchedDesc    = prometheus.NewDesc(metricPrefix+"namespaces", "Network namespaces that are watched.", nil, nil)
 	notWatchedDesc = prometheus.NewDesc(metricPrefix+"namespaces_failing", "Network namespaces that should be watched and cannot be; the log says why.", nil, nil)
 )
 
 func (namespaceMetrics) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{linksDesc, watchedDesc, notWatchedDesc} {
+	for _, d := range []*prometheus.Desc{linksDesc, netnsLinksDesc, watchedDesc, notWatchedDesc} {
 		descs <- d
 	}
 }
 
 func (m namespaceMetrics) Collect(to chan<- prometheus.Metric) {
 	links, failing := m.counts()
+	sum := 0
 	for netns, n := range links {
-		to <- prometheus.MustNewConstMetric(linksDesc, prometheus.GaugeValue, float64(n), netns)
+		sum += n
+		if netns != "" {
+			to <- prometheus.MustNewConstMetric(netnsLinksDesc, prometheus.GaugeValue, float64(n), netns)
+		}
 	}
+	to <- prometheus.MustNewConstMetric(linksDesc, prometheus.GaugeValue, float64(sum))
 	to <- prometheus.MustNewConstMetric(watchedDesc, prometheus.GaugeValue, float64(len(links)))
 	to <- prometheus.MustNewConstMetric(notWatchedDesc, prometheus.GaugeValue, float64(failing))
 }

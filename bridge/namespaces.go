@@ -133,10 +133,9 @@ func (n *namespaces) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		began := time.Now()
-		n.follow(ctx)
+		looked := n.follow(ctx)
 		select {
-		case <-time.After(max(minRest, findShare*time.Since(began))):
+		case <-time.After(max(minRest, findShare*looked)):
 		case <-ctx.Done():
 			return nil
 		}
@@ -245,9 +244,12 @@ func (n *namespaces) adopt(begun []*watch, opening bool) {
 	}
 }
 
-// follow compares what is watched with what is there.
-func (n *namespaces) follow(ctx context.Context) {
+// follow compares what is watched with what is there. It returns how long it took
+// to look.
+func (n *namespaces) follow(ctx context.Context) (looked time.Duration) {
+	began := time.Now()
 	found, missed := n.finder.Find()
+	looked = time.Since(began)
 	there := map[uint64]netlinksrc.Namespace{}
 	for _, ns := range found {
 		there[ns.Inode] = ns
@@ -271,6 +273,7 @@ func (n *namespaces) follow(ctx context.Context) {
 		}
 	}
 	n.report(failed, missed)
+	return looked
 }
 
 // rename publishes the names that have changed. Where names were swapped, one

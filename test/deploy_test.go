@@ -74,6 +74,13 @@ func TestSystemdUnit(t *testing.T) {
 	if err != nil {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
+	addition, err := os.ReadFile("../deploy/systemd/netns.conf")
+	must(t, err)
+	must(t, os.Mkdir(path+".d", 0o755))
+	must(t, os.WriteFile(filepath.Join(path+".d", "netns.conf"), addition, 0o644))
+	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify, with netns.conf: %v\n%s", err, out)
+	}
 	score := regexp.MustCompile(`Overall exposure level.*`).FindString(string(out))
 	t.Log(score)
 }
@@ -122,6 +129,28 @@ func TestSystemdNotify(t *testing.T) {
 	expect("STOPPING=1")
 	if status := b.wait(6 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
+	}
+}
+
+// The patch for namespaces is one of the DaemonSet's, which then sees the node's
+// processes and the mounts that are names, and may enter.
+func TestDaemonSetNamespaces(t *testing.T) {
+	var whole, patch appsv1.DaemonSet
+	for file, ds := range map[string]*appsv1.DaemonSet{"daemonset.yaml": &whole, "netns.yaml": &patch} {
+		text, err := os.ReadFile(filepath.Join("../deploy/kubernetes", file))
+		must(t, err)
+		must(t, yaml.UnmarshalStrict(text, ds))
+	}
+	pod := patch.Spec.Template.Spec
+	c := pod.Containers[0]
+	if patch.Name != whole.Name || c.Name != whole.Spec.Template.Spec.Containers[0].Name || !pod.HostPID || len(c.SecurityContext.Capabilities.Add) != 4 ||
+		len(c.VolumeMounts) != 1 || c.VolumeMounts[0].Name != pod.Volumes[0].Name {
+		t.Errorf("got %+v", patch)
+	}
+	for _, mount := range c.VolumeMounts {
+		if mount.Name == "netns" && (mount.MountPropagation == nil || *mount.MountPropagation != "HostToContainer") {
+			t.Error("names that are made later would not be seen")
+		}
 	}
 }
 

@@ -118,8 +118,8 @@ func TestNamespaces(t *testing.T) {
 	if !slices.ContainsFunc(answer.Links, func(l schema.LinkInNetns) bool { return l.Netns == "green" && l.Link.Alias == "greener" }) || len(answer.Links) != 9 {
 		t.Errorf("the answer is %s", reply.Data)
 	}
-	if n, links := b.metric("ifacebridge_namespaces"), b.metric("ifacebridge_links"); n != 3 || links != 9 {
-		t.Errorf("metrics: %v namespaces, %v links", n, links)
+	if n, links, others := b.metric("ifacebridge_namespaces"), b.metric("ifacebridge_links"), b.metric("ifacebridge_namespace_links"); n != 3 || links != 9 || others != 6 {
+		t.Errorf("metrics: %v namespaces, %v links, %v of them in others", n, links, others)
 	}
 	show := start(t, []string{"NATS_URL=" + s.URL}, "links", "test")
 	if show.wait(10*time.Second) != 0 || !strings.Contains(show.output.String(), "green/eth0") {

@@ -78,16 +78,9 @@ type project struct {
 // ports are free ones. It skips where there is no Docker.
 func newProject(t testing.TB, name string, env ...string) *project {
 	t.Helper()
-	netnstest.Tool(t, "docker")
+	requireDocker(t)
 	netnstest.Tool(t, "docker-compose")
-	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
-		netnstest.Skip(t, "docker", fmt.Sprintf("docker info: %v: %s", err, out))
-	}
-	if os.Getuid() != 0 {
-		netnstest.Skip(t, "docker", "links of the host can be changed by root only")
-	}
 	if !prepared {
-		buildNATS(t)
 		importGo(t)
 		prepared = true
 	}
