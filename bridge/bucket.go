@@ -38,9 +38,10 @@ type bucket struct {
 	state *state // what the bucket should hold
 
 	mu    sync.Mutex
-	dirty map[string]schema.LinkKey // keys that it does not hold like that yet
-	check bool                      // it is to be compared with the state
-	wake  chan struct{}             // holds a token when a key became dirty, or check true
+	dirty map[schema.LinkKey]bool // links that it does not hold like that yet
+	stray map[string]bool         // keys of no link, which are to go
+	check bool                    // it is to be compared with the state
+	wake  chan struct{}           // holds a token when a key became dirty, or check true
 
 	puts atomic.Uint64 // keys that were put or purged
 
@@ -66,7 +67,7 @@ func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket,
 	}
 	return &bucket{
 		cfg: cfg, js: js, nc: nc, log: log, state: st,
-		dirty: map[string]schema.LinkKey{}, wake: make(chan struct{}, 1),
+		dirty: map[schema.LinkKey]bool{}, stray: map[string]bool{}, wake: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -77,17 +78,14 @@ func (b *bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.Str
 func (b *bucket) put(events []outgoing) {
 	b.mu.Lock()
 	for i := range events {
-		b.mark(events[i].key)
+		b.dirty[events[i].key] = true
 		if former, renamed := events[i].formerKey(); renamed {
-			b.mark(former)
+			b.dirty[former] = true
 		}
 	}
 	b.mu.Unlock()
 	signal(b.wake)
 }
-
-// mark makes a key dirty. The caller holds mu.
-func (b *bucket) mark(k schema.LinkKey) { b.dirty[b.key(k)] = k }
 
 // verify has the bucket compared with what it should hold. It does not block.
 func (b *bucket) verify() {
@@ -137,14 +135,14 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 func (b *bucket) unsaid() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.dirty)
+	return len(b.dirty) + len(b.stray)
 }
 
 // behind reports whether there is anything to do.
 func (b *bucket) behind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.check || len(b.dirty) > 0
+	return b.check || len(b.dirty)+len(b.stray) > 0
 }
 
 // catchUp compares the bucket with what it should hold, if that was asked for,
@@ -175,39 +173,57 @@ func (b *bucket) flush(ctx context.Context) error {
 	if err := b.open(ctx); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	dirty := b.dirty
-	b.dirty = map[string]schema.LinkKey{}
-	b.mu.Unlock()
-
 	var failure error
-	acks := make(map[string]jetstream.PubAckFuture, len(dirty))
-	for _, key := range slices.Sorted(maps.Keys(dirty)) {
-		if failure != nil { // each would wait for the same
-			b.again(key, dirty[key])
-			continue
+	puts := b.takeDirty()
+	for i := range puts {
+		if failure == nil { // else each would wait for the same
+			puts[i].ack, failure = b.js.PublishMsgAsync(b.message(puts[i].name, puts[i].data), jetstream.WithRetryAttempts(0))
 		}
-		ack, err := b.js.PublishMsgAsync(b.message(key, b.state.last(dirty[key])), jetstream.WithRetryAttempts(0))
-		if err != nil {
-			failure = err
-			b.again(key, dirty[key])
-			continue
+		if failure != nil {
+			b.again(&puts[i])
 		}
-		acks[key] = ack
 	}
-	for key, ack := range acks {
+	for i := range puts {
+		if puts[i].ack == nil {
+			continue
+		}
 		select {
-		case <-ack.Ok():
+		case <-puts[i].ack.Ok():
 			b.puts.Add(1)
-		case err := <-ack.Err():
+		case err := <-puts[i].ack.Err():
 			failure = err
-			b.again(key, dirty[key])
+			b.again(&puts[i])
 		case <-ctx.Done():
 			failure = ctx.Err()
-			b.again(key, dirty[key])
+			b.again(&puts[i])
 		}
 	}
 	return failure
+}
+
+// A put is one key on its way into the bucket, or, without data, out of it.
+type put struct {
+	name string
+	link *schema.LinkKey // nil: it is no link's
+	data []byte
+	ack  jetstream.PubAckFuture
+}
+
+// takeDirty returns what is not in the bucket as it should be, by key.
+func (b *bucket) takeDirty() []put {
+	b.mu.Lock()
+	dirty, stray := b.dirty, b.stray
+	b.dirty, b.stray = map[schema.LinkKey]bool{}, map[string]bool{}
+	b.mu.Unlock()
+	puts := make([]put, 0, len(dirty)+len(stray))
+	for k := range dirty {
+		puts = append(puts, put{name: b.key(k), link: &k, data: b.state.last(k)})
+	}
+	for name := range stray {
+		puts = append(puts, put{name: name})
+	}
+	slices.SortFunc(puts, func(a, b put) int { return strings.Compare(a.name, b.name) })
+	return puts
 }
 
 // message is the put of a key, as nats.go's KeyValue makes it; of no data, its
@@ -226,10 +242,14 @@ func (b *bucket) message(key string, data []byte) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(key string, k schema.LinkKey) {
+func (b *bucket) again(p *put) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dirty[key] = k
+	if p.link != nil {
+		b.dirty[*p.link] = true
+	} else {
+		b.stray[p.name] = true
+	}
 }
 
 // open finds the bucket, or makes it. One that was made again is filled again.
@@ -271,7 +291,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.KeyValue, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, k := range b.state.keys() {
-		b.mark(k)
+		b.dirty[k] = true
 	}
 	return kv, nil
 }
@@ -316,18 +336,26 @@ func (b *bucket) compare(ctx context.Context) error {
 	for _, k := range b.state.keys() {
 		key := b.key(k)
 		if data := b.state.last(k); data != nil && !bytes.Equal(held[key], data) {
-			b.mark(k)
+			b.dirty[k] = true
 		}
 		delete(held, key)
 	}
 	for key := range held {
-		b.dirty[key] = nowhere
+		if k, ok := b.linkOf(key); ok {
+			b.dirty[k] = true
+		} else {
+			b.stray[key] = true
+		}
 	}
 	return nil
 }
 
-// nowhere is the key of no link: what the bucket holds under it is to go.
-var nowhere = schema.LinkKey{Index: -1}
+// linkOf returns the link that a key of the bucket is of, if it is one's.
+func (b *bucket) linkOf(key string) (schema.LinkKey, bool) {
+	rest, ours := strings.CutPrefix(key, b.cfg.Token+".")
+	k, err := schema.ParseLinkKey(rest)
+	return k, ours && err == nil && b.key(k) == key
+}
 
 // vanished returns, as changes, the links that the bucket holds, or is about to,
 // and that are not among those that an epoch begins with: they went while no
@@ -344,7 +372,7 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 		var e schema.Event
 		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
 			b.log.Warn("the bucket holds something else than a link's last event; removing it", "bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.again(key, nowhere)
+			b.again(&put{name: key})
 			continue
 		}
 		if o.has(&e) {
@@ -362,7 +390,11 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 func (b *bucket) overlay(held map[string][]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for key, k := range b.dirty {
+	for key := range b.stray {
+		delete(held, key)
+	}
+	for k := range b.dirty {
+		key := b.key(k)
 		delete(held, key)
 		if data := b.state.last(k); data != nil {
 			held[key] = data

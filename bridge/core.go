@@ -19,15 +19,14 @@ const confirmTimeout = 5 * time.Second
 // nothing counts before the server has answered the PING behind it: at least
 // once to the server.
 type coreDelivery struct {
-	nc    *nats.Conn
-	token string
-	msg   nats.Msg
+	nc  *nats.Conn
+	msg *message
 }
 
 var _ delivery = (*coreDelivery)(nil)
 
 func newCoreDelivery(nc *nats.Conn, token string) *coreDelivery {
-	return &coreDelivery{nc: nc, token: token, msg: nats.Msg{Header: nats.Header{}}}
+	return &coreDelivery{nc: nc, msg: newMessage(token)}
 }
 
 func (d *coreDelivery) begin(string, bool) {}
@@ -38,9 +37,7 @@ func (d *coreDelivery) last() *schema.Event { return nil }
 func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
 	for i := range batch {
-		d.msg.Subject, d.msg.Data = batch[i].subject, batch[i].data
-		batch[i].header(d.msg.Header, d.token)
-		if err := d.nc.PublishMsg(&d.msg); err != nil {
+		if err := d.nc.PublishMsg(d.msg.of(&batch[i])); err != nil {
 			return 0, err
 		}
 	}

@@ -1,7 +1,7 @@
 package bridge
 
 import (
-	"time"
+	"strconv"
 
 	"github.com/nats-io/nats.go"
 
@@ -17,8 +17,7 @@ type identity struct {
 // the same bytes however often it is sent.
 type outgoing struct {
 	seq     uint64
-	id      string
-	time    time.Time // the event's
+	texts   headerTexts
 	subject string
 	data    []byte
 	labels  labels
@@ -29,6 +28,9 @@ type outgoing struct {
 
 	endsOpening bool // the epoch's snapshots are whole
 }
+
+// headerTexts are what stands in the headers of a message and in no other's.
+type headerTexts struct{ id, time, subject string }
 
 // formerKey is schema.Event.FormerKey.
 func (o *outgoing) formerKey() (schema.LinkKey, bool) {
@@ -44,8 +46,10 @@ type encoder struct {
 	seq   uint64 // of the last event
 
 	batch []outgoing
-	bytes []byte // their data
-	room  int    // bytes that a message may have, as the server said when the batch was begun
+	bytes []byte   // their data
+	texts []byte   // of their headers
+	ends  [][3]int // where each of those ends in texts
+	room  int      // bytes that a message may have, as the server said when the batch was begun
 }
 
 // headerRoom is what a message's headers and protocol line take, at most.
@@ -63,7 +67,9 @@ func newEncoder(cfg Config, limit func() int64) *encoder {
 func (c *encoder) begin(epoch string, seq uint64) { c.epoch, c.seq = epoch, seq }
 
 // reset begins a new batch. The memory of the last one is used again.
-func (c *encoder) reset() { c.batch, c.bytes, c.room = c.batch[:0], c.bytes[:0], int(c.limit()) }
+func (c *encoder) reset() {
+	c.batch, c.bytes, c.texts, c.ends, c.room = c.batch[:0], c.bytes[:0], c.texts[:0], c.ends[:0], int(c.limit())
+}
 
 // add appends an event to the batch, as the next one of the epoch.
 func (c *encoder) add(e *schema.Event) {
@@ -73,10 +79,32 @@ func (c *encoder) add(e *schema.Event) {
 	var link int
 	c.bytes, link = appendWithin(c.bytes, e, c.room)
 	c.batch = append(c.batch, outgoing{
-		seq: e.Seq, id: e.ID(), time: e.Time, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
+		seq: e.Seq, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
 		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: e.Key(), former: e.NetnsPrevious, gone: e.Kind == schema.Del,
 		endsOpening: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0,
 	})
+	c.addTexts(e)
+}
+
+func (c *encoder) addTexts(e *schema.Event) {
+	var ends [3]int
+	c.texts = append(append(c.texts, e.Epoch...), '-')
+	c.texts = strconv.AppendUint(c.texts, e.Seq, 10)
+	ends[0] = len(c.texts)
+	c.texts = schema.AppendTime(c.texts, e.Time)
+	ends[1] = len(c.texts)
+	c.texts = e.Key().Append(c.texts)
+	ends[2] = len(c.texts)
+	c.ends = append(c.ends, ends)
+}
+
+// seal completes a batch: what its headers need is in one string for all of them.
+func (c *encoder) seal() {
+	all, from := string(c.texts), 0
+	for i, ends := range c.ends {
+		c.batch[i].texts = headerTexts{all[from:ends[0]], all[ends[0]:ends[1]], all[ends[1]:ends[2]]}
+		from = ends[2]
+	}
 }
 
 // Headers of a message besides Nats-Msg-Id: what its data is, and the attributes
@@ -91,16 +119,34 @@ const (
 	ceTime        = "ce-time"
 )
 
-// header fills in the headers of an event.
-func (o *outgoing) header(h nats.Header, token string) {
-	h[nats.MsgIdHdr] = []string{o.id}
-	h[contentType] = []string{"application/json"}
-	h[ceSpecVersion] = []string{"1.0"}
-	h[ceID] = []string{o.id}
-	h[ceSource] = []string{"/" + schema.ServiceName + "/" + token}
-	h[ceType] = []string{schema.Name + "." + o.labels.kind.String()}
-	h[ceSubject] = []string{o.key.String()}
-	h[ceTime] = []string{schema.FormatTime(o.time)}
+// A message is one that is filled in for one event after another: the client has
+// copied it when it is published.
+type message struct {
+	nats.Msg
+	id, ceID, ceType, ceSubject, ceTime []string // of its headers
+	types                               [3]string
+}
+
+func newMessage(token string) *message {
+	m := &message{
+		id: make([]string, 1), ceID: make([]string, 1), ceType: make([]string, 1), ceSubject: make([]string, 1), ceTime: make([]string, 1),
+	}
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		m.types[kind] = schema.Name + "." + kind.String()
+	}
+	m.Header = nats.Header{
+		nats.MsgIdHdr: m.id, contentType: {"application/json"}, ceSpecVersion: {"1.0"}, ceID: m.ceID,
+		ceSource: {"/" + schema.ServiceName + "/" + token}, ceType: m.ceType, ceSubject: m.ceSubject, ceTime: m.ceTime,
+	}
+	return m
+}
+
+// of returns the message of an event, until the next one is asked for.
+func (m *message) of(o *outgoing) *nats.Msg {
+	m.Subject, m.Data, m.Reply = o.subject, o.data, ""
+	m.id[0], m.ceID[0], m.ceSubject[0], m.ceTime[0] = o.texts.id, o.texts.id, o.texts.subject, o.texts.time
+	m.ceType[0] = m.types[o.labels.kind]
+	return &m.Msg
 }
 
 // fit encodes again what is larger than the server takes: another server may take

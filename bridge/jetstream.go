@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -33,7 +34,9 @@ type jetStreamDelivery struct {
 	js    jetstream.JetStream
 	log   *slog.Logger
 	host  string // all subjects of this host, "<prefix>.<token>.*"
-	batch int    // how many messages the stream takes as an atomic batch; 1: none
+	one   *message
+	many  *message // of a batch
+	batch int      // how many messages the stream takes as an atomic batch; 1: none
 
 	epoch   string        // that events are stored of
 	wrote   bool          // some of it are in the stream
@@ -53,7 +56,8 @@ func newJetStreamDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (*jetStre
 	if err != nil {
 		return nil, err
 	}
-	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*"}, nil
+	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
+		one: newMessage(cfg.Token), many: newMessage(cfg.Token)}, nil
 }
 
 // FencedError says that another bridge has taken this host's name: it has stored
@@ -134,7 +138,7 @@ const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 // send stores one message, or as many as go into a batch.
 func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
 	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
-		ack, err := d.js.PublishMsg(ctx, d.message(&batch[0]), jetstream.WithRetryAttempts(0),
+		ack, err := d.js.PublishMsg(ctx, d.one.of(&batch[0]), jetstream.WithRetryAttempts(0),
 			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
 		if err != nil {
 			return 0, err
@@ -157,13 +161,17 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		if i == 0 {
 			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))
 		}
-		if err := publisher.AddMsg(d.message(&batch[i]), opts...); err != nil {
+		if err := publisher.AddMsg(d.many.of(&batch[i]), opts...); err != nil {
 			return 0, err
+		}
+		if i == 0 { // the fence is its alone
+			maps.DeleteFunc(d.many.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, expectHeader) })
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	ack, err := publisher.CommitMsg(ctx, d.message(&batch[last]))
+	defer delete(d.many.Header, jetstreamext.BatchCommitHeader)
+	ack, err := publisher.CommitMsg(ctx, d.many.of(&batch[last]))
 	if err != nil {
 		return 0, err
 	}
@@ -173,11 +181,8 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 
 var errDuplicate = errors.New("already stored")
 
-func (d *jetStreamDelivery) message(o *outgoing) *nats.Msg {
-	msg := &nats.Msg{Subject: o.subject, Data: o.data, Header: make(nats.Header, 12)} // and what the batch adds
-	o.header(msg.Header, d.cfg.Token)
-	return msg
-}
+// expectHeader is what the names of headers begin with that are conditions.
+const expectHeader = "Nats-Expected-"
 
 // findLast reads this host's last message and returns how many events of the
 // batch are stored already. It asks the stream's leader: a direct get may be

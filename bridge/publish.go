@@ -173,6 +173,13 @@ func (p *publisher) resume(ctx context.Context, left mark) error {
 	}
 }
 
+// Under load, when an attempt took manyEvents or more, the next waits for gather:
+// to ask the server for a confirmation costs as much as many events.
+const (
+	manyEvents = 16
+	gather     = 2 * time.Millisecond
+)
+
 // publishBacklog publishes what the backlog holds until it is closed and empty.
 func (p *publisher) publishBacklog(ctx context.Context) error {
 	verifyAt := time.Now().Add(p.verify)
@@ -188,6 +195,9 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 				return err
 			}
 			p.backlog.confirm()
+			if n := len(p.encoder.batch); n >= manyEvents && n < maxBatch && !closed {
+				time.Sleep(gather)
+			}
 			continue
 		}
 		if closed {
@@ -302,6 +312,7 @@ func after(d time.Duration) <-chan time.Time {
 
 // publish sends the encoder's batch until all of it is confirmed.
 func (p *publisher) publish(ctx context.Context) error {
+	p.encoder.seal()
 	rest := p.encoder.batch
 	p.inFlight.Store(int64(len(rest)))
 	if len(rest) > 0 {

@@ -13,7 +13,10 @@ import (
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
 // FormatTime is a time as it stands in an event.
-func FormatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
+func FormatTime(t time.Time) string { return string(AppendTime(nil, t)) }
+
+// AppendTime appends a time as it stands in an event.
+func AppendTime(dst []byte, t time.Time) []byte { return t.UTC().AppendFormat(dst, timeLayout) }
 
 // AppendJSON appends the link as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough and l has no altnames.
@@ -72,7 +75,7 @@ func (e *Event) AppendJSONLink(dst []byte) (with []byte, link int) {
 	dst = appendText(append(dst, `,"boot_id":`...), e.BootID)
 	dst = appendText(append(dst, `,"epoch":`...), e.Epoch)
 	dst = strconv.AppendUint(append(dst, `,"seq":`...), e.Seq, 10)
-	dst = e.Time.UTC().AppendFormat(append(dst, `,"time":"`...), timeLayout)
+	dst = AppendTime(append(dst, `,"time":"`...), e.Time)
 	dst = append(append(append(dst, `","event":"`...), e.Kind.String()...), '"')
 	dst = append(append(append(dst, `,"action":"`...), e.Action.String()...), '"')
 	dst = append(append(append(dst, `,"cause":"`...), e.Cause.String()...), '"')

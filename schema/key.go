@@ -25,13 +25,15 @@ func (e *Event) FormerKey() (k LinkKey, renamed bool) {
 
 // String is the key as it stands in the bucket behind the host and '.', and in the
 // header ce-subject: "3", or "blue.3" with the namespace as [HostToken] writes it.
-func (k LinkKey) String() string {
-	index := strconv.Itoa(int(k.Index))
-	if k.Netns == "" {
-		return index
+func (k LinkKey) String() string { return string(k.Append(nil)) }
+
+// Append appends what String returns.
+func (k LinkKey) Append(dst []byte) []byte {
+	if k.Netns != "" {
+		token, _ := HostToken(k.Netns) // fails for an empty name only
+		dst = append(append(dst, token...), '.')
 	}
-	token, _ := HostToken(k.Netns) // fails for an empty name only
-	return token + "." + index
+	return strconv.AppendInt(dst, int64(k.Index), 10)
 }
 
 // ParseLinkKey reverses [LinkKey.String].

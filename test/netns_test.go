@@ -249,7 +249,7 @@ func TestNamespaceEnds(t *testing.T) {
 	n, began := r.mark(), time.Now()
 	must(t, netnstest.DeleteName("blue"))
 	pid := fmt.Sprint("pid:", process.Process.Pid)
-	r.until(n, "another name", func(e *schema.Event) bool { return e.Netns == pid && e.Link.Name == "inside" })
+	eventually(t, "another name", func() bool { return len(story(r.since(n), pid)) == 4 })
 	t.Logf("renamed after %v", time.Since(began).Round(time.Millisecond))
 	if got, want := story(r.since(n), pid), []string{"new renamed resync lo was blue", "new renamed resync eth0 was blue", "new renamed resync peer was blue", "new renamed resync inside was blue"}; !sameSet(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -260,7 +260,7 @@ func TestNamespaceEnds(t *testing.T) {
 		}
 	}
 	must(t, blue.SetName("azure")) // a name is better than a process
-	r.until(n, "a name again", func(e *schema.Event) bool { return e.Netns == "azure" && e.NetnsPrevious == pid })
+	eventually(t, "a name again", func() bool { return len(story(r.since(n), "azure")) == 4 })
 	eventually(t, "the bucket has it under its name", func() bool {
 		keys := bucketKeys(t, s)
 		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "test.azure.") }) &&
@@ -269,14 +269,16 @@ func TestNamespaceEnds(t *testing.T) {
 
 	n, began = r.mark(), time.Now()
 	must(t, netnstest.DeleteName("azure"))
-	r.until(n, "the process's name", func(e *schema.Event) bool { return e.Netns == pid })
+	eventually(t, "the process's name", func() bool { return len(story(r.since(n), pid)) == 4 })
 	dies(t, process)
 	blue.Close() // nothing but the bridge keeps it now
-	r.until(n, "a del", func(e *schema.Event) bool { return e.Netns == pid && e.Link.Name == "inside" && e.Kind == schema.Del })
+	dels := func() []schema.Event {
+		return slices.DeleteFunc(r.since(n), func(e schema.Event) bool { return e.Kind != schema.Del || e.Netns == "" })
+	}
+	eventually(t, "the dels", func() bool { return len(dels()) >= 4 })
 	r.until(n, "the other end in the bridge's own namespace", func(e *schema.Event) bool { return e.Netns == "" && e.Link.Index == here && e.Kind == schema.Del })
 	t.Logf("gone, with the other end of its pair, after %v", time.Since(began).Round(time.Millisecond))
-	dels := slices.DeleteFunc(r.since(n), func(e schema.Event) bool { return e.Kind != schema.Del || e.Netns == "" })
-	if got, want := story(dels, pid), []string{"del deleted resync lo", "del deleted resync eth0", "del deleted resync peer", "del deleted resync inside"}; !sameSet(got, want) {
+	if got, want := story(dels(), pid), []string{"del deleted resync lo", "del deleted resync eth0", "del deleted resync peer", "del deleted resync inside"}; !sameSet(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	b.says("a network namespace is gone")
@@ -335,13 +337,14 @@ func TestNamespaceFilter(t *testing.T) {
 	n := r.mark()
 	must(t, blue.SetName("web-2"))
 	must(t, netnstest.DeleteName("blue"))
-	r.until(n, "renamed into what is published", func(e *schema.Event) bool { return e.Netns == "web-2" && e.Link.Name == "peer" })
+	eventually(t, "both are renamed into what is published", func() bool { return len(story(r.since(n), "web-2")) == 2 })
 	if got := story(r.since(n), "web-2"); !sameSet(got, []string{"new renamed resync eth0", "new renamed resync peer"}) {
 		t.Errorf("got %q", got)
 	}
 	must(t, blue.SetName("other"))
+	t.Cleanup(func() { must(t, netnstest.DeleteName("other")) })
 	must(t, netnstest.DeleteName("web-2"))
-	r.until(n, "renamed out of it", func(e *schema.Event) bool { return e.Netns == "other" && e.Link.Name == "peer" })
+	eventually(t, "both are renamed out of it", func() bool { return len(story(r.since(n), "other")) == 2 })
 	if got := story(r.since(n), "other"); !sameSet(got, []string{"del renamed resync eth0 was web-2", "del renamed resync peer was web-2"}) {
 		t.Errorf("got %q", got)
 	}

@@ -71,7 +71,9 @@ func TestDockerContainer(t *testing.T) {
 			t.Log(log.String())
 		}
 	}()
-	until("the opening", func(e *schema.Event) bool { return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0 })
+	until("the opening", func(e *schema.Event) bool {
+		return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0
+	})
 
 	name := fmt.Sprint("ifacebridge-test-", os.Getpid())
 	output(t, "docker", "run", "--detach", "--name", name, natsImage)
