@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"ifacebridge/schema"
@@ -57,6 +58,10 @@ func (o *opening) has(e *schema.Event) bool {
 // one atomic batch unless it is told otherwise (nats-server 2.15).
 const maxBatch = 1000
 
+// yieldEvery is after how many events the publisher lets the kernel's reader run, on
+// the one CPU that they may have: half a millisecond or so.
+const yieldEvery = 64
+
 // direct is a backlog without a spool: the queue. What was taken out of it is in
 // the encoder's batch alone, until it is confirmed.
 type direct struct {
@@ -79,6 +84,9 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
 	n, wait := d.queue.take(d.taken, now)
 	for i := range d.taken[:n] {
+		if i%yieldEvery == yieldEvery-1 {
+			runtime.Gosched()
+		}
 		e := d.id.event(&d.taken[i])
 		to.add(&e)
 	}

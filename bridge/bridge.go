@@ -102,7 +102,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 	p.query = newQuery(cfg, id, p.state, nc, n.overruns.Load, p.isWhole, log)
 	p.query.serve()
 	defer p.query.stop()
-	h := &health{n, p}
+	h := &health{n, p, cfg.Pprof}
 	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
 	if err != nil {
 		return err

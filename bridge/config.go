@@ -51,6 +51,7 @@ type Settings struct {
 	ReadBuf   string `envconfig:"IFACE_RCVBUF" default:"8MiB" desc:"netlink receive buffer to ask for"`
 	SpoolDir  string `envconfig:"IFACE_SPOOL_DIR" desc:"keep events that NATS has not confirmed in this directory, across a crash of the bridge too; unset: in memory only"`
 	HTTPAddr  string `envconfig:"IFACE_HTTP_ADDR" default:"127.0.0.1:9469" desc:"address of /healthz, /readyz and /metrics; empty: none"`
+	Pprof     string `envconfig:"IFACE_PPROF" default:"off" desc:"on: serve Go profiles under /debug/pprof/ on IFACE_HTTP_ADDR, to whoever reaches it"`
 	StoreDir  string `envconfig:"IFACE_STORE_DIR" desc:"where the embedded server keeps its streams; unset: ifacebridge in the user's state directory"`
 	LogLevel  string `envconfig:"IFACE_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 	LogFormat string `envconfig:"IFACE_LOG_FORMAT" default:"text" desc:"text or json"`
@@ -76,6 +77,7 @@ type Config struct {
 	ReadBuffer  int    // bytes
 	SpoolDir    string // "": none
 	HTTPAddr    string // "": none
+	Pprof       bool   // on it
 	StoreDir    string
 	LogLevel    string
 	LogFormat   string
@@ -196,12 +198,16 @@ func ParseConfig(s Settings, environ []string) (Config, error) {
 		ReadBuffer: p.size("IFACE_RCVBUF", s.ReadBuf, 4<<10, 1<<30),
 		SpoolDir:   s.SpoolDir,
 		HTTPAddr:   p.address("IFACE_HTTP_ADDR", s.HTTPAddr),
+		Pprof:      p.oneOf("IFACE_PPROF", s.Pprof, "off", "on") == "on",
 		StoreDir:   s.StoreDir,
 		LogLevel:   p.oneOf("IFACE_LOG_LEVEL", strings.ToLower(s.LogLevel), "debug", "info", "warn", "error"),
 		LogFormat:  p.oneOf("IFACE_LOG_FORMAT", s.LogFormat, "text", "json"),
 	}
 	if c.Host != "" {
 		c.Token, _ = schema.HostToken(c.Host) // fails for an empty name only
+	}
+	if c.Pprof && c.HTTPAddr == "" {
+		p.mistake("IFACE_PPROF, IFACE_HTTP_ADDR", "profiles are served on an address, and that is off", "", "IFACE_PPROF=off, or an address")
 	}
 	p.auth(c.Auth)
 	p.unknown(environ)

@@ -30,6 +30,7 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.ReconnectBufSize(-1),
 		// A write that the network does not take blocks everything else on the
 		// connection, a minute by default, and what it had is gone.
+		nats.WriteBufferSize(256 << 10), // a batch of events in a few writes
 		nats.FlusherTimeout(2 * time.Second),
 		nats.ReconnectOnFlusherError(),
 		nats.Timeout(3 * time.Second),

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,7 @@ func (p *progress) stuck() bool {
 type health struct {
 	namespaces *namespaces
 	publisher  *publisher
+	pprof      bool // serve profiles too
 }
 
 // failures says which loops do not run.
@@ -81,6 +83,12 @@ func (h *health) handler(m *metrics) http.Handler {
 	mux.Handle("GET /healthz", answer(h.failures))
 	mux.Handle("GET /readyz", answer(func() []string { return append(h.failures(), h.publisher.notReady()...) }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{Registry: m.reg}))
+	if h.pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and the others too
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	}
 	return mux
 }
 

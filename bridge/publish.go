@@ -177,7 +177,7 @@ func (p *publisher) resume(ctx context.Context, left mark) error {
 // to ask the server for a confirmation costs as much as many events.
 const (
 	manyEvents = 16
-	gather     = 2 * time.Millisecond
+	gather     = 5 * time.Millisecond
 )
 
 // publishBacklog publishes what the backlog holds until it is closed and empty.

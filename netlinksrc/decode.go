@@ -353,16 +353,23 @@ func lladdr(a *schema.LLAddr, t schema.LinkType, v []byte) bool {
 type interner struct {
 	known map[string]string
 	limit int
+	last  [8]string // by the length of what was asked for: one link at a time says the same again
 }
 
 func newInterner(limit int) interner { return interner{known: make(map[string]string), limit: limit} }
 
 func (i *interner) of(b []byte) string {
-	if s, ok := i.known[string(b)]; ok {
-		return s
+	last := &i.last[len(b)%len(i.last)]
+	if string(b) == *last {
+		return *last
 	}
-	s := string(b)
-	return i.put(s, s)
+	s, ok := i.known[string(b)]
+	if !ok {
+		s = string(b)
+		i.put(s, s)
+	}
+	*last = s
+	return s
 }
 
 func (i *interner) put(key, s string) string {

@@ -47,14 +47,13 @@ import (
 var ErrOverrun = errors.New("netlink: notifications dropped by the kernel: receive buffer full")
 
 const (
-	// readSize is larger than any message: the kernel makes dumps in pieces of at
-	// most 32 KiB (netlink_dump), and sends a notification without the VF lists
-	// that would make it large.
+	// readSize is larger than any piece of a dump: the kernel makes them of at most
+	// 32 KiB (netlink_dump).
 	readSize = 64 << 10
 
-	// batch is how many notifications one Receive handles at most, so that a
+	// enough is how many notifications one Receive handles at most, so that a
 	// storm does not keep its caller from everything else.
-	batch = 1024
+	enough = 1024
 
 	// filterSkipStats is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h), which
 	// x/sys/unix does not have.
@@ -86,13 +85,16 @@ type Config struct {
 // taken to be that one.
 type Reader struct {
 	sync.Mutex
-	dec *Decoder
-	buf []byte // of the one who has the lock
-	sub []byte // of a CatchUp within
+	dec    *Decoder
+	buf    []byte // for dumps
+	events *batch
+	within *batch // for a CatchUp in a handle; nil until the first
 }
 
 // NewReader returns a Reader.
-func NewReader() *Reader { return &Reader{dec: NewDecoder(), buf: make([]byte, readSize)} }
+func NewReader() *Reader {
+	return &Reader{dec: NewDecoder(), buf: make([]byte, readSize), events: newBatch()}
+}
 
 // A Source reads the links of one network namespace. Receive and Dump are for one
 // goroutine; CatchUp is for whoever has its Reader's lock.
@@ -106,7 +108,7 @@ type Source struct {
 	dumps   *netlink.Conn // nil until the first dump, and after a failed one
 	ids     *netlink.Conn // nil until the first question for an id
 
-	pause    time.Duration // under load, see pace
+	longest  time.Duration // pause under load, see pace
 	handled  int           // by the last Receive
 	woken    time.Time     // by it
 	often    int           // Receives that were woken soon after the one before, in a row
@@ -174,9 +176,7 @@ func (s *Source) prepare(cfg Config) error {
 	s.raw = raw
 	var sockErr error
 	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), cfg.ReadBuffer) })
-	if s.granted >= pauseBuffer {
-		s.pause = loadPause
-	}
+	s.longest = time.Duration(s.granted/stormFills) * loadPause
 	return errors.Join(err, sockErr)
 }
 
@@ -236,7 +236,7 @@ func (s *Source) Close() error {
 }
 
 // Receive waits for notifications and calls handle with each that is there, up
-// to 1024 of them. The message is handle's until it returns, and so is the
+// to about 1024 of them. The message is handle's until it returns, and so is the
 // Reader's lock. Receive returns nil when it handled any, the context's error when
 // there was none until the context ended, [ErrOverrun] after an overrun, and else
 // what broke the socket.
@@ -250,7 +250,7 @@ func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 		return s.raw.Read(func(fd uintptr) bool {
 			s.Lock()
 			defer s.Unlock()
-			handled, readErr = s.drain(int(fd), s.buf, handle)
+			handled, readErr = s.drain(int(fd), s.Reader.events, handle)
 			if s.overrun { // of a CatchUp
 				s.overrun, readErr = false, ErrOverrun
 			}
@@ -274,19 +274,23 @@ const (
 	manyWoken   = 4
 	closeWoken  = 500 * time.Microsecond
 
-	// loadPause is how long to wait under load, and pauseBuffer what a storm fills in
-	// that time four times over: 75,000 notifications a second, as the kernel was seen
-	// to make, are 170 KiB.
-	loadPause   = time.Millisecond
-	pauseBuffer = 700 << 10
+	// loadPause is how long to wait under load, and stormPause when a call's slots were
+	// full. stormFills is what a storm fills of the buffer in a loadPause, four times
+	// over: 75,000 notifications a second, as the kernel was seen to make, are 170 KiB.
+	loadPause  = time.Millisecond
+	stormPause = 4 * loadPause
+	stormFills = 700 << 10
 )
 
 // pace waits a little under load. To be woken costs more than to read: one wake-up
 // for all that a millisecond brings, in the place of one for each, is what makes a
 // storm cheap. It is no wait for anything, so nothing need interrupt it.
 func (s *Source) pace() {
-	if s.handled >= manyHandled || s.often >= manyWoken {
-		time.Sleep(s.pause)
+	switch {
+	case s.handled >= slots:
+		time.Sleep(min(stormPause, s.longest))
+	case s.handled >= manyHandled || s.often >= manyWoken:
+		time.Sleep(min(loadPause, s.longest))
 	}
 }
 
@@ -309,15 +313,15 @@ func (s *Source) takeOverrun() bool {
 
 // Drain is Receive without waiting: it handles all that is there, however much.
 // The caller has the Reader's lock.
-func (s *Source) Drain(handle func(*Message)) error { return s.drainAll(s.buf, handle) }
+func (s *Source) Drain(handle func(*Message)) error { return s.drainAll(s.Reader.events, handle) }
 
 // CatchUp is Drain for the handle of another Source of the same Reader. An overrun
 // that it meets is reported by Receive, which returns at once.
 func (s *Source) CatchUp(handle func(*Message)) error {
-	if s.sub == nil {
-		s.sub = make([]byte, readSize)
+	if s.within == nil {
+		s.within = newBatch()
 	}
-	err := s.drainAll(s.sub, handle)
+	err := s.drainAll(s.within, handle)
 	if errors.Is(err, ErrOverrun) {
 		s.overrun = true
 		return s.events.SetReadDeadline(time.Unix(1, 0))
@@ -325,11 +329,11 @@ func (s *Source) CatchUp(handle func(*Message)) error {
 	return err
 }
 
-func (s *Source) drainAll(buf []byte, handle func(*Message)) error {
+func (s *Source) drainAll(into *batch, handle func(*Message)) error {
 	var overrun error
 	for {
 		n, readErr := 0, error(nil)
-		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), buf, handle) }); err != nil {
+		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), into, handle) }); err != nil {
 			return err
 		}
 		switch {
@@ -338,7 +342,7 @@ func (s *Source) drainAll(buf []byte, handle func(*Message)) error {
 		case readErr != nil:
 			return readErr
 		}
-		if n < batch {
+		if n < enough {
 			return overrun
 		}
 	}
@@ -349,17 +353,20 @@ func (s *Source) drainAll(buf []byte, handle func(*Message)) error {
 // are read the kernel drops everything without another word (netlink_overrun,
 // NETLINK_S_CONGESTED): so all of them are read before the overrun is reported,
 // unless a storm refills the queue faster than that.
-func (s *Source) drain(fd int, buf []byte, handle func(*Message)) (handled int, err error) {
-	for handled < batch || err != nil && handled < 64*batch {
-		n, readErr := unix.Read(fd, buf)
+func (s *Source) drain(fd int, into *batch, handle func(*Message)) (handled int, err error) {
+	for handled < enough || err != nil && handled < 64*enough {
+		n, readErr := into.read(fd)
 		switch readErr {
 		case nil:
 			s.msg.Time = time.Now()
-			s.decode(buf[:n], func(h header, body []byte) {
-				s.decodeMessage(h.typ, body)
-				handle(&s.msg)
-			})
-			handled++
+			for i := range n {
+				if !s.take(into, i, handle) {
+					err = ErrOverrun
+				}
+			}
+			if handled += n; n < slots && err == nil {
+				return handled, nil // there was no more
+			}
 		case unix.EAGAIN:
 			return handled, err
 		case unix.EINTR:
@@ -371,6 +378,22 @@ func (s *Source) drain(fd int, buf []byte, handle func(*Message)) (handled int, 
 		}
 	}
 	return handled, err
+}
+
+// take handles a message that was read. It reports false when the message was cut
+// off, which counts for one that the kernel dropped: a dump shows its link.
+func (s *Source) take(from *batch, i int, handle func(*Message)) bool {
+	data, cut := from.message(i)
+	if cut {
+		s.badMessages++
+		s.overruns++
+		return false
+	}
+	s.decode(data, func(h header, body []byte) {
+		s.decodeMessage(h.typ, body)
+		handle(&s.msg)
+	})
+	return true
 }
 
 func (s *Source) decode(datagram []byte, each func(h header, body []byte)) {

@@ -15,7 +15,8 @@ import (
 // A field is one key of a link's JSON form.
 type field struct {
 	name   string
-	beside bool // a name that stands beside an index; the diff is over the index
+	key    string // as it stands in JSON, behind another
+	beside bool   // a name that stands beside an index; the diff is over the index
 	has    func(*Link) bool
 	same   func(a, b *Link) bool
 	append func([]byte, *Link) []byte // the JSON value; has must hold
@@ -270,6 +271,7 @@ func nameBeside(f field) field {
 func newField[T comparable](name string, at func(*Link) *T, has func(T) bool, app func([]byte, T) []byte, parse func(json.RawMessage) (T, error)) field {
 	return field{
 		name:   name,
+		key:    `,"` + name + `":`,
 		has:    func(l *Link) bool { return has(*at(l)) },
 		same:   func(a, b *Link) bool { return *at(a) == *at(b) },
 		append: func(dst []byte, l *Link) []byte { return app(dst, *at(l)) },
@@ -296,8 +298,13 @@ func appendUint(dst []byte, v uint32) []byte { return strconv.AppendUint(dst, ui
 // appendText writes s as a JSON string, with U+FFFD for each byte that is not
 // UTF-8; the error only says that there was one.
 func appendText(dst []byte, s string) []byte {
-	dst, _ = jsontext.AppendQuote(dst, s)
-	return dst
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			dst, _ = jsontext.AppendQuote(dst, s)
+			return dst
+		}
+	}
+	return append(append(append(dst, '"'), s...), '"')
 }
 
 func appendBase64(dst []byte, s string) []byte {

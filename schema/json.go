@@ -16,22 +16,42 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 func FormatTime(t time.Time) string { return string(AppendTime(nil, t)) }
 
 // AppendTime appends a time as it stands in an event.
-func AppendTime(dst []byte, t time.Time) []byte { return t.UTC().AppendFormat(dst, timeLayout) }
+func AppendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(dst, timeLayout)
+	}
+	hour, minute, second := t.Clock()
+	dst = append(appendDigits(dst, year, 4), '-')
+	dst = append(appendDigits(dst, int(month), 2), '-')
+	dst = append(appendDigits(dst, day, 2), 'T')
+	dst = append(appendDigits(dst, hour, 2), ':')
+	dst = append(appendDigits(dst, minute, 2), ':')
+	dst = append(appendDigits(dst, second, 2), '.')
+	return append(appendDigits(dst, t.Nanosecond(), 9), 'Z')
+}
+
+// appendDigits appends a number in n digits.
+func appendDigits(dst []byte, v, n int) []byte {
+	dst = append(dst, "000000000"[:n]...)
+	for i := len(dst) - 1; v > 0; i-- {
+		dst[i] = byte('0' + v%10)
+		v /= 10
+	}
+	return dst
+}
 
 // AppendJSON appends the link as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough and l has no altnames.
 func (l *Link) AppendJSON(dst []byte) []byte {
-	dst = append(dst, '{')
+	start := len(dst)
 	for i := range fields {
-		f := &fields[i]
-		if !f.has(l) {
-			continue
+		if f := &fields[i]; f.has(l) {
+			dst = f.append(append(dst, f.key...), l)
 		}
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = f.append(appendKey(dst, f.name), l)
 	}
+	dst[start] = '{' // in the place of the first comma
 	return append(dst, '}')
 }
 

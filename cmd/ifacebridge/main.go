@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -130,9 +132,21 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 		}
 		defer shutdown()
 		cfg.Servers, cfg.Auth = []string{url}, bridge.Auth{}
+	} else {
+		useOneCPU(environ)
 	}
 	cfg.Version = version()
 	return bridge.Run(ctx, cfg, log, prometheus.NewRegistry())
+}
+
+// useOneCPU keeps Go code to one CPU at a time, unless GOMAXPROCS says otherwise.
+// What a bridge does is one line of work: with more of them its parts wake each
+// other across CPUs for every event, which cost more than the events (12 instead of
+// 8.5 µs for one, in a storm of 300,000). It leaves the others to the host.
+func useOneCPU(environ []string) {
+	if !slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOMAXPROCS=") }) {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 func newLogger(cfg bridge.Config, w io.Writer) *slog.Logger {

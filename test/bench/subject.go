@@ -178,11 +178,12 @@ func (w *watch) event(m *nats.Msg) {
 	}
 }
 
-// numberBehind returns the number behind key in JSON, 0 when it is not there.
+// numberBehind returns the number behind the last key in JSON, 0 when it is not
+// there: what the link was before stands ahead of what it is.
 func numberBehind(data []byte, key string) (n int64) {
-	_, rest, found := bytes.Cut(data, []byte(key))
-	for i := 0; found && i < len(rest) && rest[i] >= '0' && rest[i] <= '9'; i++ {
-		n = n*10 + int64(rest[i]-'0')
+	at := bytes.LastIndex(data, []byte(key))
+	for i := at + len(key); at >= 0 && i < len(data) && data[i] >= '0' && data[i] <= '9'; i++ {
+		n = n*10 + int64(data[i]-'0')
 	}
 	return n
 }
