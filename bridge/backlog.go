@@ -90,6 +90,7 @@ func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error
 		e := d.id.event(&d.taken[i])
 		to.add(&e)
 	}
+	d.queue.recycle(d.taken[:n])
 	return wait, nil
 }
 

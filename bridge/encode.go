@@ -169,14 +169,19 @@ func (c *encoder) fit(batch []outgoing) error {
 
 // event is the event of a change, without its place in the epoch.
 func (id *identity) event(c *change) schema.Event {
-	return schema.Event{
+	e := schema.Event{
 		Host: id.host, BootID: id.bootID, Epoch: id.epoch,
 		Time: c.time, Kind: c.kind, Action: c.action, Cause: c.cause,
 		Overruns: c.overruns, Coalesced: c.count, Snapshot: c.snapshot,
-		Changed: c.changed(), Previous: c.beforeNames.named(&c.before),
-		Link:  c.linkNames.named(&c.link),
 		Netns: c.netns.name, NetnsInode: c.netns.inode, NetnsPrevious: c.netnsBefore, Counterpart: c.counterpart,
+		Link: *c.link,
 	}
+	c.linkNames.put(&e.Link)
+	if c.before != nil && (c.action == schema.Updated || c.action == schema.Renamed) {
+		e.Changed, e.Previous = c.changed(), *c.before
+		c.beforeNames.put(&e.Previous)
+	}
+	return e
 }
 
 // expendable are the keys of a link that are left out, one group after another,

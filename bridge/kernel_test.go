@@ -50,7 +50,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 			n, _ := q.take(into, time.Now())
 			for i := range into[:n] {
 				if c := &into[i]; c.kind == schema.New {
-					replayed[c.link.Index] = c.link
+					replayed[c.link.Index] = *c.link
 				} else {
 					delete(replayed, c.link.Index)
 				}

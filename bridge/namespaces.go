@@ -180,7 +180,7 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch
 	}
 	n.began++
 	t := newTable(n.cfg.Filter)
-	t.watch = n.began
+	t.watch, t.fresh = n.began, n.queue.fresh
 	if !ns.Own() {
 		t.netns = netns{ns.Name, ns.Inode}
 	}

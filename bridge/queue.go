@@ -30,8 +30,9 @@ type queue struct {
 	byLink    map[linkID]*node // the newest of each link, unless in a snapshot
 	spare     *node            // released nodes, linked by next; at most maxSpare
 	spares    int
-	opening   int    // changes of the first snapshots
-	folded    uint64 // changes that were taken up by another
+	links     []*schema.Link // memory for links; at most maxSpare
+	opening   int            // changes of the first snapshots
+	folded    uint64         // changes that were taken up by another
 	forgotten uint64
 	closed    bool
 
@@ -46,7 +47,7 @@ type node struct {
 	due        time.Time // not before; zero: at once
 }
 
-const maxSpare = 1024
+const maxSpare = 2048
 
 func newQueue(limit int, window time.Duration) *queue {
 	q := &queue{limit: limit, window: window, byLink: make(map[linkID]*node), ready: make(chan struct{}, 1), began: make(chan struct{})}
@@ -106,7 +107,7 @@ func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.
 	n := q.head.next
 	for range q.opening {
 		c := &n.change
-		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, c.link}
+		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, *c.link}
 		at, n = c.time, n.next
 	}
 	return links, at, nil
@@ -144,6 +145,9 @@ func (q *queue) pushLocked(c *change) {
 	}
 	n := q.byLink[c.id]
 	if !inSnapshot && n != nil && (q.len >= q.limit || c.time.Before(n.due)) {
+		if between := n.change.link; between == c.before && between != c.link && between != n.change.before {
+			q.keepSpare(between) // nobody saw it
+		}
 		fold(&n.change, c)
 		q.folded++
 		q.unlink(n)
@@ -213,6 +217,39 @@ func (q *queue) take(into []change, now time.Time) (n int, wait time.Duration) {
 	return n, 0
 }
 
+// fresh returns memory for a link.
+func (q *queue) fresh() *schema.Link {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	last := len(q.links) - 1
+	if last < 0 {
+		return new(schema.Link)
+	}
+	l := q.links[last]
+	q.links = q.links[:last]
+	return l
+}
+
+// recycle takes back the memory of changes that were taken and are not needed any
+// more: what a link was before its change, nobody else has, since the changes of one
+// link leave in their order and its table has gone on.
+func (q *queue) recycle(changes []change) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range changes {
+		if c := &changes[i]; c.before != nil && c.before != c.link {
+			q.keepSpare(c.before)
+			c.before = nil
+		}
+	}
+}
+
+func (q *queue) keepSpare(l *schema.Link) {
+	if len(q.links) < maxSpare {
+		q.links = append(q.links, l)
+	}
+}
+
 // size returns how many changes are waiting, and how many were folded and
 // forgotten so far.
 func (q *queue) size() (waiting int, folded, forgotten uint64) {
@@ -244,6 +281,7 @@ func (q *queue) node() *node {
 }
 
 func (q *queue) release(n *node) {
+	n.change.link, n.change.before = nil, nil
 	if q.spares < maxSpare {
 		n.next, q.spare = q.spare, n
 		q.spares++

@@ -220,6 +220,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 		}
 		if n > 0 {
 			s.add(changes[:n])
+			q.recycle(changes[:n])
 			continue
 		}
 		if s.save(); s.free() <= 0 {

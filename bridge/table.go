@@ -22,10 +22,11 @@ type change struct {
 	count    uint64 // kernel notifications that it stands for
 	snapshot schema.Snapshot
 
-	// link is the state after the change and before the one before it, both as
-	// the kernel says them: other links by index only, so that they compare.
+	// link is the state after the change and before the one before it, nil when there
+	// was none; both as the kernel says them: other links by index only, so that they
+	// compare. They are shared with the table and other changes, and never changed.
 	// wasThere is whether a consumer knows the link, as before says.
-	link, before           schema.Link
+	link, before           *schema.Link
 	linkNames, beforeNames names
 	wasThere               bool
 
@@ -48,7 +49,12 @@ type netns struct {
 }
 
 // changed returns the keys in which the link differs from what it was before.
-func (c *change) changed() schema.FieldSet { return schema.Diff(&c.before, &c.link) | c.restated }
+func (c *change) changed() schema.FieldSet {
+	if c.before == nil {
+		return c.restated
+	}
+	return schema.Diff(c.before, c.link) | c.restated
+}
 
 // names are what the links that a link refers to were called at the time of a
 // change: its lower link, its master, and those in its kind's settings.
@@ -56,11 +62,9 @@ type names struct {
 	lower, master, infoData string
 }
 
-// named returns l with the names in it.
-func (n names) named(l *schema.Link) schema.Link {
-	with := *l
-	with.LowerName, with.MasterName, with.Info.Data = n.lower, n.master, n.infoData
-	return with
+// put puts the names into l.
+func (n *names) put(l *schema.Link) {
+	l.LowerName, l.MasterName, l.Info.Data = n.lower, n.master, n.infoData
 }
 
 // linkID identifies a link from its creation to its deletion. The kernel may
@@ -81,6 +85,7 @@ type table struct {
 	links      map[int32]*entry
 	generation uint64
 	out        change // the one that emit is called with
+	fresh      func() *schema.Link
 
 	// elsewhere knows the other namespaces; nil when there are none.
 	elsewhere elsewhere
@@ -99,14 +104,14 @@ type elsewhere interface {
 }
 
 type entry struct {
-	link       schema.Link
-	names      names // as they were last published
+	link       *schema.Link // never changed, only replaced
+	names      names        // as they were last published
 	generation uint64
 	published  bool
 }
 
 func newTable(filter Filter) *table {
-	return &table{filter: filter, links: make(map[int32]*entry)}
+	return &table{filter: filter, links: make(map[int32]*entry), fresh: func() *schema.Link { return new(schema.Link) }}
 }
 
 // apply takes a notification and calls emit with what it changes, if anything
@@ -124,11 +129,12 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
 		t.add(&m.Link, schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
-		link := m.Link
 		if m.Partial {
-			link = e.link.With(schema.Present(&m.Link), &m.Link)
+			link := e.link.With(schema.Present(&m.Link), &m.Link)
+			t.update(e, &link, emit)
+			return
 		}
-		t.update(e, &link, emit)
+		t.update(e, &m.Link, emit)
 	}
 }
 
@@ -140,11 +146,11 @@ func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 	switch {
 	case e == nil:
 		t.add(link, schema.Created, emit)
-	case replaced(&e.link, link):
+	case replaced(e.link, link):
 		t.remove(e, &schema.Link{}, emit)
 		t.out.wasThere = false // nobody knows the one that has its index now
 		t.add(link, schema.Created, emit)
-	case e.link != *link:
+	case *e.link != *link:
 		t.update(e, link, emit)
 	}
 }
@@ -154,7 +160,7 @@ func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 // the kernel has said what the other is called.
 func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
 	for _, e := range t.sorted() {
-		now := t.names(&e.link)
+		now := t.names(e.link)
 		if !e.published || now == e.names {
 			continue
 		}
@@ -205,7 +211,7 @@ func replaced(old, link *schema.Link) bool {
 
 func (t *table) add(link *schema.Link, action schema.Action, emit func(*change)) {
 	t.generation++
-	e := &entry{link: *link, generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
+	e := &entry{link: t.keep(link), generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
 	t.links[link.Index] = e
 	if t.elsewhere != nil {
 		t.out.counterpart = t.elsewhere.cameFrom(t, link.Index)
@@ -215,13 +221,20 @@ func (t *table) add(link *schema.Link, action schema.Action, emit func(*change))
 	}
 }
 
+// keep returns a copy of a link, to be shared.
+func (t *table) keep(l *schema.Link) *schema.Link {
+	kept := t.fresh()
+	*kept = *l
+	return kept
+}
+
 func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	before, wasPublished := e.link, e.published
 	renamed := before.Name != link.Name
 	if renamed { // the kind, which the filter also looks at, never changes
 		e.published = t.filter.Publishes(link, t.netns.name)
 	}
-	e.link = *link
+	e.link = t.keep(link)
 	if !wasPublished && !e.published {
 		return
 	}
@@ -242,9 +255,10 @@ func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
 	action := schema.Deleted
 	if _, moved := last.NewNetnsID.Get(); moved {
 		action = schema.Moved
+		e.link = t.keep(e.link)
 		e.link.NewNetnsID, e.link.NewIndex = last.NewNetnsID, last.NewIndex
 		if t.elsewhere != nil {
-			t.out.counterpart = t.elsewhere.wentTo(t, &e.link)
+			t.out.counterpart = t.elsewhere.wentTo(t, e.link)
 		}
 	}
 	if !e.published {
@@ -268,7 +282,7 @@ func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*ch
 	t.netns.name = name
 	for _, e := range t.sorted() {
 		wasPublished := e.published
-		e.published = t.filter.Publishes(&e.link, name)
+		e.published = t.filter.Publishes(e.link, name)
 		if !wasPublished && !e.published {
 			continue
 		}
@@ -289,7 +303,7 @@ func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func
 	c.id = linkID{t.watch, e.link.Index, e.generation}
 	c.netns = t.netns
 	c.kind, c.action = kind, action
-	e.names = t.names(&e.link)
+	e.names = t.names(e.link)
 	c.link, c.linkNames = e.link, e.names
 	emit(c)
 }

@@ -143,7 +143,7 @@ func TestTableCompares(t *testing.T) {
 func TestTableNames(t *testing.T) {
 	table := newTable(Filter{exclude: []pattern{{glob: "br*"}}})
 	var got schema.Link
-	emit := func(c *change) { got = c.linkNames.named(&c.link) }
+	emit := func(c *change) { got = *c.link; c.linkNames.put(&got) }
 	table.apply(newMsg(link(7, "br0")), 0, emit)
 	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
 	if got.MasterName != "br0" || got.LowerName != "br0" {
