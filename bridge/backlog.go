@@ -62,6 +62,13 @@ const maxBatch = 1000
 // the one CPU that they may have: half a millisecond or so.
 const yieldEvery = 64
 
+// yield is called with each event's place in a batch.
+func yield(i int) {
+	if i%yieldEvery == yieldEvery-1 {
+		runtime.Gosched()
+	}
+}
+
 // direct is a backlog without a spool: the queue. What was taken out of it is in
 // the encoder's batch alone, until it is confirmed.
 type direct struct {
@@ -84,9 +91,7 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
 	n, wait := d.queue.take(d.taken, now)
 	for i := range d.taken[:n] {
-		if i%yieldEvery == yieldEvery-1 {
-			runtime.Gosched()
-		}
+		yield(i)
 		e := d.id.event(&d.taken[i])
 		to.add(&e)
 	}

@@ -37,6 +37,7 @@ func (d *coreDelivery) last() *schema.Event { return nil }
 func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
 	for i := range batch {
+		yield(i)
 		if err := d.nc.PublishMsg(d.msg.of(&batch[i])); err != nil {
 			return 0, err
 		}

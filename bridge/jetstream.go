@@ -157,6 +157,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.lastSeq, d.host)
 	last := len(batch) - 1
 	for i := range batch[:last] {
+		yield(i)
 		var opts []jetstreamext.BatchMsgOpt
 		if i == 0 {
 			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))

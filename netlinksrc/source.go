@@ -287,6 +287,7 @@ const (
 // storm cheap. It is no wait for anything, so nothing need interrupt it.
 func (s *Source) pace() {
 	switch {
+	case s.handled >= enough: // there is more
 	case s.handled >= slots:
 		time.Sleep(min(stormPause, s.longest))
 	case s.handled >= manyHandled || s.often >= manyWoken:
