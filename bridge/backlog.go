@@ -45,13 +45,13 @@ type openingLinks map[schema.LinkKey]openingLink
 
 type openingLink struct {
 	netnsInode uint64
-	link       schema.Link
+	link       *schema.Link
 }
 
 // has reports whether e's link is among them, so that it need not have gone.
 func (o *opening) has(e *schema.Event) bool {
 	now, there := o.links[e.Key()]
-	return there && e.BootID == o.bootID && e.NetnsInode == now.netnsInode && !replaced(&e.Link, &now.link)
+	return there && e.BootID == o.bootID && e.NetnsInode == now.netnsInode && !replaced(&e.Link, now.link)
 }
 
 // maxBatch is how many events are on their way at once: what a server takes as
@@ -74,7 +74,8 @@ func yield(i int) {
 type direct struct {
 	id    identity
 	queue *queue
-	taken []change // room for next
+	taken []change     // room for next
+	event schema.Event // likewise
 }
 
 var _ backlog = (*direct)(nil)
@@ -92,8 +93,8 @@ func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error
 	n, wait := d.queue.take(d.taken, now)
 	for i := range d.taken[:n] {
 		yield(i)
-		e := d.id.event(&d.taken[i])
-		to.add(&e)
+		d.id.event(&d.event, &d.taken[i])
+		to.add(&d.event)
 	}
 	d.queue.recycle(d.taken[:n])
 	return wait, nil

@@ -177,7 +177,7 @@ func (b *bucket) flush(ctx context.Context) error {
 	puts := b.takeDirty()
 	for i := range puts {
 		if failure == nil { // else each would wait for the same
-			puts[i].ack, failure = b.js.PublishMsgAsync(b.message(puts[i].name, puts[i].data), jetstream.WithRetryAttempts(0))
+			puts[i].ack, failure = b.js.PublishMsgAsync(b.message(puts[i].name, b.last(puts[i].link)), jetstream.WithRetryAttempts(0))
 		}
 		if failure != nil {
 			b.again(&puts[i])
@@ -201,11 +201,18 @@ func (b *bucket) flush(ctx context.Context) error {
 	return failure
 }
 
-// A put is one key on its way into the bucket, or, without data, out of it.
+// last returns the last event of a link, nil when there is none.
+func (b *bucket) last(k *schema.LinkKey) []byte {
+	if k == nil {
+		return nil
+	}
+	return b.state.last(*k)
+}
+
+// A put is one key on its way into the bucket, or out of it.
 type put struct {
 	name string
 	link *schema.LinkKey // nil: it is no link's
-	data []byte
 	ack  jetstream.PubAckFuture
 }
 
@@ -217,7 +224,7 @@ func (b *bucket) takeDirty() []put {
 	b.mu.Unlock()
 	puts := make([]put, 0, len(dirty)+len(stray))
 	for k := range dirty {
-		puts = append(puts, put{name: b.key(k), link: &k, data: b.state.last(k)})
+		puts = append(puts, put{name: b.key(k), link: &k})
 	}
 	for name := range stray {
 		puts = append(puts, put{name: name})

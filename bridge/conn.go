@@ -34,7 +34,7 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.FlusherTimeout(2 * time.Second),
 		nats.ReconnectOnFlusherError(),
 		nats.Timeout(3 * time.Second),
-		nats.PingInterval(5 * time.Second),
+		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(r.connected),
 		nats.ReconnectHandler(r.connected),

@@ -167,9 +167,9 @@ func (c *encoder) fit(batch []outgoing) error {
 	return nil
 }
 
-// event is the event of a change, without its place in the epoch.
-func (id *identity) event(c *change) schema.Event {
-	e := schema.Event{
+// event makes e the event of a change, without its place in the epoch.
+func (id *identity) event(e *schema.Event, c *change) {
+	*e = schema.Event{
 		Host: id.host, BootID: id.bootID, Epoch: id.epoch,
 		Time: c.time, Kind: c.kind, Action: c.action, Cause: c.cause,
 		Overruns: c.overruns, Coalesced: c.count, Snapshot: c.snapshot,
@@ -181,7 +181,6 @@ func (id *identity) event(c *change) schema.Event {
 		e.Changed, e.Previous = c.changed(), *c.before
 		c.beforeNames.put(&e.Previous)
 	}
-	return e
 }
 
 // expendable are the keys of a link that are left out, one group after another,

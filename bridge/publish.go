@@ -283,7 +283,8 @@ func (p *publisher) publishGone(ctx context.Context, bootID string, gone []chang
 		p.encoder.reset()
 		n := min(len(gone), maxBatch)
 		for i := range gone[:n] {
-			e := id.event(&gone[i])
+			var e schema.Event
+			id.event(&e, &gone[i])
 			p.encoder.add(&e)
 		}
 		gone = gone[n:]

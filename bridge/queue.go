@@ -107,7 +107,7 @@ func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.
 	n := q.head.next
 	for range q.opening {
 		c := &n.change
-		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, *c.link}
+		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, c.link}
 		at, n = c.time, n.next
 	}
 	return links, at, nil

@@ -220,7 +220,6 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 		}
 		if n > 0 {
 			s.add(changes[:n])
-			q.recycle(changes[:n])
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -255,7 +254,8 @@ func (s *spool) free() int {
 func (s *spool) add(changes []change) {
 	s.mu.Lock()
 	for i := range changes {
-		s.unsaved = append(s.unsaved, s.id.event(&changes[i]))
+		s.unsaved = append(s.unsaved, schema.Event{})
+		s.id.event(&s.unsaved[len(s.unsaved)-1], &changes[i])
 	}
 	s.mu.Unlock()
 	s.save()
@@ -411,7 +411,7 @@ func (s *spool) leftoverOpening() (o opening, whole bool, err error) {
 		if !follows && !begins {
 			return false
 		}
-		o.links[e.Key()], o.bootID, o.at = openingLink{e.NetnsInode, e.Link}, e.BootID, e.Time
+		o.links[e.Key()], o.bootID, o.at = openingLink{e.NetnsInode, &e.Link}, e.BootID, e.Time
 		last, whole = now, now.Pos == now.Of && now.More == 0
 		return !whole
 	})

@@ -127,19 +127,19 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 	case m.Kind == netlinksrc.Del && t.elsewhere != nil: // it came and went unseen
 		t.elsewhere.cameFrom(t, m.Link.Index)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
-		t.add(&m.Link, schema.Created, emit)
+		t.add(t.keep(&m.Link), schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
 		if m.Partial {
 			link := e.link.With(schema.Present(&m.Link), &m.Link)
-			t.update(e, &link, emit)
+			t.update(e, t.keep(&link), emit)
 			return
 		}
-		t.update(e, &m.Link, emit)
+		t.update(e, t.keep(&m.Link), emit)
 	}
 }
 
 // compare takes what a dump says of a link, and calls emit with what differs
-// from the table, as apply does.
+// from the table, as apply does. The link is the table's from then on.
 func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*change)) {
 	e := t.links[link.Index]
 	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
@@ -211,7 +211,7 @@ func replaced(old, link *schema.Link) bool {
 
 func (t *table) add(link *schema.Link, action schema.Action, emit func(*change)) {
 	t.generation++
-	e := &entry{link: t.keep(link), generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
+	e := &entry{link: link, generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
 	t.links[link.Index] = e
 	if t.elsewhere != nil {
 		t.out.counterpart = t.elsewhere.cameFrom(t, link.Index)
@@ -234,7 +234,7 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	if renamed { // the kind, which the filter also looks at, never changes
 		e.published = t.filter.Publishes(link, t.netns.name)
 	}
-	e.link = t.keep(link)
+	e.link = link
 	if !wasPublished && !e.published {
 		return
 	}

@@ -246,22 +246,3 @@ func FuzzTable(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkApply(b *testing.B) {
-	for _, links := range []int{10, 1000, 10000} {
-		b.Run(fmt.Sprint(links), func(b *testing.B) {
-			table := newTable(Filter{})
-			q := newQueue(1024, 0)
-			for i := range links {
-				table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
-			}
-			into := make([]change, 16)
-			messages := [2]*netlinksrc.Message{newMsg(link(5, "eth4")), newMsg(link(5, "eth4", mtu(9000)))}
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				table.apply(messages[i%2], 0, q.push)
-				q.take(into, time.Time{})
-			}
-		})
-	}
-}

@@ -13,10 +13,10 @@ const (
 	// each 2.3 µs (on the kernel 6.18 of a virtual machine).
 	slots = 32
 
-	// slotSize is larger than any notification: of a link's attributes only its
-	// alternative names have no limit, and 32 KiB are 240 of the longest. What is not
-	// written costs no memory.
-	slotSize = 32 << 10
+	// slotSize is larger than notifications are, 1.5 KiB or so: of a link's attributes only its
+	// alternative names have no limit, and 8 KiB are 50 of the longest. A larger one is
+	// cut off, and a dump shows its link.
+	slotSize = 8 << 10
 )
 
 // A batch is where messages are read into.

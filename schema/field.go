@@ -207,7 +207,12 @@ func enum[T ~uint8](name string, at func(*Link) *Opt[T], names []string) field {
 // group is the link group: a number that is written as ip shows it.
 func group(name string, at func(*Link) *Opt[uint32]) field {
 	return newField(name, at, func(o Opt[uint32]) bool { return o.ok },
-		func(dst []byte, o Opt[uint32]) []byte { return appendText(dst, GroupName(o.value)) },
+		func(dst []byte, o Opt[uint32]) []byte {
+			if o.value == 0 {
+				return appendText(dst, GroupName(0))
+			}
+			return append(appendUint(append(dst, '"'), o.value), '"')
+		},
 		func(raw json.RawMessage) (Opt[uint32], error) {
 			text, err := unmarshal[string](raw)
 			if err != nil || text == GroupName(0) {

@@ -1,0 +1,129 @@
+package bridge
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
+)
+
+// A route is what an event goes through between the socket and the connection, with
+// a host of so many links, of which one changes to and fro.
+type route struct {
+	decoder *netlinksrc.Decoder
+	message netlinksrc.Message
+	table   *table
+	queue   *queue
+	backlog *direct
+	encoder *encoder
+	out     *message
+	bodies  [2][]byte
+}
+
+func newRoute(links int) *route {
+	q := newQueue(65536, 0)
+	p := &route{
+		decoder: netlinksrc.NewDecoder(), table: newTable(Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
+		encoder: newEncoder(Config{Prefix: "iface", Token: "web01"}, func() int64 { return 1 << 20 }), out: newMessage("web01"),
+	}
+	p.table.fresh = q.fresh
+	for i := range links {
+		p.table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
+	}
+	p.bodies = [2][]byte{body(5, "eth4", "an alias"), body(5, "eth4", "another alias")}
+	p.encoder.begin("epoch", 0)
+	for range 2 * maxBatch { // what is made once
+		p.event(0)
+		p.event(1)
+	}
+	return p
+}
+
+// body is the body of an RTM_NEWLINK message.
+func body(index int32, name, alias string) []byte {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint16(b[2:], unix.ARPHRD_ETHER)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint32(b[8:], unix.IFF_UP)
+	attribute := func(typ uint16, value ...byte) {
+		b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+		b = append(binary.NativeEndian.AppendUint16(b, typ), value...)
+		b = append(b, make([]byte, -len(value)&3)...)
+	}
+	attribute(unix.IFLA_IFNAME, append([]byte(name), 0)...)
+	for _, typ := range []uint16{unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_GROUP, unix.IFLA_PROMISCUITY, unix.IFLA_NUM_TX_QUEUES,
+		unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_CARRIER_CHANGES, unix.IFLA_MIN_MTU, unix.IFLA_MAX_MTU} {
+		attribute(typ, binary.NativeEndian.AppendUint32(nil, 1500)...)
+	}
+	attribute(unix.IFLA_OPERSTATE, 6)
+	attribute(unix.IFLA_CARRIER, 1)
+	attribute(unix.IFLA_QDISC, append([]byte("noqueue"), 0)...)
+	attribute(unix.IFLA_IFALIAS, append([]byte(alias), 0)...)
+	attribute(unix.IFLA_ADDRESS, 2, 0, 0, 0, 0, 1)
+	attribute(unix.IFLA_BROADCAST, 255, 255, 255, 255, 255, 255)
+	return b
+}
+
+// event takes a notification to where the client takes its message, in batches as
+// under load.
+func (p *route) event(i int) {
+	p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
+	p.message.Time = time.Unix(1, int64(i))
+	p.table.apply(&p.message, 0, p.queue.push)
+	if waiting, _, _ := p.queue.size(); waiting < maxBatch {
+		return
+	}
+	p.encoder.reset()
+	_, _ = p.backlog.next(p.encoder, time.Time{})
+	p.encoder.seal()
+	for i := range p.encoder.batch {
+		p.out.of(&p.encoder.batch[i])
+	}
+}
+
+// One event costs no new memory between the socket and the connection, when it says
+// no new string: what the headers of a batch share is one allocation for it.
+func TestEventAllocates(t *testing.T) {
+	p := newRoute(10)
+	i := 0
+	got := testing.AllocsPerRun(10*maxBatch, func() { i++; p.event(i) })
+	t.Logf("%.4f allocations an event", got)
+	if got > 0.01 {
+		t.Errorf("%.4f allocations an event", got)
+	}
+}
+
+// What an event costs, and that it does not depend on how many links there are.
+func BenchmarkEvent(b *testing.B) {
+	for _, links := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprint(links), func(b *testing.B) {
+			p := newRoute(links)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				p.event(i)
+			}
+		})
+	}
+}
+
+// The last part of it: an event becomes a message.
+func BenchmarkEncode(b *testing.B) {
+	p := newRoute(10)
+	before := link(5, "eth4", mtu(1500))
+	after := link(5, "eth4", mtu(9000))
+	c := change{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), link: &after, before: &before, wasThere: true}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i%maxBatch == 0 {
+			p.encoder.seal()
+			p.encoder.reset()
+		}
+		p.backlog.id.event(&p.backlog.event, &c)
+		p.encoder.add(&p.backlog.event)
+	}
+}
