@@ -216,18 +216,27 @@ type put struct {
 	ack  jetstream.PubAckFuture
 }
 
-// takeDirty returns what is not in the bucket as it should be, by key.
-func (b *bucket) takeDirty() []put {
+// maxPuts is how many keys are put in one round: each that waits for its
+// acknowledgment holds its value.
+const maxPuts = 512
+
+// takeDirty returns what is not in the bucket as it should be, at most maxPuts.
+func (b *bucket) takeDirty() (puts []put) {
 	b.mu.Lock()
-	dirty, stray := b.dirty, b.stray
-	b.dirty, b.stray = map[schema.LinkKey]bool{}, map[string]bool{}
-	b.mu.Unlock()
-	puts := make([]put, 0, len(dirty)+len(stray))
-	for k := range dirty {
+	defer b.mu.Unlock()
+	for k := range b.dirty {
+		if len(puts) == maxPuts {
+			break
+		}
 		puts = append(puts, put{name: b.key(k), link: &k})
+		delete(b.dirty, k)
 	}
-	for name := range stray {
+	for name := range b.stray {
+		if len(puts) == maxPuts {
+			break
+		}
 		puts = append(puts, put{name: name})
+		delete(b.stray, name)
 	}
 	slices.SortFunc(puts, func(a, b put) int { return strings.Compare(a.name, b.name) })
 	return puts

@@ -78,7 +78,8 @@ func TestIdle(t *testing.T) {
 
 // 10,000 links: how long until all of them are stored, and the memory it takes.
 func TestManyLinks(t *testing.T) {
-	k := netnstest.Own(t)
+	netnstest.Own(t)
+	k := netnstest.New(t) // all of its links go at once
 	const links = 10000
 	for i := range links / 2 {
 		_, err := k.Add(fmt.Sprint("a", i), 0, netnstest.VethKind(fmt.Sprint("b", i)))
@@ -89,7 +90,7 @@ func TestManyLinks(t *testing.T) {
 	must(t, err)
 	path := release(t)
 	began := time.Now()
-	b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"})
+	b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=" + k.ProcPath()})
 	for stored := uint64(0); stored < links+1; time.Sleep(2 * time.Millisecond) {
 		if stream, err := js.Stream(context.Background(), "IFACE"); err == nil {
 			stored = stream.CachedInfo().State.Msgs
