@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -479,7 +478,7 @@ func (n *namespaces) malformed() (sum uint64) {
 func (n *namespaces) stuck() (list []string) {
 	for _, w := range n.list() {
 		if w.progress.stuck() {
-			list = append(list, strings.TrimSpace("the kernel's reader is stuck "+w.ns.Name))
+			list = append(list, "the kernel's reader is stuck")
 		}
 	}
 	return list

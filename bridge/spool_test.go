@@ -260,3 +260,61 @@ func TestEncoderFits(t *testing.T) {
 		t.Errorf("the link begins with %.20s", got)
 	}
 }
+
+// An epoch opens with a snapshot of each namespace: with some of them missing it is
+// not whole, and what the bucket has of those did not go.
+func TestSpoolOpeningOfNamespaces(t *testing.T) {
+	own, blue := newTable(Filter{}), newTable(Filter{})
+	blue.netns = netns{"blue", 42}
+	for _, table := range []*table{own, blue} {
+		table.apply(newMsg(link(1, "lo")), 0, func(*change) {})
+		table.apply(newMsg(link(2, "eth0")), 0, func(*change) {})
+	}
+	fill := func(dir string, tables ...*table) {
+		s := testSpool(t, dir, "one", nil)
+		q := newQueue(100, 0)
+		q.pushSnapshot(func(emit func(*change)) {
+			for i, table := range tables {
+				table.snapshot(uint32(1-i), time.Now(), 0, emit)
+			}
+		})
+		q.close()
+		s.fill(context.Background(), q)
+		s.close()
+		s.db = nil
+	}
+	dir := t.TempDir()
+	fill(dir, own, blue)
+	o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening()
+	if err != nil || !whole || len(o.links) != 4 || o.links[schema.LinkKey{Netns: "blue", Index: 2}].netnsInode != 42 {
+		t.Errorf("got %+v, whole %v, %v", o, whole, err)
+	}
+	dir = t.TempDir()
+	fill(dir, own)
+	if o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening(); err != nil || whole {
+		t.Errorf("the first of two is taken for all: %+v, %v", o, err)
+	}
+}
+
+// The namespaces' names change while their links' events wait: what is folded says
+// the name that a consumer knows, and the one that holds.
+func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
+	table := newTable(Filter{})
+	table.netns = netns{"blue", 42}
+	q := newQueue(1, 0)
+	into := make([]change, 10)
+	table.apply(newMsg(link(2, "a")), 0, q.push)
+	q.take(into, time.Time{})
+	table.apply(newMsg(link(2, "a", mtu(9))), 0, q.push)
+	table.rename("red", time.Time{}, 0, q.push)
+	table.rename("green", time.Time{}, 0, q.push)
+	table.apply(delMsg(link(2, "a")), 0, q.push)
+	if n, _ := q.take(into, time.Time{}); n != 1 {
+		t.Fatalf("%d changes", n)
+	}
+	var e schema.Event
+	(&identity{}).event(&e, &into[0])
+	if e.Kind != schema.Del || e.Netns != "green" || e.NetnsPrevious != "blue" || e.NetnsInode != 42 {
+		t.Errorf("got %s", e.AppendJSON(nil))
+	}
+}

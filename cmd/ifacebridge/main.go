@@ -141,6 +141,10 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 	return bridge.Run(ctx, cfg, log, prometheus.NewRegistry())
 }
 
+// startUp is how long it takes to publish many links and to put them into the
+// bucket.
+const startUp = 3 * time.Second
+
 // tuneRuntime sets what GOMAXPROCS and GOGC do not.
 //
 // One CPU at a time: what a bridge does is one line of work, and with more of them
@@ -160,7 +164,7 @@ func tuneRuntime(environ []string) {
 	}
 	if !isSet("GOGC") {
 		usual := debug.SetGCPercent(25)
-		time.AfterFunc(10*time.Second, func() { debug.SetGCPercent(usual) })
+		time.AfterFunc(startUp, func() { debug.SetGCPercent(usual) })
 	}
 }
 

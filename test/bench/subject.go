@@ -37,6 +37,9 @@ var subjects = []subject{
 	{name: "ifacebridge, JetStream", nats: true, args: []string{"ifacebridge"}, ready: "created the bucket"},
 }
 
+// startUp is how long a subject may take to get ready for a long life.
+const startUp = 4 * time.Second
+
 // A result is what was measured of a subject in one round.
 type result struct {
 	changes  int
@@ -96,6 +99,7 @@ func (s *subject) measure(p plan, dir string, link int32) (r result, err error) 
 	if err := wind.change(0); err != nil { // what is done once
 		return r, err
 	}
+	time.Sleep(startUp)
 	if err := proc.rests(); err != nil {
 		return r, err
 	}
