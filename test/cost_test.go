@@ -70,8 +70,10 @@ func TestIdle(t *testing.T) {
 	for i, b := range bridges {
 		perSecond, kib := float64(b.switches()-before[i])/long.Seconds(), residentKiB(t, b)
 		t.Logf("%s: %.1f voluntary context switches a second, %.1f MiB", deliveries[i], perSecond, float64(kib)/1024)
-		if perSecond >= 2 || kib >= 16<<10 {
-			t.Errorf("%s: %.1f voluntary context switches a second, want less than 2; %.1f MiB, want less than 16", deliveries[i], perSecond, float64(kib)/1024)
+		// 14.5 MiB are seen on a machine that does nothing else; three quarters of it are
+		// pages of the program's file, of which the kernel maps more or fewer.
+		if perSecond >= 2 || kib >= 17<<10 {
+			t.Errorf("%s: %.1f voluntary context switches a second, want less than 2; %.1f MiB, want less than 17", deliveries[i], perSecond, float64(kib)/1024)
 		}
 	}
 }
