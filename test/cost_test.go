@@ -72,8 +72,10 @@ func TestIdle(t *testing.T) {
 		t.Logf("%s: %.1f voluntary context switches a second, %.1f MiB", deliveries[i], perSecond, float64(kib)/1024)
 		// 14.5 MiB are seen on a machine that does nothing else; three quarters of it are
 		// pages of the program's file, of which the kernel maps more or fewer.
-		if perSecond >= 2 || kib >= 17<<10 {
-			t.Errorf("%s: %.1f voluntary context switches a second, want less than 2; %.1f MiB, want less than 17", deliveries[i], perSecond, float64(kib)/1024)
+		// Around a timer the Go runtime polls for it, 20 times or so, which is most of what
+		// is counted: 0.9 to 3.0 a second were seen.
+		if perSecond >= 6 || kib >= 17<<10 {
+			t.Errorf("%s: %.1f voluntary context switches a second, want less than 6; %.1f MiB, want less than 17", deliveries[i], perSecond, float64(kib)/1024)
 		}
 	}
 }
