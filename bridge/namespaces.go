@@ -42,7 +42,7 @@ type namespaces struct {
 
 	failing map[string]string // what cannot be watched, and why, as last said
 	failed  chan failure
-	granted atomic.Int64 // receive buffer in bytes that the own namespace's socket was granted
+	granted atomic.Int64 // receive buffer in bytes, as the own namespace's socket got it, else the first
 }
 
 // A watch is a watcher at work.
@@ -50,9 +50,9 @@ type watch struct {
 	watcher
 	src  *netlinksrc.Source
 	ns   netlinksrc.Namespace
-	ids  map[int32]*watch // namespaces by the id that they have in this one, as far as known
-	stop context.CancelFunc
-	done chan struct{}
+	ids  map[int32]*watch   // namespaces by the id that they have in this one, as far as known
+	stop context.CancelFunc // run ends it: a namespace outlives no bridge, but may end before
+	done chan struct{}      // closed when its goroutine has ended
 }
 
 // place is where a link is: a namespace that is watched, and the index in it.
@@ -223,9 +223,8 @@ func (n *namespaces) adopt(begun []*watch, opening bool) {
 		ctx, stop := context.WithCancel(context.Background())
 		w.stop = stop
 		go func() {
-			err := w.run(ctx)
-			close(w.done)
-			if err != nil {
+			defer close(w.done)
+			if err := w.run(ctx); err != nil {
 				select {
 				case n.failed <- failure{w, err}:
 				case <-ctx.Done():

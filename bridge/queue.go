@@ -68,22 +68,21 @@ func (q *queue) push(c *change) {
 func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
-	select {
-	case <-q.began:
-	default:
+	if q.begin() {
 		q.opening = q.len
 	}
-	q.begin()
 	q.mu.Unlock()
 	signal(q.ready)
 }
 
-// begin lets firstSnapshot go on.
-func (q *queue) begin() {
+// begin lets firstSnapshot go on, and reports whether it was the first to.
+func (q *queue) begin() bool {
 	select {
 	case <-q.began:
+		return false
 	default:
 		close(q.began)
+		return true
 	}
 }
 

@@ -13,9 +13,9 @@ const (
 	// each 2.3 µs (on the kernel 6.18 of a virtual machine).
 	slots = 32
 
-	// slotSize is larger than notifications are, 1.5 KiB or so: of a link's attributes only its
-	// alternative names have no limit, and 8 KiB are 50 of the longest. A larger one is
-	// cut off, and a dump shows its link.
+	// slotSize is larger than notifications are, 1.5 KiB or so: of a link's attributes
+	// only its alternative names have no limit, and 8 KiB are 50 of the longest. A
+	// larger one is cut off, and a dump shows its link.
 	slotSize = 8 << 10
 )
 

@@ -446,9 +446,9 @@ func (s *Source) dial() (*netlink.Conn, error) {
 }
 
 // Dump asks the kernel for all links and calls handle with each. The message is
-// handle's until it returns, and so is the Reader's lock. Interrupted reports that the links changed
-// meanwhile, so that some may be missing or there twice (NLM_F_DUMP_INTR): ask
-// again. It ends with the context.
+// handle's until it returns, and so is the Reader's lock. Interrupted reports that
+// the links changed meanwhile, so that some may be missing or there twice
+// (NLM_F_DUMP_INTR): ask again. It ends with the context.
 func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err

@@ -251,3 +251,43 @@ func mustInode(t *testing.T, path string) uint64 {
 	}
 	return inode
 }
+
+// A notification that is larger than there is room for is not lost in silence: it
+// counts as an overrun, and a dump shows the link.
+func TestOversizedNotification(t *testing.T) {
+	k := netnstest.New(t)
+	index, err := k.Add("wide0", 0, netnstest.Kind{Name: "ifb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Up(index); err != nil { // a link that is down does not announce its names
+		t.Fatal(err)
+	}
+	src, err := Open(Config{NetNS: int(k.File.Fd()), ReadBuffer: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	const names = 80
+	for i := range names {
+		if err := k.AddAltName(index, fmt.Sprintf("%0120d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for err == nil {
+		err = src.Receive(ctx, func(*Message) {})
+	}
+	if !errors.Is(err, ErrOverrun) || src.Overruns() == 0 {
+		t.Fatalf("got %v, %d overruns", err, src.Overruns())
+	}
+	got := 0
+	if _, err := src.Dump(ctx, func(m *Message) {
+		if m.Link.Index == index {
+			got = len(m.Link.Alt.List())
+		}
+	}); err != nil || got != names {
+		t.Errorf("a dump shows %d names, %v", got, err)
+	}
+}

@@ -610,3 +610,54 @@ func TestNamespaceCost(t *testing.T) {
 		}
 	}
 }
+
+// A namespace that is meant by a process in it is called after that, and is over
+// when the process is.
+func TestNamespaceByProcess(t *testing.T) {
+	netnstest.Own(t)
+	k := netnstest.New(t)
+	_, _, err := k.AddVeth("eth0", "peer")
+	must(t, err)
+	process := lives(t, k)
+	k.Close()
+	s := natstest.Start(t, "")
+	r := record(t, s)
+	bridge(t, s, fmt.Sprintf("IFACE_NETNS=self,/proc/%d/ns/net", process.Process.Pid))
+	pid := fmt.Sprint("pid:", process.Process.Pid)
+	eventually(t, "its links", func() bool { return len(story(r.since(0), pid)) == 3 })
+	dies(t, process)
+	eventually(t, "their dels", func() bool { return len(story(r.since(0), pid)) == 6 })
+	want := []string{"new existing snapshot lo", "new existing snapshot eth0", "new existing snapshot peer", "del deleted resync lo", "del deleted resync eth0", "del deleted resync peer"}
+	if got := story(r.since(0), pid); !sameSet(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Two namespaces whose names are swapped while nobody looks keep their links, each
+// under its new name.
+func TestNamespaceNamesSwapped(t *testing.T) {
+	netnstest.Tool(t, "ip")
+	netnstest.Own(t)
+	blue, red := named(t, "blue"), named(t, "red")
+	for k, name := range map[*netnstest.Kernel]string{blue: "was-blue", red: "was-red"} {
+		_, err := k.Add(name, 0, netnstest.Kind{Name: "ifb"})
+		must(t, err)
+	}
+	s := natstest.Start(t, "")
+	r := record(t, s)
+	b := bridge(t, s, "IFACE_NETNS=all")
+	eventually(t, "the opening", func() bool { return len(story(r.since(0), "blue")) == 4 && len(story(r.since(0), "red")) == 4 })
+	n := r.mark()
+	b.signal(unix.SIGSTOP)
+	must(t, netnstest.DeleteName("blue"))
+	must(t, netnstest.DeleteName("red"))
+	must(t, blue.SetName("red"))
+	must(t, red.SetName("blue"))
+	b.signal(unix.SIGCONT)
+	sameInNamespaces(t, follow(t, s), map[string]*netnstest.Kernel{"": nil, "blue": red, "red": blue})
+	for _, e := range r.since(n) {
+		if e.Kind == schema.Del || e.Action != schema.Renamed {
+			t.Errorf("got %s", e.AppendJSON(nil))
+		}
+	}
+}

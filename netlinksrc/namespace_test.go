@@ -1,0 +1,46 @@
+package netlinksrc
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+)
+
+// A namespace is called after its file, else after a process, keeps its name as long
+// as that holds, and never has another's.
+func TestNamesOfNamespaces(t *testing.T) {
+	blue, docker := "/run/netns/blue", "/var/run/docker/netns/blue"
+	tests := []struct {
+		name string
+		last map[uint64]Namespace
+		now  map[uint64]*candidate
+		want string
+	}{
+		{"its own has none", nil, map[uint64]*candidate{1: {files: []string{blue}}}, "1:"},
+		{"a file", nil, map[uint64]*candidate{2: {files: []string{blue}, pids: []int{7}}}, "2:blue"},
+		{"a process, the oldest", nil, map[uint64]*candidate{2: {pids: []int{9, 7}}}, "2:pid:7"},
+		{"a process by its path", nil, map[uint64]*candidate{2: {files: []string{"/proc/7/ns/net"}}}, "2:pid:7"},
+		{"a file without a name", nil, map[uint64]*candidate{2: {files: []string{"/proc/7/fd/3"}}}, "2:inode:2"},
+		{"a name that JSON cannot say", nil, map[uint64]*candidate{2: {files: []string{"/run/netns/a\xff"}}}, "2:inode:2"},
+		{"two of one name", nil, map[uint64]*candidate{2: {files: []string{blue}}, 3: {files: []string{docker}}}, "2:blue 3:inode:3"},
+		{"the other had it before", map[uint64]Namespace{3: {Name: "blue"}}, map[uint64]*candidate{2: {files: []string{docker}}, 3: {files: []string{blue}}}, "2:inode:2 3:blue"},
+		{"a process that is still there", map[uint64]Namespace{2: {Name: "pid:9"}}, map[uint64]*candidate{2: {pids: []int{7, 9}}}, "2:pid:9"},
+		{"a process that is not", map[uint64]Namespace{2: {Name: "pid:8"}}, map[uint64]*candidate{2: {pids: []int{7, 9}}}, "2:pid:7"},
+		{"a file is better than a process", map[uint64]Namespace{2: {Name: "pid:7"}}, map[uint64]*candidate{2: {files: []string{blue}, pids: []int{7}}}, "2:blue"},
+		{"a second file changes nothing", map[uint64]Namespace{2: {Name: "green"}}, map[uint64]*candidate{2: {files: []string{blue, "/run/netns/green"}}}, "2:green"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := search{Finder: &Finder{own: 1}, byInode: tt.now}
+			named := s.name(tt.last)
+			got := ""
+			for _, inode := range slices.Sorted(maps.Keys(named)) {
+				got += fmt.Sprintf(" %d:%s", inode, named[inode].Name)
+			}
+			if got != " "+tt.want {
+				t.Errorf("got%s, want %s", got, tt.want)
+			}
+		})
+	}
+}
