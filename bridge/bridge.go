@@ -65,13 +65,19 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // an [UnconfirmedError], or a [FencedError] when another bridge has taken the
 // host's name. Its metrics are registered in reg.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Registry) error {
+	return RunFrom(ctx, cfg, nil, log, reg)
+}
+
+// RunFrom is [Run] with the links that src has in the place of those of the kernel,
+// for simulations of many hosts in one process. The caller closes src.
+func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
 		return err
 	}
 	m := newMetrics(reg, cfg.Version)
 	q := newQueue(cfg.Queue, cfg.Coalesce)
-	n, err := newNamespaces(cfg, q, log, m)
+	n, err := newNamespaces(cfg, src, q, log, m)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,9 @@ type namespaces struct {
 	metrics *metrics
 
 	finder   *netlinksrc.Finder
-	reader   *netlinksrc.Reader // its lock is that of all tables, and of what follows
+	given    Source             // what to read in place of the kernel, nil: nothing
+	reader   *netlinksrc.Reader // of the kernel's sources
+	lock     sync.Locker        // of all tables, and of what follows: the sources'
 	hint     chan struct{}      // holds a token when namespaces may have come or gone
 	overruns atomic.Uint64      // in this epoch
 
@@ -48,7 +50,7 @@ type namespaces struct {
 // A watch is a watcher at work.
 type watch struct {
 	watcher
-	src  *netlinksrc.Source
+	src  *netlinksrc.Source // nil when the source was given
 	ns   netlinksrc.Namespace
 	ids  map[int32]*watch   // namespaces by the id that they have in this one, as far as known
 	stop context.CancelFunc // run ends it: a namespace outlives no bridge, but may end before
@@ -80,16 +82,23 @@ const (
 	maxMoves = 4096
 )
 
-func newNamespaces(cfg Config, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
+// newNamespaces returns what reads the kernel, or, where one is given, a source in
+// its place.
+func newNamespaces(cfg Config, given Source, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
 		return nil, err
 	}
-	return &namespaces{
-		cfg: cfg, queue: q, log: log, metrics: m, finder: finder, reader: netlinksrc.NewReader(),
+	n := &namespaces{
+		cfg: cfg, queue: q, log: log, metrics: m, finder: finder, given: given, lock: given,
 		hint: make(chan struct{}, 1), watched: map[uint64]*watch{}, moves: map[place]schema.Counterpart{},
 		failing: map[string]string{}, failed: make(chan failure),
-	}, nil
+	}
+	if given == nil {
+		n.reader = netlinksrc.NewReader()
+		n.lock = n.reader
+	}
+	return n, nil
 }
 
 // close lets go of what run has left. Nothing may be under way.
@@ -152,7 +161,7 @@ func (n *namespaces) open(ctx context.Context) error {
 			begun = append(begun, w)
 		} else if failed[ns.Name] = err; ns.Own() || ctx.Err() != nil {
 			for _, w := range begun {
-				_ = w.src.Close()
+				w.close()
 			}
 			return err
 		}
@@ -164,33 +173,26 @@ func (n *namespaces) open(ctx context.Context) error {
 
 // begin opens a namespace and reads its links.
 func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch, error) {
-	cfg := netlinksrc.Config{ReadBuffer: n.cfg.ReadBuffer, Reader: n.reader, Namespaces: ns.Own() && n.cfg.Netns.All}
-	open := func() (*netlinksrc.Source, error) { return netlinksrc.Open(cfg) }
-	if !ns.Own() {
-		open = func() (*netlinksrc.Source, error) { return netlinksrc.OpenPath(ns.Path, ns.Inode, cfg) }
-	}
-	src, err := open()
-	if err != nil {
-		return nil, err
-	}
-	if ns.Own() || n.granted.Load() == 0 {
-		logReadBuffer(n.log, n.cfg.ReadBuffer, src.ReadBuffer())
-		n.granted.Store(int64(src.ReadBuffer()))
+	w := &watch{ns: ns, ids: map[int32]*watch{}, done: make(chan struct{})}
+	from := n.given
+	if from == nil {
+		src, err := n.openSource(ns)
+		if err != nil {
+			return nil, err
+		}
+		w.src, from = src, src
 	}
 	n.began++
 	t := newTable(n.cfg.Filter)
 	t.watch, t.fresh = n.began, n.queue.fresh
-	if !ns.Own() {
-		t.netns = netns{ns.Name, ns.Inode}
-	}
 	log := n.log
 	if !ns.Own() {
+		t.netns = netns{ns.Name, ns.Inode}
 		log = log.With("netns", ns.Name)
 	}
-	w := &watch{src: src, ns: ns, ids: map[int32]*watch{}, done: make(chan struct{})}
-	w.watcher = watcher{src: src, table: t, queue: n.queue, resync: n.cfg.Resync, log: log, overruns: &n.overruns, metrics: n.metrics}
+	w.watcher = watcher{src: from, table: t, queue: n.queue, resync: n.cfg.Resync, log: log, overruns: &n.overruns, metrics: n.metrics}
 	if err := w.start(ctx); err != nil {
-		_ = src.Close()
+		w.close()
 		return nil, err
 	}
 	if !n.cfg.Netns.OnlySelf() {
@@ -200,11 +202,35 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch
 	return w, nil
 }
 
+func (n *namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source, err error) {
+	cfg := netlinksrc.Config{ReadBuffer: n.cfg.ReadBuffer, Reader: n.reader, Namespaces: ns.Own() && n.cfg.Netns.All}
+	if ns.Own() {
+		src, err = netlinksrc.Open(cfg)
+	} else {
+		src, err = netlinksrc.OpenPath(ns.Path, ns.Inode, cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ns.Own() || n.granted.Load() == 0 {
+		logReadBuffer(n.log, n.cfg.ReadBuffer, src.ReadBuffer())
+		n.granted.Store(int64(src.ReadBuffer()))
+	}
+	return src, nil
+}
+
+// close lets go of the namespace. Its goroutine must have ended.
+func (w *watch) close() {
+	if w.src != nil {
+		_ = w.src.Close()
+	}
+}
+
 // adopt publishes the snapshots of namespaces that were begun, and has them
 // followed. Opening is those of the epoch's beginning, which stand together.
 func (n *namespaces) adopt(begun []*watch, opening bool) {
-	n.reader.Lock()
-	defer n.reader.Unlock()
+	n.lock.Lock()
+	defer n.lock.Unlock()
 	links, published := 0, uint32(0)
 	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *watch) bool { return w.table.published() == 0 })
 	n.queue.pushSnapshot(func(emit func(*change)) {
@@ -295,11 +321,11 @@ func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
 		w := left[i]
 		to = cmp.Or(to, there[w.ns.Inode].Name)
 		n.log.Info("a network namespace has another name", "netns", to, "before", w.ns.Name, "inode", w.ns.Inode)
-		n.reader.Lock()
+		n.lock.Lock()
 		delete(taken, w.ns.Name)
 		w.ns.Name, taken[to] = to, true
 		w.watcher.rename(to)
-		n.reader.Unlock()
+		n.lock.Unlock()
 		if to == there[w.ns.Inode].Name {
 			left = slices.Delete(left, i, i+1)
 		}
@@ -308,8 +334,8 @@ func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
 
 // list returns what is watched, in the order in which it was begun.
 func (n *namespaces) list() []*watch {
-	n.reader.Lock()
-	defer n.reader.Unlock()
+	n.lock.Lock()
+	defer n.lock.Unlock()
 	return slices.SortedFunc(maps.Values(n.watched), func(a, b *watch) int { return cmp.Compare(a.table.watch, b.table.watch) })
 }
 
@@ -317,15 +343,15 @@ func (n *namespaces) list() []*watch {
 func (n *namespaces) remove(w *watch) {
 	w.stop()
 	<-w.done
-	n.reader.Lock()
-	defer n.reader.Unlock()
+	n.lock.Lock()
+	defer n.lock.Unlock()
 	w.end()
 	delete(n.watched, w.ns.Inode)
 	for _, other := range n.watched {
 		maps.DeleteFunc(other.ids, func(_ int32, to *watch) bool { return to == w })
 	}
 	maps.DeleteFunc(n.moves, func(to place, _ schema.Counterpart) bool { return to.watch == w.table.watch })
-	_ = w.src.Close()
+	w.close()
 }
 
 // end stops all watchers, and lets go of the namespaces. What the links are after
@@ -336,10 +362,10 @@ func (n *namespaces) end() {
 	}
 	for _, w := range n.list() {
 		<-w.done
-		n.reader.Lock()
+		n.lock.Lock()
 		delete(n.watched, w.ns.Inode)
-		_ = w.src.Close()
-		n.reader.Unlock()
+		w.close()
+		n.lock.Unlock()
 	}
 }
 
@@ -348,14 +374,14 @@ func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed)
 	for _, m := range missed {
 		failed[m.What] = m.Err
 	}
-	n.reader.Lock()
+	n.lock.Lock()
 	over := slices.DeleteFunc(slices.Collect(maps.Keys(n.failing)), func(what string) bool { return failed[what] != nil })
-	n.reader.Unlock()
+	n.lock.Unlock()
 	for _, what := range over {
 		n.log.Info("what could not be watched is watched, or gone", "netns", what)
-		n.reader.Lock()
+		n.lock.Lock()
 		delete(n.failing, what)
-		n.reader.Unlock()
+		n.lock.Unlock()
 	}
 	for _, what := range slices.Sorted(maps.Keys(failed)) {
 		n.say(what, failed[what])
@@ -364,10 +390,10 @@ func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed)
 
 // say logs why a namespace cannot be watched, unless that was said.
 func (n *namespaces) say(what string, err error) {
-	n.reader.Lock()
+	n.lock.Lock()
 	before := n.failing[what]
 	n.failing[what] = err.Error()
-	n.reader.Unlock()
+	n.lock.Unlock()
 	if before == err.Error() {
 		return
 	}
@@ -486,8 +512,8 @@ func (n *namespaces) stuck() (list []string) {
 // counts returns how many links each namespace has, and how many namespaces cannot
 // be watched.
 func (n *namespaces) counts() (links map[string]int, failing int) {
-	n.reader.Lock()
-	defer n.reader.Unlock()
+	n.lock.Lock()
+	defer n.lock.Unlock()
 	links = map[string]int{}
 	for _, w := range n.watched {
 		links[w.ns.Name] = int(w.links.Load())

@@ -15,10 +15,10 @@ import (
 	"ifacebridge/schema"
 )
 
-// source is what a watcher reads from; netlinksrc.Source is the one there is,
-// and says what each method does and what it blocks on. Its lock is that of the
-// table.
-type source interface {
+// A Source is what the links of a namespace are read from: the kernel, through a
+// [netlinksrc.Source], which says what each method does and what it blocks on. Its
+// lock is held while handle runs.
+type Source interface {
 	sync.Locker
 	Receive(ctx context.Context, handle func(*netlinksrc.Message)) error
 	Drain(handle func(*netlinksrc.Message)) error
@@ -27,12 +27,12 @@ type source interface {
 	Malformed() (messages, attributes uint64)
 }
 
-var _ source = (*netlinksrc.Source)(nil)
+var _ Source = (*netlinksrc.Source)(nil)
 
 // A watcher keeps the table of a namespace true to the kernel and pushes what
 // changes to the queue. It never waits for anything but the kernel.
 type watcher struct {
-	src    source
+	src    Source
 	table  *table
 	queue  *queue
 	resync time.Duration // 0: never
