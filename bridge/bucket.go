@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/schema"
 )
@@ -45,8 +46,8 @@ type bucket struct {
 
 	puts atomic.Uint64 // keys that were put or purged
 
-	kv      jetstream.KeyValue // nil until it was found or made
-	markers bool               // markers of deleted keys can be given a time to live
+	opened  bool // it was found or made
+	markers bool // markers of deleted keys can be given a time to live
 }
 
 const (
@@ -73,6 +74,9 @@ func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket,
 
 // key is the key of a link.
 func (b *bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
+
+// subject is that of a key.
+func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
 
 // put notes that events were stored, and applied to the state. It does not block.
 func (b *bucket) put(events []outgoing) {
@@ -114,7 +118,7 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 			}
 		}
 		if err := b.catchUp(ctx); err != nil {
-			b.kv = nil // look it up again: it may be gone
+			b.opened = false // look it up again: it may be gone
 			if outage.wait(ctx, b.nc, err, b.unsaid()) != nil {
 				return
 			}
@@ -245,7 +249,7 @@ func (b *bucket) takeDirty() (puts []put) {
 // message is the put of a key, as nats.go's KeyValue makes it; of no data, its
 // purge.
 func (b *bucket) message(key string, data []byte) *nats.Msg {
-	msg := nats.NewMsg("$KV." + b.cfg.Bucket + "." + key)
+	msg := nats.NewMsg(b.subject(key))
 	if data != nil {
 		msg.Data = data
 		return msg
@@ -270,38 +274,38 @@ func (b *bucket) again(p *put) {
 
 // open finds the bucket, or makes it. One that was made again is filled again.
 func (b *bucket) open(ctx context.Context) error {
-	if b.kv != nil {
+	if b.opened {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	kv, err := b.js.KeyValue(ctx, b.cfg.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = b.create(ctx)
+	stream, err := b.js.Stream(ctx, b.stream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err = b.create(ctx); err == nil {
+			stream, err = b.js.Stream(ctx, b.stream())
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b.cfg.Bucket, err)
 	}
-	status, err := kv.Status(ctx)
-	if err != nil {
-		return fmt.Errorf("bucket %s: %w", b.cfg.Bucket, err)
+	cfg := stream.CachedInfo().Config
+	if !cfg.AllowDirect {
+		return fmt.Errorf("bucket %s: its stream does not allow to be read directly; have someone who may run: nats stream edit %s --allow-direct", b.cfg.Bucket, cfg.Name)
 	}
-	b.kv, b.markers = kv, status.LimitMarkerTTL() > 0
+	b.opened, b.markers = true, cfg.SubjectDeleteMarkerTTL > 0
 	return nil
 }
 
-func (b *bucket) create(ctx context.Context) (jetstream.KeyValue, error) {
+// stream is the name of the stream that a bucket is.
+func (b *bucket) stream() string { return "KV_" + b.cfg.Bucket }
+
+func (b *bucket) create(ctx context.Context) error {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: b.cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
 		History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, LimitMarkerTTL: markerTTL,
 	}
-	kv, err := b.js.CreateKeyValue(ctx, cfg)
-	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) { // a server before 2.11
-		cfg.LimitMarkerTTL = 0
-		kv, err = b.js.CreateKeyValue(ctx, cfg)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("create it: %w; or have someone who may run: nats kv add %s --storage=file --replicas=%d", err, cfg.Bucket, cfg.Replicas)
+	if _, err := b.js.CreateKeyValue(ctx, cfg); err != nil {
+		return fmt.Errorf("create it: %w; or have someone who may run: nats kv add %s --storage=file --replicas=%d", err, cfg.Bucket, cfg.Replicas)
 	}
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
 	b.mu.Lock()
@@ -309,36 +313,65 @@ func (b *bucket) create(ctx context.Context) (jetstream.KeyValue, error) {
 	for _, k := range b.state.keys() {
 		b.dirty[k] = true
 	}
-	return kv, nil
+	return nil
 }
 
-// read returns what the bucket holds of this host, by key.
+// readPage is how many keys are asked for at once: as many as a server sends without
+// more.
+const readPage = 1024
+
+// read returns what the bucket holds of this host, by key. It asks whichever server
+// has a replica for the messages themselves: consumers, as a watch of the bucket has
+// them, are made by the one leader of all streams, and a fleet that starts would make
+// one for each host.
 func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	watcher, err := b.kv.Watch(ctx, b.cfg.Token+".>", jetstream.IgnoreDeletes())
-	if err != nil {
-		return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
-	}
-	defer func() { _ = watcher.Stop() }() // its consumer expires by itself
 	held := map[string][]byte{}
-	for {
-		select {
-		case entry, ok := <-watcher.Updates():
-			if entry == nil && ok { // all that was there
-				return held, nil
-			}
-			if !ok {
-				return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, errNotConnected)
-			}
-			held[entry.Key()] = entry.Value()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, ctx.Err())
+	for seq, whole := uint64(1), false; !whole; {
+		var err error
+		if seq, whole, err = b.readFrom(ctx, seq, held); err != nil {
+			return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
 		}
 	}
+	return held, nil
+}
+
+// readFrom adds what the bucket holds from a sequence of its stream on. It returns
+// where to go on, and whether that was all.
+func (b *bucket) readFrom(ctx context.Context, seq uint64, held map[string][]byte) (next uint64, whole bool, err error) {
+	page, err := jetstreamext.GetBatch(ctx, b.js, b.stream(), readPage, jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
+	if err != nil {
+		return 0, false, err
+	}
+	pending := ""
+	for msg, err := range page {
+		switch {
+		case errors.Is(err, jetstreamext.ErrNoMessages):
+			return seq, true, nil
+		case errors.Is(err, jetstreamext.ErrBatchUnsupported) && atLeast(b.nc.ConnectedServerVersion(), 2, 11): // it is what an answer without a message looks like
+			return 0, false, nats.ErrNoResponders
+		case err != nil:
+			return 0, false, err
+		}
+		seq, pending = msg.Sequence+1, msg.Header.Get("Nats-Num-Pending")
+		key := strings.TrimPrefix(msg.Subject, b.subject(""))
+		if len(msg.Data) > 0 {
+			held[key] = msg.Data
+		} else { // the marker of a deleted key
+			delete(held, key)
+		}
+	}
+	switch {
+	case ctx.Err() != nil: // which ends the page as if it were over
+		return 0, false, ctx.Err()
+	case pending == "":
+		return 0, false, errNotConnected
+	}
+	return seq, pending == "0", nil
 }
 
 // compare marks what the bucket holds otherwise than it should.

@@ -132,6 +132,11 @@ func isTooLarge(err error) bool {
 // errCodeBatchTooLarge is the server's JSAtomicPublishTooLargeBatchErrF.
 const errCodeBatchTooLarge jetstream.ErrorCode = 10199
 
+// errCodeBatchIncomplete is the server's JSAtomicPublishIncompleteBatchErr: it did not
+// take the beginning, having too many batches open (10210, which only an answer to
+// that would tell), or it has become the leader since.
+const errCodeBatchIncomplete jetstream.ErrorCode = 10176
+
 // errCodeBatchDuplicate is the server's JSAtomicPublishContainsDuplicateMessageErr.
 const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
@@ -364,8 +369,11 @@ func (d *jetStreamDelivery) explain(err, lastErr error) error {
 		}
 		return fmt.Errorf("%w; to have the stream created by someone who may: %s", refused, addCommand(d.streamConfig()))
 	}
+	var api *jetstream.APIError
 	switch {
-	case errors.Is(err, jetstream.ErrNoStreamResponse):
+	case errors.As(err, &api) && api.ErrorCode == errCodeBatchIncomplete:
+		return fmt.Errorf("the server has as many batches open as it may (limits.batch.max_inflight_per_stream), or a new leader: %w", err)
+	case errors.Is(err, jetstream.ErrNoStreamResponse), d.seen && errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("stream %s has no leader, or is gone: %w", d.cfg.Stream, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: JetStream is off or not ready; enable JetStream on the server, or set IFACE_DELIVERY=core", err)

@@ -20,27 +20,30 @@ type outage struct {
 	since    time.Time
 	lastText string
 	backoff  time.Duration
-	moved    time.Time // to another server
+	moved    time.Time     // to another server
+	jitter   time.Duration // of the time until then
 }
 
 const (
 	maxBackoff = 2 * time.Second
 
-	// moveAfter is how long a server that answers, but cannot store, is given
-	// before another one of its cluster is tried.
-	moveAfter = 5 * time.Second
+	// moveAfter is how long a server that answers, but cannot store, is given at
+	// least before another one of its cluster is tried: longer than an election takes
+	// (nats-server: 4 to 9 s), which moving does not help and a fleet that moves all at
+	// once makes longer. Up to as much again is added at random.
+	moveAfter = 10 * time.Second
 )
 
 // moveOn tries another server when this one has not been able to store anything
 // for a while: it may be cut off from the others, and would go on answering pings.
 func (o *outage) moveOn(nc *nats.Conn, began time.Time, err error) {
 	if o.since.IsZero() {
-		o.since = began
+		o.since, o.jitter = began, rand.N(moveAfter)
 	}
 	if !passes(err) {
 		return // any server would say the same
 	}
-	if time.Since(o.since) < moveAfter || time.Since(o.moved) < moveAfter || !nc.IsConnected() || len(nc.Servers()) < 2 {
+	if time.Since(o.since) < moveAfter+o.jitter || time.Since(o.moved) < moveAfter+o.jitter || !nc.IsConnected() || len(nc.Servers()) < 2 {
 		return
 	}
 	o.moved = time.Now()

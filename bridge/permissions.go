@@ -30,9 +30,7 @@ func (c *Config) HostPermissions() Permissions {
 			"$JS.API.INFO",
 			"$JS.API.STREAM.CREATE."+c.Stream, "$JS.API.STREAM.INFO."+c.Stream, "$JS.API.STREAM.MSG.GET."+c.Stream,
 			"$JS.API.STREAM.CREATE."+kv, "$JS.API.STREAM.INFO."+kv,
-			"$JS.API.CONSUMER.CREATE."+kv+".*.$KV."+c.Bucket+"."+c.Token+".>",
-			"$JS.API.CONSUMER.DELETE."+kv+".*",
-			"$JS.FC."+kv+".>",
+			"$JS.API.DIRECT.GET."+kv,
 		)
 	}
 	return p

@@ -63,8 +63,8 @@ func setting(t testing.TB, name string, usual int) int {
 	return n
 }
 
-// A simulation is a cluster of three servers and a process with the bridges of many
-// hosts on it.
+// A simulation is a server or a cluster of them, and a process with the bridges of
+// many hosts on it.
 type simulation struct {
 	t       testing.TB
 	servers []*natstest.Server
@@ -77,11 +77,10 @@ type simulation struct {
 	ended   bool
 }
 
-// simulate starts a cluster and a process with so many hosts, whose bridges are not
-// started yet. More is for their environment.
-func simulate(t testing.TB, hosts, links int, more ...string) *simulation {
+// simulate starts a process with so many hosts, whose bridges are not started yet.
+func simulate(t testing.TB, servers []*natstest.Server, hosts, links int) *simulation {
 	t.Helper()
-	s := &simulation{t: t, servers: natstest.StartCluster(t)}
+	s := &simulation{t: t, servers: servers}
 	var urls []string
 	for _, server := range s.servers {
 		urls = append(urls, server.URL)
@@ -93,7 +92,7 @@ func simulate(t testing.TB, hosts, links int, more ...string) *simulation {
 	s.nc = nc
 	s.js, err = jetstream.New(nc)
 	must(t, err)
-	within(t, 30*time.Second, "the cluster has a leader", func() bool {
+	within(t, 30*time.Second, "JetStream is there", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_, err := s.js.AccountInfo(ctx)
@@ -101,7 +100,7 @@ func simulate(t testing.TB, hosts, links int, more ...string) *simulation {
 	})
 
 	s.cmd = exec.Command(natstest.Binary(t, "ifacebridge/test/fleet"), "-hosts", fmt.Sprint(hosts), "-links", fmt.Sprint(links))
-	s.cmd.Env = append(os.Environ(), append([]string{"NATS_URL=" + s.urls, "IFACE_REPLICAS=3"}, more...)...)
+	s.cmd.Env = append(os.Environ(), "NATS_URL="+s.urls, fmt.Sprint("IFACE_REPLICAS=", len(servers)))
 	log, err := os.Create(filepath.Join(t.TempDir(), "bridges.log"))
 	must(t, err)
 	s.cmd.Stderr = log
@@ -119,6 +118,9 @@ func simulate(t testing.TB, hosts, links int, more ...string) *simulation {
 			_ = s.cmd.Wait()
 		}
 		text, _ := os.ReadFile(log.Name())
+		if keep := os.Getenv("KEEPLOG"); keep != "" {
+			os.WriteFile(keep, text, 0o644)
+		}
 		said := map[string]int{}
 		for line := range strings.Lines(string(text)) {
 			_, message, _ := strings.Cut(line, " msg=")
@@ -187,10 +189,11 @@ type audited struct {
 	links    map[int32]schema.Link
 }
 
-// delay is how long an event took that was made then.
+// delay is how long an event took that was made then: until it was stored, and
+// until it was here.
 type delay struct {
-	made time.Time
-	took time.Duration
+	made         time.Time
+	stored, took time.Duration
 }
 
 // startAudit reads the stream from its beginning, as soon as it is there.
@@ -245,7 +248,7 @@ func (a *audit) message(m jetstream.Msg) {
 		}
 		h.snapshot--
 	} else {
-		a.delays = append(a.delays, delay{e.Time, now.Sub(e.Time)})
+		a.delays = append(a.delays, delay{e.Time, meta.Timestamp.Sub(e.Time), now.Sub(e.Time)})
 	}
 	if e.Kind == schema.Del {
 		delete(h.links, e.Link.Index)
@@ -298,10 +301,33 @@ func (a *audit) differs(truths map[string]truth, links int) (diffs []string) {
 	return diffs
 }
 
+// powerUp starts all bridges at once, and waits until their snapshots are stored, and
+// in the bucket.
+func (s *simulation) powerUp(hosts, links int) *audit {
+	s.t.Helper()
+	began := time.Now()
+	var answer string
+	s.command(&answer, "start")
+	a := startAudit(s)
+	within(s.t, time.Minute, "all snapshots are stored", func() bool { n, _ := a.whole(); return n == hosts })
+	a.verdict(s.t)
+	s.t.Logf("%d hosts with %d links each: all snapshots stored, and read, %v after the simultaneous start", hosts, links, time.Since(began).Round(10*time.Millisecond))
+	within(s.t, 2*time.Minute, "the bucket holds every link", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		st, err := s.js.Stream(ctx, "KV_iface_links")
+		return err == nil && st.CachedInfo().State.Msgs >= uint64(hosts*links)
+	})
+	s.t.Logf("the bucket held all of them %v after it", time.Since(began).Round(10*time.Millisecond))
+	return a
+}
+
 // A kill is one of a server, and what came of it.
 type kill struct {
-	at       time.Time
-	recovery time.Duration // until events took less than a second again
+	at time.Time
+	// Until events were stored, and were with the consumer, within a second again.
+	stored, recovery time.Duration
+	elected          time.Duration // until the stream had a leader
 }
 
 // Under load, the server that leads the stream is killed again and again; nothing is
@@ -315,6 +341,8 @@ func (s *simulation) underLoad(a *audit, rate, seconds, kills int) (made int, do
 			leader := s.leader("IFACE")
 			done = append(done, kill{at: time.Now()})
 			leader.Kill()
+			within(s.t, 30*time.Second, "another leader", func() bool { return s.leader("IFACE") != leader })
+			done[i].elected = time.Since(done[i].at)
 			time.Sleep(3 * time.Second)
 			leader.Start()
 		}
@@ -332,18 +360,8 @@ func TestPowerUpAndFailovers(t *testing.T) {
 	rate := setting(t, "IFACE_TEST_FLEET_RATE", 2*hosts)
 	seconds := setting(t, "IFACE_TEST_FLEET_SECONDS", 20)
 	const links = 50
-	s := simulate(t, hosts, links)
-	var answer string
-	began := time.Now()
-	s.command(&answer, "start")
-	a := startAudit(s)
-	within(t, time.Minute, "all snapshots are stored", func() bool { n, _ := a.whole(); return n == hosts })
-	a.verdict(t)
-	t.Logf("%d hosts with %d links each: all snapshots stored, and read, %v after the simultaneous start", hosts, links, time.Since(began).Round(10*time.Millisecond))
-	inBucket := s.bucketHolds(hosts * links)
-	t.Logf("the bucket held all links %v after the start", time.Since(began).Round(10*time.Millisecond))
-	_ = inBucket
-
+	s := simulate(t, natstest.StartCluster(t), hosts, links)
+	a := s.powerUp(hosts, links)
 	made, kills := s.underLoad(a, rate, seconds, 2)
 	quiet := time.Now()
 	var truths map[string]truth
@@ -368,7 +386,8 @@ func TestPowerUpAndFailovers(t *testing.T) {
 	t.Logf("%d notifications in %d s: each there once, in order, %v after the last; outside of failovers p50 %v, p99 %v from the notification to the consumer",
 		made, seconds, settled.Round(time.Millisecond), p50.Round(100*time.Microsecond), p99.Round(100*time.Microsecond))
 	for _, k := range kills {
-		t.Logf("the stream's leader killed: events took less than a second again after %v", k.recovery.Round(10*time.Millisecond))
+		t.Logf("the stream's leader killed: another one after %v, events stored within a second again after %v, and with the consumer after %v",
+			k.elected.Round(10*time.Millisecond), k.stored.Round(10*time.Millisecond), k.recovery.Round(10*time.Millisecond))
 	}
 	s.bucketIs(a)
 	s.end()
@@ -381,13 +400,8 @@ func (a *audit) latency(kills []kill) (p50, p99 time.Duration) {
 	defer a.mu.Unlock()
 	var took []time.Duration
 	for _, d := range a.delays {
-		for i := range kills {
-			k := &kills[i]
-			last := i+1 == len(kills) || d.made.Before(kills[i+1].at)
-			if arrived := d.made.Add(d.took); arrived.After(k.at) && last && d.took > time.Second {
-				k.recovery = max(k.recovery, arrived.Sub(k.at))
-			}
-		}
+		late(kills, d.made, d.stored, func(k *kill) *time.Duration { return &k.stored })
+		late(kills, d.made, d.took, func(k *kill) *time.Duration { return &k.recovery })
 	}
 	for _, d := range a.delays {
 		if !slices.ContainsFunc(kills, func(k kill) bool {
@@ -403,15 +417,17 @@ func (a *audit) latency(kills []kill) (p50, p99 time.Duration) {
 	return took[len(took)/2], took[len(took)*99/100]
 }
 
-// bucketHolds waits until the bucket has so many keys.
-func (s *simulation) bucketHolds(keys int) time.Duration {
-	s.t.Helper()
-	return within(s.t, 2*time.Minute, "the bucket holds every link", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		st, err := s.js.Stream(ctx, "KV_iface_links")
-		return err == nil && st.CachedInfo().State.Msgs >= uint64(keys)
-	})
+// late has the last kill before an event came take longer until then, if the event
+// took more than a second.
+func late(kills []kill, made time.Time, took time.Duration, recovery func(*kill) *time.Duration) {
+	came := made.Add(took)
+	for i := len(kills) - 1; i >= 0 && took > time.Second; i-- {
+		if came.After(kills[i].at) {
+			until := recovery(&kills[i])
+			*until = max(*until, came.Sub(kills[i].at))
+			return
+		}
+	}
 }
 
 // bucketIs waits until the bucket holds what the audit does.
@@ -459,4 +475,17 @@ func (s *simulation) bucketIs(a *audit) {
 		}
 		return len(wrong) == 0 && len(held) == len(a.hosts)
 	})
+}
+
+// A server that takes only two open batches at a time: all the others come to their
+// turn, by trying again.
+func TestOpenBatchesLimit(t *testing.T) {
+	const hosts, links = 200, 20
+	server := natstest.New(t, "")
+	server.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { batch { max_inflight_per_stream: 2, max_inflight_total: 2 } } }", filepath.Join(server.Dir, "store")))
+	server.Start()
+	s := simulate(t, []*natstest.Server{server}, hosts, links)
+	a := s.powerUp(hosts, links)
+	s.bucketIs(a)
+	s.end()
 }

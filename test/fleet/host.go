@@ -149,7 +149,9 @@ func (h *host) stopContainer() {
 	h.containers = h.containers[1:]
 	for _, change := range []func(){
 		func() { l.Flags &^= lowerUpFlag; l.Carrier = schema.Some(false) },
-		func() { l.OperState, l.CarrierDownCount = schema.Some(schema.OperLowerLayerDown), schema.Some[uint32](2) },
+		func() {
+			l.OperState, l.CarrierDownCount = schema.Some(schema.OperLowerLayerDown), schema.Some[uint32](2)
+		},
 		func() { l.Flags &^= upFlag; l.OperState = schema.Some(schema.OperDown) },
 		func() { l.MasterIndex, l.Info.SlaveKind = 0, "" },
 	} {
