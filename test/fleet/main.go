@@ -35,6 +35,7 @@ func main() {
 	log.SetFlags(0)
 	count := flag.Int("hosts", 1000, "how many hosts there are")
 	links := flag.Int("links", 50, "how many links each of them has")
+	domain := flag.String("domain", "example.com", "what the hosts' names end with")
 	flag.Parse()
 	settings, err := bridge.LoadSettings()
 	if err != nil {
@@ -42,7 +43,7 @@ func main() {
 	}
 	f := &fleet{settings: settings}
 	for i := range *count {
-		f.hosts = append(f.hosts, newHost(fmt.Sprintf("host%05d.example.com", i), *links))
+		f.hosts = append(f.hosts, newHost(fmt.Sprintf("host%05d.%s", i, *domain), *links))
 	}
 	if err := f.obey(os.Stdin, json.NewEncoder(os.Stdout)); err != nil {
 		log.Fatal(err)

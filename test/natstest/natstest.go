@@ -58,7 +58,8 @@ type Server struct {
 	URL  string
 	Host string // its address, 127.0.0.1 unless it is on a test host of its own
 	Port int
-	Dir  string // its store and log
+	Dir  string   // its store and log
+	Env  []string // more of its environment, "NAME=value", for its next start
 
 	enter func() error // puts the thread that starts the process on its host
 	t     testing.TB
@@ -143,6 +144,7 @@ func (s *Server) Configure(conf string) {
 func (s *Server) Start() {
 	s.t.Helper()
 	cmd, done := exec.Command(s.path, s.args...), make(chan struct{})
+	cmd.Env = append(os.Environ(), s.Env...)
 	s.cmd, s.done = cmd, done
 	started := make(chan error)
 	go func() {
