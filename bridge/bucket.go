@@ -277,7 +277,7 @@ func (b *bucket) open(ctx context.Context) error {
 	if b.opened {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	stream, err := b.js.Stream(ctx, b.stream())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

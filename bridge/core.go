@@ -15,6 +15,10 @@ import (
 // connection is taken to be dead or the server stuck.
 const confirmTimeout = 5 * time.Second
 
+// lookupTimeout is that for questions that cost the server nothing: a stream that has
+// no leader, since it is being made or elects one, does not answer at all.
+const lookupTimeout = 2 * time.Second
+
 // coreDelivery publishes over plain NATS. Publish only writes into a buffer, so
 // nothing counts before the server has answered the PING behind it: at least
 // once to the server.

@@ -198,7 +198,7 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
 	if err != nil {
@@ -273,7 +273,7 @@ func (d *jetStreamDelivery) fenced(at time.Time) error {
 // prepareStream looks for the stream, and creates it when it is missing. A
 // stream that is there is used as it is.
 func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	stream, err := d.js.Stream(ctx, d.cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -378,7 +378,7 @@ func (d *jetStreamDelivery) explain(err, lastErr error) error {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: JetStream is off or not ready; enable JetStream on the server, or set IFACE_DELIVERY=core", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fmt.Errorf("no answer within %v: %w", confirmTimeout, err)
+		return fmt.Errorf("no answer in time: %w", err)
 	}
 	return err
 }

@@ -436,7 +436,29 @@ func TestPowerUpAndFailovers(t *testing.T) {
 			k.elected.Round(10*time.Millisecond), k.stored.Round(10*time.Millisecond), k.recovery.Round(10*time.Millisecond))
 	}
 	c.bucketIs("iface_links", a)
+	c.ofOneHost(a, "host00007.example.com")
 	s.end()
+}
+
+// ofOneHost sees to it that who wants one host's events, or links, reads no others.
+func (c *client) ofOneHost(a *audit, name string) {
+	c.t.Helper()
+	token, err := schema.HostToken(name)
+	must(c.t, err)
+	a.mu.Lock()
+	events, links := a.hosts[name].seq, uint64(len(a.hosts[name].links))
+	a.mu.Unlock()
+	for stream, filter := range map[string]string{"IFACE": "iface." + token + ".*", "KV_iface_links": "$KV.iface_links." + token + ".>"} {
+		st, err := c.js.Stream(context.Background(), stream)
+		must(c.t, err)
+		consumer, err := st.CreateConsumer(context.Background(), jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy})
+		must(c.t, err)
+		pending := consumer.CachedInfo().NumPending
+		c.t.Logf("a consumer of %s has %d messages to read, of %d", filter, pending, st.CachedInfo().State.Msgs)
+		if stream == "IFACE" && pending != events || stream != "IFACE" && pending < links {
+			c.t.Errorf("it should have %d and %d", events, links)
+		}
+	}
 }
 
 // latency fills in the recoveries, and returns percentiles of what was made outside

@@ -61,6 +61,7 @@ type Server struct {
 	Dir  string   // its store and log
 	Env  []string // more of its environment, "NAME=value", for its next start
 
+	conf  string       // as it was given to New
 	enter func() error // puts the thread that starts the process on its host
 	t     testing.TB
 	path  string
@@ -89,7 +90,7 @@ func New(t testing.TB, conf string) *Server {
 func NewOn(t testing.TB, host string, port int, enter func() error, conf string) *Server {
 	t.Helper()
 	dir := t.TempDir()
-	s := &Server{Host: host, Port: port, Dir: dir, enter: enter, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
+	s := &Server{Host: host, Port: port, Dir: dir, conf: conf, enter: enter, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
 	s.URL = fmt.Sprintf("nats://%s:%d", host, port)
 	s.Configure(conf)
 	s.args = []string{"-c", filepath.Join(dir, "nats.conf"), "-l", filepath.Join(dir, "nats.log")}
@@ -114,15 +115,15 @@ func StartCluster(t testing.TB) []*Server {
 	return servers
 }
 
-// JoinCluster configures servers as a cluster whose routes have these ports, and
-// starts them.
+// JoinCluster configures servers, besides what they were given, as a cluster whose
+// routes have these ports, and starts them.
 func JoinCluster(servers []*Server, routes []int) {
 	var urls []string
 	for i, s := range servers {
 		urls = append(urls, fmt.Sprintf("nats://%s:%d", s.Host, routes[i]))
 	}
 	for i, s := range servers {
-		s.Configure(fmt.Sprintf("server_name: s%d\njetstream { store_dir: %q }\ncluster { name: c, listen: \"%s:%d\", routes: [%s] }\n",
+		s.Configure(s.conf + fmt.Sprintf("\nserver_name: s%d\njetstream { store_dir: %q }\ncluster { name: c, listen: \"%s:%d\", routes: [%s] }\n",
 			i, filepath.Join(s.Dir, "store"), s.Host, routes[i], strings.Join(urls, ", ")))
 		s.Start()
 	}
@@ -176,6 +177,9 @@ func (s *Server) Start() {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// Pid is the process's id.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
 // Kill ends the process with SIGKILL and waits for it.
 func (s *Server) Kill() {
