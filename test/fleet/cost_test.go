@@ -317,6 +317,7 @@ func draw(path string, costs []cost) error {
 		p.Add(line, dots)
 		p.Legend.Add(strings.TrimSuffix(q.name, q.name[strings.LastIndex(q.name, ","):]), line, dots)
 	}
-	p.Legend.Top = true
+	p.Legend.Left, p.Legend.YOffs = true, vg.Centimeter
+	p.X.Max *= 1.3
 	return p.Save(20*vg.Centimeter, 12*vg.Centimeter, path)
 }

@@ -424,7 +424,7 @@ func TestPowerUpAndFailovers(t *testing.T) {
 	c := connect(t, natstest.StartCluster(t)...)
 	s := simulate(t, c.servers, hosts, links, "example.com")
 	a := powerUp(c, s, hosts, links)
-	made, kills := underLoad(c, s, rate, seconds, (seconds+30)/60+1)
+	made, kills := underLoad(c, s, rate, seconds, max(1, seconds/60))
 	quiet := time.Now()
 	a.complete(t, links, made, s)
 	settled := time.Since(quiet)
