@@ -111,19 +111,30 @@ func BenchmarkEvent(b *testing.B) {
 	}
 }
 
-// The last part of it: an event becomes a message.
+// The last part of it: an event becomes a message; when the one before was about the
+// same link, and when it was about another.
 func BenchmarkEncode(b *testing.B) {
-	p := newRoute(10)
-	before := link(5, "eth4", mtu(1500))
-	after := link(5, "eth4", mtu(9000))
-	c := change{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), link: &after, before: &before, wasThere: true}
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if i%maxBatch == 0 {
-			p.encoder.seal()
-			p.encoder.reset()
-		}
-		p.backlog.id.event(&p.backlog.event, &c)
-		p.encoder.add(&p.backlog.event)
+	var changes []change
+	for _, index := range []int32{5, 6} {
+		one, other := link(index, "eth4", mtu(1500)), link(index, "eth4", mtu(9000))
+		c := change{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), wasThere: true}
+		c.link, c.before = &one, &other
+		changes = append(changes, c)
+		c.link, c.before = &other, &one
+		changes = append(changes, c)
+	}
+	for name, turns := range map[string][]int{"same": {0, 1}, "other": {0, 2, 1, 3}} {
+		b.Run(name, func(b *testing.B) {
+			p := newRoute(10)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if i%maxBatch == 0 {
+					p.encoder.seal()
+					p.encoder.reset()
+				}
+				p.backlog.id.event(&p.backlog.event, &changes[turns[i%len(turns)]])
+				p.encoder.add(&p.backlog.event)
+			}
+		})
 	}
 }

@@ -45,6 +45,7 @@ type encoder struct {
 	epoch string
 	seq   uint64 // of the last event
 
+	json  schema.Encoder
 	batch []outgoing
 	bytes []byte   // their data
 	texts []byte   // of their headers
@@ -77,7 +78,7 @@ func (c *encoder) add(e *schema.Event) {
 	e.Epoch, e.Seq = c.epoch, c.seq
 	start := len(c.bytes)
 	var link int
-	c.bytes, link = appendWithin(c.bytes, e, c.room)
+	c.bytes, link = appendWithin(&c.json, c.bytes, e, c.room)
 	c.batch = append(c.batch, outgoing{
 		seq: e.Seq, subject: c.subjects[e.Kind], labels: labels{e.Kind, e.Action, e.Cause},
 		data: c.bytes[start:len(c.bytes):len(c.bytes)], link: link, key: e.Key(), former: e.NetnsPrevious, gone: e.Kind == schema.Del,
@@ -162,7 +163,7 @@ func (c *encoder) fit(batch []outgoing) error {
 		if err := e.UnmarshalJSON(o.data); err != nil {
 			return err
 		}
-		o.data, o.link = appendWithin(nil, &e, limit)
+		o.data, o.link = appendWithin(&c.json, nil, &e, limit)
 	}
 	return nil
 }
@@ -201,9 +202,9 @@ var expendable = func() []schema.FieldSet {
 // appendWithin appends the event's JSON, without what has to go to keep it within
 // limit bytes, and says so in the event. 0 is no limit known yet. It returns,
 // besides, where in the JSON the link begins.
-func appendWithin(dst []byte, e *schema.Event, limit int) (with []byte, link int) {
+func appendWithin(json *schema.Encoder, dst []byte, e *schema.Event, limit int) (with []byte, link int) {
 	start := len(dst)
-	dst, link = e.AppendJSONLink(dst)
+	dst, link = json.AppendJSON(dst, e)
 	for _, set := range expendable {
 		if limit <= 0 || len(dst)-start+headerRoom <= limit {
 			break
@@ -211,7 +212,7 @@ func appendWithin(dst []byte, e *schema.Event, limit int) (with []byte, link int
 		e.Truncated |= set & (schema.Present(&e.Link) | e.Changed)
 		e.Link = e.Link.Without(set)
 		e.Previous = e.Previous.Without(set)
-		dst, link = e.AppendJSONLink(dst[:start])
+		dst, link = json.AppendJSON(dst[:start], e)
 	}
 	return dst, link - start
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"hash/maphash"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +45,7 @@ type Message struct {
 // nothing new does not allocate. It is not safe for concurrent use.
 type Decoder struct {
 	strings  interner
-	infoData interner
+	infoData map[string]string // JSON by the attributes that it was made of; at most maxInfoData
 	scratch  []byte
 
 	// BadMessages and BadAttributes count what was malformed and left out.
@@ -53,9 +54,12 @@ type Decoder struct {
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder {
-	// The settings of a bridge hold timers, which make them new each time.
-	return &Decoder{strings: newInterner(16384), infoData: newInterner(256)}
+	return &Decoder{strings: interner{seed: maphash.MakeSeed()}, infoData: map[string]string{}}
 }
+
+// maxInfoData is few, since the settings of a bridge hold timers, which make them new
+// each time.
+const maxInfoData = 256
 
 // Decode decodes the body of a netlink message of type typ (RTM_NEWLINK or
 // RTM_DELLINK; anything else says nothing of a link) into m. It is tolerant, as the kernel's
@@ -245,7 +249,7 @@ func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 // settings decodes the settings of a link of this kind, once for the same bytes.
 func (d *Decoder) settings(kind string, table []infoAttr, raw []byte) string {
 	d.scratch = append(append(d.scratch[:0], kind...), raw...)
-	if s, ok := d.infoData.known[string(d.scratch)]; ok {
+	if s, ok := d.infoData[string(d.scratch)]; ok {
 		return s
 	}
 	data, ok := appendInfoData(nil, table, raw)
@@ -253,7 +257,12 @@ func (d *Decoder) settings(kind string, table []infoAttr, raw []byte) string {
 		d.BadAttributes++
 	}
 	// Timers make new bytes that say the same: keep one string for it.
-	return d.infoData.put(string(d.scratch), d.strings.of(data))
+	if len(d.infoData) >= maxInfoData {
+		clear(d.infoData)
+	}
+	key, s := string(d.scratch), d.strings.of(data)
+	d.infoData[key] = s
+	return s
 }
 
 // propList decodes IFLA_PROP_LIST, where the alternative names are.
@@ -348,34 +357,17 @@ func lladdr(a *schema.LLAddr, t schema.LinkType, v []byte) bool {
 	return ok
 }
 
-// interner keeps one string for each run of bytes that it is asked for. It
-// forgets all of them when it has grown to its limit.
+// An interner keeps strings that it was asked for, so that the same bytes again cost
+// no memory: those of which the hash falls on the same place take turns.
 type interner struct {
-	known map[string]string
-	limit int
-	last  [8]string // by the length of what was asked for: one link at a time says the same again
+	seed maphash.Seed
+	kept [4096]string
 }
-
-func newInterner(limit int) interner { return interner{known: make(map[string]string), limit: limit} }
 
 func (i *interner) of(b []byte) string {
-	last := &i.last[len(b)%len(i.last)]
-	if string(b) == *last {
-		return *last
+	kept := &i.kept[maphash.Bytes(i.seed, b)%uint64(len(i.kept))]
+	if string(b) != *kept {
+		*kept = string(b)
 	}
-	s, ok := i.known[string(b)]
-	if !ok {
-		s = string(b)
-		i.put(s, s)
-	}
-	*last = s
-	return s
-}
-
-func (i *interner) put(key, s string) string {
-	if len(i.known) >= i.limit {
-		clear(i.known)
-	}
-	i.known[key] = s
-	return s
+	return *kept
 }

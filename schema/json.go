@@ -81,13 +81,11 @@ func (l *Link) UnmarshalJSON(b []byte) error {
 // AppendJSON appends the event as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough.
 func (e *Event) AppendJSON(dst []byte) []byte {
-	dst, _ = e.AppendJSONLink(dst)
-	return dst
+	return append(e.Link.AppendJSON(e.appendHead(dst)), '}')
 }
 
-// AppendJSONLink is [Event.AppendJSON] for those who want the link alone, too: it
-// stands from link to the last byte but one of what is returned.
-func (e *Event) AppendJSONLink(dst []byte) (with []byte, link int) {
+// appendHead appends the event up to its link.
+func (e *Event) appendHead(dst []byte) []byte {
 	dst = append(dst, `{"schema":"`+Name+`","id":"`...)
 	dst = append(append(dst, e.Epoch...), '-')
 	dst = append(strconv.AppendUint(dst, e.Seq, 10), '"')
@@ -117,11 +115,59 @@ func (e *Event) AppendJSONLink(dst []byte) (with []byte, link int) {
 	if e.Truncated != 0 {
 		dst = appendNames(append(dst, `,"truncated":`...), e.Truncated)
 	}
-	dst = e.appendNetns(dst)
-	dst = append(dst, `,"link":`...)
-	link = len(dst)
-	return append(e.Link.AppendJSON(dst), '}'), link
+	return append(e.appendNetns(dst), `,"link":`...)
 }
+
+// An Encoder appends events as [Event.AppendJSON] does. It keeps the last link that it
+// wrote: when the next event is about a change of that very state, as it mostly is,
+// only what has changed is written anew. Its zero value is ready. It is not safe for
+// concurrent use.
+type Encoder struct {
+	link Link
+	json []byte           // of the link
+	ends [len(fields)]int // where each key ends in it
+}
+
+// AppendJSON appends the event to dst, and returns besides where its link stands: from
+// link to the last byte but one of what is returned.
+func (c *Encoder) AppendJSON(dst []byte, e *Event) (with []byte, link int) {
+	dst = e.appendHead(dst)
+	link = len(dst)
+	changed := FieldSet(1<<len(fields) - 1)
+	if e.Previous == c.link && len(c.json) > 0 {
+		changed = e.Changed | besides
+	}
+	from, end := 0, 0 // what is still to be copied begins there, and what was looked at ends there
+	for i := range fields {
+		begin := end
+		end = c.ends[i]
+		if f := &fields[i]; changed&(1<<i) != 0 {
+			if from < begin {
+				dst = append(dst, c.json[from:begin]...)
+			}
+			if f.has(&e.Link) {
+				dst = f.append(append(dst, f.key...), &e.Link)
+			}
+			from = end
+		}
+		c.ends[i] = len(dst) - link + end - from
+	}
+	dst = append(dst, c.json[from:end]...)
+	dst[link] = '{' // in the place of the first comma
+	dst = append(dst, '}')
+	c.link, c.json = e.Link, append(c.json[:0], dst[link:]...)
+	return append(dst, '}'), link
+}
+
+// besides are the keys that may change beside those of a diff: names of other links.
+var besides = func() (s FieldSet) {
+	for i := range fields {
+		if fields[i].beside || fields[i].name == "linkinfo" {
+			s |= 1 << i
+		}
+	}
+	return s
+}()
 
 // appendNetns appends what is only there when more namespaces than the bridge's
 // own are watched.
