@@ -92,7 +92,7 @@ func (c *encoder) addTexts(e *schema.Event) {
 	c.texts = append(append(c.texts, e.Epoch...), '-')
 	c.texts = strconv.AppendUint(c.texts, e.Seq, 10)
 	ends[0] = len(c.texts)
-	c.texts = schema.AppendTime(c.texts, e.Time)
+	c.texts = append(c.texts, c.json.Time(e.Time)...)
 	ends[1] = len(c.texts)
 	c.texts = e.Key().Append(c.texts)
 	ends[2] = len(c.texts)

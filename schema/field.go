@@ -146,13 +146,62 @@ func Diff(a, b *Link) FieldSet {
 	if *a == *b {
 		return 0
 	}
+	look := FieldSet(1<<len(fields) - 1)
+	for i := range blocks {
+		if blocks[i].same(a, b) {
+			look &^= blocks[i].keys
+		}
+	}
 	var s FieldSet
-	for i := range fields {
+	for ; look != 0; look &= look - 1 {
+		i := bits.TrailingZeros64(uint64(look))
 		if f := &fields[i]; !f.beside && !f.same(a, b) {
 			s |= 1 << i
 		}
 	}
 	return s
+}
+
+// blocks are keys that are compared at once before each is looked at alone: few of
+// them change in one event.
+var blocks = func() (blocks []block) {
+	for _, b := range []struct {
+		names []string
+		same  func(a, b *Link) bool
+	}{
+		{[]string{"ifindex", "ifname", "ifname_bytes", "link_type", "address", "broadcast", "permaddr"}, func(a, b *Link) bool {
+			return a.Index == b.Index && a.Name == b.Name && a.Type == b.Type && a.Address == b.Address && a.Broadcast == b.Broadcast && a.PermAddress == b.PermAddress
+		}},
+		{[]string{"qdisc", "linkinfo", "parentbus", "parentdev", "phys_port_name", "phys_port_id", "phys_switch_id", "altnames", "altnames_bytes"}, func(a, b *Link) bool {
+			return a.Qdisc == b.Qdisc && a.Info == b.Info && a.Parent == b.Parent && a.PhysPort == b.PhysPort && a.Alt == b.Alt
+		}},
+		{[]string{"link_index", "link_netnsid", "new_netnsid", "new_ifindex", "master_index", "mtu", "promiscuity", "allmulti", "linkmode", "inet6_addr_gen_mode"}, func(a, b *Link) bool {
+			return a.LowerIndex == b.LowerIndex && a.LowerNetnsID == b.LowerNetnsID && a.NewNetnsID == b.NewNetnsID && a.NewIndex == b.NewIndex && a.MasterIndex == b.MasterIndex &&
+				a.MTU == b.MTU && a.Promiscuity == b.Promiscuity && a.AllMulti == b.AllMulti && a.LinkMode == b.LinkMode && a.AddrGenMode == b.AddrGenMode
+		}},
+		{[]string{"min_mtu", "max_mtu", "group", "txqlen", "num_tx_queues", "num_rx_queues", "gso_max_size", "gso_max_segs", "gso_ipv4_max_size", "gro_max_size",
+			"gro_ipv4_max_size", "tso_max_size", "tso_max_segs"}, func(a, b *Link) bool {
+			return a.MinMTU == b.MinMTU && a.MaxMTU == b.MaxMTU && a.Group == b.Group && a.TxQLen == b.TxQLen && a.NumTxQueues == b.NumTxQueues && a.NumRxQueues == b.NumRxQueues &&
+				a.GSOMaxSize == b.GSOMaxSize && a.GSOMaxSegs == b.GSOMaxSegs && a.GSOIPv4MaxSize == b.GSOIPv4MaxSize && a.GROMaxSize == b.GROMaxSize &&
+				a.GROIPv4MaxSize == b.GROIPv4MaxSize && a.TSOMaxSize == b.TSOMaxSize && a.TSOMaxSegs == b.TSOMaxSegs
+		}},
+		{[]string{"flags", "operstate", "carrier", "carrier_changes", "carrier_up_count", "carrier_down_count"}, func(a, b *Link) bool {
+			return a.Flags == b.Flags && a.OperState == b.OperState && a.Carrier == b.Carrier && a.CarrierChanges == b.CarrierChanges &&
+				a.CarrierUpCount == b.CarrierUpCount && a.CarrierDownCount == b.CarrierDownCount
+		}},
+	} {
+		keys, err := Fields(b.names...)
+		if err != nil {
+			panic(err) // constant names
+		}
+		blocks = append(blocks, block{keys, b.same})
+	}
+	return blocks
+}()
+
+type block struct {
+	keys FieldSet
+	same func(a, b *Link) bool // all of them
 }
 
 // Present returns the keys that l has.

@@ -12,11 +12,8 @@ import (
 // events of one host sort as strings too.
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
-// FormatTime is a time as it stands in an event.
-func FormatTime(t time.Time) string { return string(AppendTime(nil, t)) }
-
-// AppendTime appends a time as it stands in an event.
-func AppendTime(dst []byte, t time.Time) []byte {
+// appendTime appends a time as it stands in an event.
+func appendTime(dst []byte, t time.Time) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
 	if year < 0 || year > 9999 {
@@ -81,11 +78,12 @@ func (l *Link) UnmarshalJSON(b []byte) error {
 // AppendJSON appends the event as a JSON object to dst and returns the extended
 // buffer. It does not allocate when dst is large enough.
 func (e *Event) AppendJSON(dst []byte) []byte {
-	return append(e.Link.AppendJSON(e.appendHead(dst)), '}')
+	var when [len(timeLayout)]byte
+	return append(e.Link.AppendJSON(e.appendHead(dst, appendTime(when[:0], e.Time))), '}')
 }
 
 // appendHead appends the event up to its link.
-func (e *Event) appendHead(dst []byte) []byte {
+func (e *Event) appendHead(dst, when []byte) []byte {
 	dst = append(dst, `{"schema":"`+Name+`","id":"`...)
 	dst = append(append(dst, e.Epoch...), '-')
 	dst = append(strconv.AppendUint(dst, e.Seq, 10), '"')
@@ -93,7 +91,7 @@ func (e *Event) appendHead(dst []byte) []byte {
 	dst = appendText(append(dst, `,"boot_id":`...), e.BootID)
 	dst = appendText(append(dst, `,"epoch":`...), e.Epoch)
 	dst = strconv.AppendUint(append(dst, `,"seq":`...), e.Seq, 10)
-	dst = AppendTime(append(dst, `,"time":"`...), e.Time)
+	dst = append(append(dst, `,"time":"`...), when...)
 	dst = append(append(append(dst, `","event":"`...), e.Kind.String()...), '"')
 	dst = append(append(append(dst, `,"action":"`...), e.Action.String()...), '"')
 	dst = append(append(append(dst, `,"cause":"`...), e.Cause.String()...), '"')
@@ -126,12 +124,15 @@ type Encoder struct {
 	link Link
 	json []byte           // of the link
 	ends [len(fields)]int // where each key ends in it
+
+	second int64  // of the last event, in Unix time
+	when   []byte // its time
 }
 
 // AppendJSON appends the event to dst, and returns besides where its link stands: from
 // link to the last byte but one of what is returned.
 func (c *Encoder) AppendJSON(dst []byte, e *Event) (with []byte, link int) {
-	dst = e.appendHead(dst)
+	dst = e.appendHead(dst, c.Time(e.Time))
 	link = len(dst)
 	changed := FieldSet(1<<len(fields) - 1)
 	if e.Previous == c.link && len(c.json) > 0 {
@@ -157,6 +158,17 @@ func (c *Encoder) AppendJSON(dst []byte, e *Event) (with []byte, link int) {
 	dst = append(dst, '}')
 	c.link, c.json = e.Link, append(c.json[:0], dst[link:]...)
 	return append(dst, '}'), link
+}
+
+// Time returns a time as it stands in an event, until the next is asked for. Of the same
+// second as the last, only the nanoseconds are made anew.
+func (c *Encoder) Time(t time.Time) []byte {
+	if second := t.Unix(); second != c.second || len(c.when) != len(timeLayout) {
+		c.second, c.when = second, appendTime(c.when[:0], t)
+	} else {
+		c.when = append(appendDigits(c.when[:len(c.when)-len("000000000Z")], t.Nanosecond(), 9), 'Z')
+	}
+	return c.when
 }
 
 // besides are the keys that may change beside those of a diff: names of other links.
