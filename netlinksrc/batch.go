@@ -43,9 +43,10 @@ func newBatch() *batch {
 	return b
 }
 
-// read takes what a socket has, up to slots messages, and does not wait.
+// read takes what a socket has, up to slots messages, and does not wait: so the
+// scheduler need not hear of the call, which it would answer with another thread.
 func (b *batch) read(fd int) (n int, err error) {
-	got, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.heads[0])), slots, unix.MSG_DONTWAIT, 0, 0)
+	got, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.heads[0])), slots, unix.MSG_DONTWAIT, 0, 0)
 	runtime.KeepAlive(b)
 	if errno != 0 {
 		return 0, errno

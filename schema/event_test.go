@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,6 +191,75 @@ func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
 }
 
 // Diff says exactly what differs, but for the names of other links.
+// allKeys are those that random links have.
+func allKeys(r *rand.Rand) (keys schema.FieldSet) {
+	for range 500 {
+		l := randomLink(r)
+		keys |= schema.Present(&l)
+	}
+	return keys
+}
+
+// Diff, which compares many keys at once, finds what looking at each finds.
+func TestDiffFindsEveryKey(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	besides, _ := schema.Fields("link", "master")
+	keys := allKeys(r)
+	for range 2000 {
+		a, other := randomLink(r), randomLink(r)
+		b := a.With(schema.FieldSet(r.Uint64()&r.Uint64()&r.Uint64())&keys, &other)
+		var want schema.FieldSet
+		for _, name := range keys.Names() {
+			key, _ := schema.Fields(name)
+			differs := a.With(key, &b) != a
+			if strings.HasSuffix(name, "_bytes") { // there only when the string beside it is not UTF-8
+				differs = a.Value(name) != b.Value(name)
+			}
+			if differs && key&besides == 0 {
+				want |= key
+			}
+		}
+		if got := schema.Diff(&a, &b); got != want {
+			t.Fatalf("seed %d: got %v, want %v", seed, got, want)
+		}
+	}
+}
+
+// An Encoder writes what an event alone would, whatever it wrote before.
+func TestEncoder(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	keys := allKeys(r)
+	links := []schema.Link{randomLink(r), randomLink(r)}
+	var encoder schema.Encoder
+	at := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+	for n := range 5000 {
+		i := r.IntN(3) / 2 // the first twice as often: in a row
+		from := randomLink(r)
+		few := schema.FieldSet(r.Uint64() & r.Uint64() & r.Uint64() & r.Uint64())
+		e := schema.Event{Host: "web01", Epoch: "epoch", Seq: uint64(n + 1), Time: at, Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Previous: links[i]}
+		at = at.Add(time.Duration(r.Int64N(int64(time.Second / 2))))
+		links[i] = links[i].With(few&keys, &from)
+		e.Link, e.Changed = links[i], schema.Diff(&e.Previous, &links[i])
+		switch r.IntN(8) {
+		case 0:
+			e.Action, e.Previous, e.Changed = schema.Existing, schema.Link{}, 0
+		case 1:
+			e.Truncated, _ = schema.Fields("ifalias", "ifalias_bytes", "altnames", "altnames_bytes")
+			e.Link, e.Previous = e.Link.Without(e.Truncated), e.Previous.Without(e.Truncated)
+		}
+		got, link := encoder.AppendJSON([]byte("before"), &e)
+		want := e.AppendJSON([]byte("before"))
+		if !bytes.Equal(got, want) {
+			t.Fatalf("seed %d: got\n%s\nwant\n%s", seed, got, want)
+		}
+		if got := got[link : len(got)-1]; !bytes.Equal(got, e.Link.AppendJSON(nil)) {
+			t.Fatalf("seed %d: the link is %s", seed, got)
+		}
+	}
+}
+
 func TestDiff(t *testing.T) {
 	a := schema.Link{Index: 1, Name: "a\xff", MasterIndex: 3, MasterName: "br0"}
 	tests := []struct {
