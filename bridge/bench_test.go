@@ -3,6 +3,7 @@ package bridge
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
 )
 
 // A route is what an event goes through between the socket and the connection, with
@@ -134,6 +136,65 @@ func BenchmarkEncode(b *testing.B) {
 				}
 				p.backlog.id.event(&p.backlog.event, &changes[turns[i%len(turns)]])
 				p.encoder.add(&p.backlog.event)
+			}
+		})
+	}
+}
+
+// A change on its way through the queue.
+func BenchmarkQueue(b *testing.B) {
+	one := link(5, "eth4", mtu(1500))
+	c := change{id: linkID{index: 5}, kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), link: &one, wasThere: true}
+	q, taken := newQueue(65536, 0), make([]change, maxBatch)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		q.push(&c)
+		if i%maxBatch == maxBatch-1 {
+			q.take(taken, time.Time{})
+		}
+	}
+}
+
+// An event on its way from the encoder until a server on this machine has confirmed it,
+// in whole batches.
+func BenchmarkPublish(b *testing.B) {
+	b.Cleanup(natstest.Clean)
+	s := natstest.Start(b, "")
+	for _, mode := range []Delivery{Core, JetStream} {
+		b.Run(string(mode), func(b *testing.B) {
+			cfg := Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
+			log := slog.New(slog.DiscardHandler)
+			nc, err := Connect(cfg, "bench", log)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer nc.Close()
+			for !nc.IsConnected() {
+				time.Sleep(time.Millisecond)
+			}
+			d, _, err := newDelivery(cfg, newState(), nc, log)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := newRoute(10)
+			epoch := fmt.Sprint("epoch", time.Now().UnixNano())
+			p.encoder.begin(epoch, 0)
+			d.begin(epoch, false)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for left := b.N; left > 0; left -= maxBatch {
+				b.StopTimer()
+				p.encoder.reset()
+				for i := range min(left, maxBatch) {
+					p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
+					p.table.apply(&p.message, 0, p.queue.push)
+				}
+				_, _ = p.backlog.next(p.encoder, time.Time{})
+				p.encoder.seal()
+				b.StartTimer()
+				if n, err := d.store(b.Context(), p.encoder.batch); n != len(p.encoder.batch) || err != nil {
+					b.Fatal(n, err)
+				}
 			}
 		})
 	}

@@ -241,7 +241,12 @@ func TestEncoder(t *testing.T) {
 		e := schema.Event{Host: "web01", Epoch: "epoch", Seq: uint64(n + 1), Time: at, Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Previous: links[i]}
 		at = at.Add(time.Duration(r.Int64N(int64(time.Second / 2))))
 		links[i] = links[i].With(few&keys, &from)
-		e.Link, e.Changed = links[i], schema.Diff(&e.Previous, &links[i])
+		e.Changed = schema.Diff(&e.Previous, &links[i])
+		if r.IntN(4) == 0 { // names of other links, which are not of the diff
+			name := []string{"br0", "br1"}[r.IntN(2)]
+			links[i].LowerName, links[i].MasterName, links[i].Info.Data = name, name, `{"link":"`+name+`"}`
+		}
+		e.Link = links[i]
 		switch r.IntN(8) {
 		case 0:
 			e.Action, e.Previous, e.Changed = schema.Existing, schema.Link{}, 0
