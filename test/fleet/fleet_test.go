@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	follow "ifacebridge/fleet"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
 )
@@ -437,7 +438,40 @@ func TestPowerUpAndFailovers(t *testing.T) {
 	}
 	c.bucketIs("iface_links", a)
 	c.ofOneHost(a, "host00007.example.com")
+	c.joins(a)
 	s.end()
+}
+
+// joins follows the hosts as consumers do, in each of the three ways, until the view is
+// what the audit has.
+func (c *client) joins(a *audit) {
+	c.t.Helper()
+	for _, join := range []follow.Join{follow.FromStream, follow.FromQuery, follow.FromBucket} {
+		f, err := follow.New(c.js.Conn(), follow.Options{Join: join})
+		must(c.t, err)
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx, func(follow.Change) {}) }()
+		took := within(c.t, time.Minute, fmt.Sprintf("the view from the %v is whole", join), func() bool {
+			time.Sleep(100 * time.Millisecond) // a view is a copy of everything
+			view := f.View()
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for _, h := range view {
+				links := map[int32]schema.Link{}
+				for _, l := range h.Links {
+					links[l.Link.Index] = l.Link
+				}
+				if known := a.hosts[h.Name]; !h.Whole || known == nil || digest(links) != digest(known.links) {
+					return false
+				}
+			}
+			return len(view) == len(a.hosts)
+		})
+		stop()
+		must(c.t, <-done)
+		c.t.Logf("a consumer that joins from the %v knew every link of %d hosts after %v", join, len(a.hosts), took.Round(10*time.Millisecond))
+	}
 }
 
 // ofOneHost sees to it that who wants one host's events, or links, reads no others.
@@ -673,5 +707,48 @@ func TestStreamsByPrefix(t *testing.T) {
 	}
 	if n := int(everything.Load()); n < total { // core delivery: again what was sent again
 		t.Errorf("a subscriber of iface.> got %d events of %d", n, total)
+	}
+}
+
+// A super-cluster: two clusters, joined by gateways. The hosts of both publish to the
+// one stream, which is in the first, and one bucket.
+func TestSuperCluster(t *testing.T) {
+	t.Parallel()
+	const hosts, links, rate, seconds = 20, 10, 100, 6
+	ports := []int{natstest.FreePort(t), natstest.FreePort(t)}
+	var servers []*natstest.Server
+	for i, name := range []string{"east", "west"} {
+		route := natstest.FreePort(t) // to itself: a cluster of one
+		s := natstest.New(t, fmt.Sprintf(`server_name: %s
+			cluster { name: %s, listen: "127.0.0.1:%d", routes: ["nats://127.0.0.1:%d"] }
+			gateway { name: %s, listen: "127.0.0.1:%d", gateways: [
+				{ name: east, urls: ["nats://127.0.0.1:%d"] }, { name: west, urls: ["nats://127.0.0.1:%d"] } ] }`,
+			name, name, route, route, name, ports[i], ports[0], ports[1]))
+		s.Start()
+		servers = append(servers, s)
+	}
+	east := connect(t, servers[0])
+	connect(t, servers[1])
+	var sites []*simulation
+	for i, s := range servers {
+		site := simulate(t, []*natstest.Server{s}, hosts, links, []string{"east", "west"}[i]+".example.com")
+		site.start()
+		if i == 0 { // the stream is made where it is asked for
+			east.startAudit("IFACE").opened(t, hosts)
+		}
+		sites = append(sites, site)
+	}
+	a := east.startAudit("IFACE")
+	a.opened(t, 2*hosts)
+	made := make([]int, len(sites))
+	var loading sync.WaitGroup
+	for i, s := range sites {
+		loading.Go(func() { s.command(&made[i], "load %d %d", rate, seconds) })
+	}
+	loading.Wait()
+	a.complete(t, links, made[0]+made[1], sites...)
+	east.bucketIs("iface_links", a)
+	for _, s := range sites {
+		s.end()
 	}
 }
