@@ -28,11 +28,11 @@ import (
 func named(t testing.TB, name string) *netnstest.Kernel {
 	t.Helper()
 	k := netnstest.New(t)
-	must(t, k.SetName(name))
-	t.Cleanup(func() { _ = netnstest.DeleteName(name) }) // the test may have done it
 	a, b, err := k.AddVeth("eth0", "peer")
 	must(t, err)
 	must(t, k.Up(a, b))
+	must(t, k.SetName(name)) // then it is found, as a whole
+	t.Cleanup(func() { _ = netnstest.DeleteName(name) }) // the test may have done it
 	return k
 }
 
