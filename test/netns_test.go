@@ -31,7 +31,7 @@ func named(t testing.TB, name string) *netnstest.Kernel {
 	a, b, err := k.AddVeth("eth0", "peer")
 	must(t, err)
 	must(t, k.Up(a, b))
-	must(t, k.SetName(name)) // then it is found, as a whole
+	must(t, k.SetName(name))                             // then it is found, as a whole
 	t.Cleanup(func() { _ = netnstest.DeleteName(name) }) // the test may have done it
 	return k
 }
