@@ -59,8 +59,8 @@ func (o *opening) has(e *schema.Event) bool {
 const maxBatch = 1000
 
 // yieldEvery is after how many events the publisher lets the kernel's reader run, on
-// the one CPU that they may have: half a millisecond or so.
-const yieldEvery = 64
+// the one CPU that they may have: a millisecond or so.
+const yieldEvery = 256
 
 // yield is called with each event's place in a batch.
 func yield(i int) {
