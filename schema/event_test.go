@@ -49,7 +49,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func goldenEvents(t *testing.T) map[string]schema.Event {
+func goldenEvents(t testing.TB) map[string]schema.Event {
 	mac, _ := schema.MakeLLAddr([]byte{2, 0x42, 0xac, 0x11, 0, 2}, 1)
 	eth0 := schema.Link{
 		Index: 3, Name: "eth0", Flags: 0x11043, Type: 1, Address: mac, Qdisc: "mq",
@@ -338,5 +338,39 @@ func BenchmarkDiff(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		schema.Diff(&e.Link, &e.Previous)
+	}
+}
+
+// A link is read however its JSON is written.
+func TestLinkReadsAnyJSON(t *testing.T) {
+	for text, want := range map[string]schema.Link{
+		`{"ifname_bytes":"Yf8=","ifname":"a\ufffd"}`:              {Name: "a\xff"},
+		`{"if\u006eame":"x", "ifalias":"say \"hi\""}`:             {Name: "x", Alias: `say "hi"`},
+		"{\"mtu\":1,\n\"mtu\":1500 , \"new\":{\"in\":[2]}}":       {MTU: schema.Some[uint32](1500)},
+		`{"flags":[ "BROADCAST" , "LOOPBACK" ],"operstate":null}`: {Flags: 0xA},
+		"{\"ifname\":\"a\xff\"}":                                  {Name: "a\ufffd"},
+		`null`:                                                    {},
+	} {
+		var got schema.Link
+		if err := got.UnmarshalJSON([]byte(text)); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{``, `{`, `{"mtu":1}x`, `{"mtu":1} {}`, `[]`, `"x"`, `{"mtu"}`, `{"mtu":-1}`, `{"ifname":1}`, `{"flags":["UP",1]}`, `{"altnames":"x"}`} {
+		if err := new(schema.Link).UnmarshalJSON([]byte(text)); err == nil {
+			t.Errorf("%s: it was taken", text)
+		}
+	}
+}
+
+func BenchmarkUnmarshalJSON(b *testing.B) {
+	data := goldenEvents(b)["updated"]
+	text := data.AppendJSON(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		var e schema.Event
+		if err := e.UnmarshalJSON(text); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

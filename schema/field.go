@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -341,9 +342,50 @@ func newField[T comparable](name string, at func(*Link) *T, has func(T) bool, ap
 	}
 }
 
+// unmarshal is json.Unmarshal, with a short way for what most keys hold: a number, or a
+// string in which nothing is escaped.
 func unmarshal[T any](raw json.RawMessage) (v T, err error) {
+	switch to := any(&v).(type) {
+	case *uint32:
+		if n, err := strconv.ParseUint(string(raw), 10, 32); err == nil {
+			*to = uint32(n)
+			return v, nil
+		}
+	case *uint64:
+		if n, err := strconv.ParseUint(string(raw), 10, 64); err == nil {
+			*to = n
+			return v, nil
+		}
+	case *string:
+		if len(raw) >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw) {
+			*to = string(raw[1 : len(raw)-1])
+			return v, nil
+		}
+	case *[]string:
+		if list, ok := plainStrings(raw); ok {
+			*to = list
+			return v, nil
+		}
+	}
 	err = json.Unmarshal(raw, &v)
 	return v, err
+}
+
+// plainStrings reads an array of strings, if it holds nothing else and nothing is escaped.
+func plainStrings(raw []byte) (list []string, ok bool) {
+	if raw[0] != '[' || bytes.IndexByte(raw, '\\') >= 0 || !utf8.Valid(raw) {
+		return nil, false
+	}
+	list = make([]string, 0, bytes.Count(raw, []byte{'"'})/2)
+	for i, part := range bytes.Split(raw[1:len(raw)-1], []byte{'"'}) {
+		switch {
+		case i%2 == 1:
+			list = append(list, string(part))
+		case len(bytes.Trim(part, ", \t\r\n")) > 0: // it is valid JSON, so this is a value of another kind
+			return nil, false
+		}
+	}
+	return list, true
 }
 
 func appendInt(dst []byte, v int32) []byte   { return strconv.AppendInt(dst, int64(v), 10) }

@@ -1,11 +1,16 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // timeLayout is RFC 3339 in UTC with all nine digits of the nanoseconds, so that
@@ -58,19 +63,72 @@ func (l Link) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil), nil }
 // UnmarshalJSON implements json.Unmarshaler. Keys that it does not know are
 // ignored: a newer writer of v1 may have added them. null is absent.
 func (l *Link) UnmarshalJSON(b []byte) error {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(b, &keys); err != nil {
+	var values [len(fields)]json.RawMessage
+	err := members(b, func(key, value []byte) error {
+		if i, ok := fieldByName[string(key)]; ok {
+			values[i] = value
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("link: %w", err)
 	}
 	*l = Link{}
-	for i := range fields {
-		raw, ok := keys[fields[i].name]
-		if !ok || string(raw) == "null" {
+	for i := range fields { // in their order: what is beside a string comes behind it
+		if values[i] == nil || string(values[i]) == "null" {
 			continue
 		}
-		if err := fields[i].parse(l, raw); err != nil {
+		if err := fields[i].parse(l, values[i]); err != nil {
 			return fmt.Errorf("link: %w", err)
 		}
+	}
+	return nil
+}
+
+// members calls each with the keys and values of a JSON object, which are slices of b
+// unless a key is escaped; with none for null.
+func members(b []byte, each func(key, value []byte) error) error {
+	// Of a key that is there twice the last counts, and U+FFFD is read for what is not
+	// UTF-8, as encoding/json has it.
+	d := jsontext.NewDecoder(bytes.NewBuffer(b), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	begin, err := d.ReadToken()
+	if err != nil {
+		return err
+	}
+	if begin.Kind() != '{' && begin.Kind() != 'n' {
+		return fmt.Errorf("no JSON object but %s", begin.Kind())
+	}
+	// What the decoder returns is valid until it is asked for more: b stays.
+	next := func() ([]byte, error) {
+		value, err := d.ReadValue()
+		end := d.InputOffset()
+		return b[end-int64(len(value)) : end], err
+	}
+	for begin.Kind() == '{' && d.PeekKind() != '}' {
+		key, err := next()
+		if err != nil {
+			return err
+		}
+		if bytes.IndexByte(key, '\\') < 0 {
+			key = key[1 : len(key)-1]
+		} else if key, err = jsontext.AppendUnquote(nil, key); err != nil {
+			return err
+		}
+		value, err := next()
+		if err != nil {
+			return err
+		}
+		if err := each(key, value); err != nil {
+			return err
+		}
+	}
+	if begin.Kind() == '{' {
+		if _, err := d.ReadToken(); err != nil {
+			return err
+		}
+	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return errors.New("something follows behind the JSON value")
 	}
 	return nil
 }
@@ -245,56 +303,87 @@ func appendKey(dst []byte, name string) []byte {
 // MarshalJSON implements json.Marshaler.
 func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
-// eventJSON is the JSON form of an Event, for reading it.
-type eventJSON struct {
-	Schema    string    `json:"schema"`
-	Host      string    `json:"host"`
-	BootID    string    `json:"boot_id"`
-	Epoch     string    `json:"epoch"`
-	Seq       uint64    `json:"seq"`
-	Time      time.Time `json:"time"`
-	Event     Kind      `json:"event"`
-	Action    Action    `json:"action"`
-	Cause     Cause     `json:"cause"`
-	Overruns  uint64    `json:"overruns"`
-	Coalesced uint64    `json:"coalesced"`
-	Changed   []string  `json:"changed"`
-	Previous  Link      `json:"previous"`
-	Snapshot  struct {
-		Pos  uint32 `json:"pos"`
-		Of   uint32 `json:"of"`
-		More uint32 `json:"more"`
-	} `json:"snapshot"`
-	Truncated     []string `json:"truncated"`
-	Netns         string   `json:"netns"`
-	NetnsInode    uint64   `json:"netns_inode"`
-	NetnsPrevious string   `json:"netns_previous"`
-	Counterpart   struct {
-		Netns      string `json:"netns"`
-		NetnsInode uint64 `json:"netns_inode"`
-		Index      int32  `json:"ifindex"`
-	} `json:"counterpart"`
-	Link Link `json:"link"`
-}
-
 // UnmarshalJSON implements json.Unmarshaler. It accepts every event of v1, also
 // from a newer writer, and refuses other schemas.
 func (e *Event) UnmarshalJSON(b []byte) error {
-	var j eventJSON
-	if err := json.Unmarshal(b, &j); err != nil {
+	read, name := Event{}, ""
+	err := members(b, func(key, value []byte) (err error) {
+		if string(value) == "null" {
+			return nil
+		}
+		if string(key) == "schema" {
+			name, err = unmarshal[string](value)
+		} else if parse := eventKeys[string(key)]; parse != nil {
+			err = parse(&read, value)
+		}
+		if err != nil && !strings.HasPrefix(err.Error(), string(key)+": ") {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
-	if j.Schema != Name && !strings.HasPrefix(j.Schema, Name+".") {
-		return fmt.Errorf("event: schema: not %s (got %q)", Name, j.Schema)
+	if name != Name && !strings.HasPrefix(name, Name+".") {
+		return fmt.Errorf("event: schema: not %s (got %q)", Name, name)
 	}
-	*e = Event{
-		Host: j.Host, BootID: j.BootID, Epoch: j.Epoch, Seq: j.Seq, Time: j.Time,
-		Kind: j.Event, Action: j.Action, Cause: j.Cause, Overruns: j.Overruns, Coalesced: j.Coalesced,
-		Changed: known(j.Changed), Previous: j.Previous, Snapshot: Snapshot(j.Snapshot),
-		Truncated: known(j.Truncated), Link: j.Link,
-		Netns: j.Netns, NetnsInode: j.NetnsInode, NetnsPrevious: j.NetnsPrevious, Counterpart: Counterpart(j.Counterpart),
-	}
+	*e = read
 	return nil
+}
+
+// eventKeys read what stands under each key of an event.
+var eventKeys = map[string]func(*Event, json.RawMessage) error{
+	"host":           into(func(e *Event) *string { return &e.Host }),
+	"boot_id":        into(func(e *Event) *string { return &e.BootID }),
+	"epoch":          into(func(e *Event) *string { return &e.Epoch }),
+	"seq":            into(func(e *Event) *uint64 { return &e.Seq }),
+	"time":           into(func(e *Event) *time.Time { return &e.Time }),
+	"event":          into(func(e *Event) *Kind { return &e.Kind }),
+	"action":         into(func(e *Event) *Action { return &e.Action }),
+	"cause":          into(func(e *Event) *Cause { return &e.Cause }),
+	"overruns":       into(func(e *Event) *uint64 { return &e.Overruns }),
+	"coalesced":      into(func(e *Event) *uint64 { return &e.Coalesced }),
+	"netns":          into(func(e *Event) *string { return &e.Netns }),
+	"netns_inode":    into(func(e *Event) *uint64 { return &e.NetnsInode }),
+	"netns_previous": into(func(e *Event) *string { return &e.NetnsPrevious }),
+	"changed":        intoSet(func(e *Event) *FieldSet { return &e.Changed }),
+	"truncated":      intoSet(func(e *Event) *FieldSet { return &e.Truncated }),
+	"previous":       func(e *Event, raw json.RawMessage) error { return e.Previous.UnmarshalJSON(raw) },
+	"link":           func(e *Event, raw json.RawMessage) error { return e.Link.UnmarshalJSON(raw) },
+	"snapshot": func(e *Event, raw json.RawMessage) error {
+		s, err := unmarshal[struct {
+			Pos  uint32 `json:"pos"`
+			Of   uint32 `json:"of"`
+			More uint32 `json:"more"`
+		}](raw)
+		e.Snapshot = Snapshot(s)
+		return err
+	},
+	"counterpart": func(e *Event, raw json.RawMessage) error {
+		c, err := unmarshal[struct {
+			Netns      string `json:"netns"`
+			NetnsInode uint64 `json:"netns_inode"`
+			Index      int32  `json:"ifindex"`
+		}](raw)
+		e.Counterpart = Counterpart(c)
+		return err
+	},
+}
+
+func into[T any](at func(*Event) *T) func(*Event, json.RawMessage) error {
+	return func(e *Event, raw json.RawMessage) (err error) {
+		*at(e), err = unmarshal[T](raw)
+		return err
+	}
+}
+
+// intoSet reads the names of keys; those that this version does not know are left out.
+func intoSet(at func(*Event) *FieldSet) func(*Event, json.RawMessage) error {
+	return func(e *Event, raw json.RawMessage) error {
+		names, err := unmarshal[[]string](raw)
+		*at(e) = known(names)
+		return err
+	}
 }
 
 // known returns the set of those names that this version knows.

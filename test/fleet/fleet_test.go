@@ -452,8 +452,13 @@ func (c *client) joins(a *audit) {
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- f.Run(ctx, func(follow.Change) {}) }()
-		took := within(c.t, time.Minute, fmt.Sprintf("the view from the %v is whole", join), func() bool {
-			time.Sleep(100 * time.Millisecond) // a view is a copy of everything
+		began := time.Now()
+		select {
+		case <-f.CaughtUp():
+		case <-time.After(2 * time.Minute):
+			c.t.Fatalf("from the %v it does not catch up", join)
+		}
+		within(c.t, time.Minute, fmt.Sprintf("the view from the %v is whole", join), func() bool {
 			view := f.View()
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -468,6 +473,7 @@ func (c *client) joins(a *audit) {
 			}
 			return len(view) == len(a.hosts)
 		})
+		took := time.Since(began)
 		stop()
 		must(c.t, <-done)
 		c.t.Logf("a consumer that joins from the %v knew every link of %d hosts after %v", join, len(a.hosts), took.Round(10*time.Millisecond))
