@@ -135,6 +135,8 @@ type Fleet struct {
 	input    chan input
 	caughtUp chan struct{}
 	asking   sync.WaitGroup
+	asked    int  // bridges that have not answered yet
+	rolled   bool // who is there is known
 	slots    chan struct{} // bounds how many bridges are asked at once
 	changed  func(Change)
 }
@@ -339,6 +341,8 @@ func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
 func (f *Fleet) answered(ctx context.Context, in input) []Change {
 	h := f.host(in.token, "")
 	h.asked = false
+	f.asked--
+	defer f.joined()
 	if in.failed == nil {
 		changes := h.adopt(in.answer)
 		if !h.whole {
@@ -362,6 +366,7 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 		return
 	}
 	h.asked, h.tries = true, h.tries+1
+	f.asked++
 	h.gap = h.gap || !h.whole // what comes from now on may be behind the answer
 	token, wait := h.token, time.Duration(0)
 	if h.tries > 1 {
@@ -384,15 +389,23 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 	})
 }
 
-// subjects are those of the hosts that are followed.
+// joined closes caughtUp of a Fleet that asks, when everybody who is there has answered.
+func (f *Fleet) joined() {
+	if f.o.Join == FromQuery && f.rolled && f.asked == 0 && !f.isCaughtUp() && !f.anyUnanswered() {
+		close(f.caughtUp)
+	}
+}
+
+// subjects are those of the hosts that are followed: one for all of them, since a server
+// looks at each message of a stream for each filter of a consumer that has several.
 func (f *Fleet) subjects() []string {
 	if len(f.o.Hosts) == 0 {
-		return []string{f.o.Prefix + ".*.new", f.o.Prefix + ".*.del"}
+		return []string{f.o.Prefix + ".*.*"}
 	}
 	var list []string
 	for _, name := range f.o.Hosts {
 		token, _ := schema.HostToken(name) // was checked
-		list = append(list, f.o.Prefix+"."+token+".new", f.o.Prefix+"."+token+".del")
+		list = append(list, f.o.Prefix+"."+token+".*")
 	}
 	return list
 }

@@ -330,9 +330,8 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 			changes = append(changes, Change{Kind: Quiet, Host: h.name})
 		}
 	}
-	if f.o.Join == FromQuery && !f.isCaughtUp() && !f.anyUnanswered() {
-		close(f.caughtUp)
-	}
+	f.rolled = true
+	f.joined()
 	return changes
 }
 
