@@ -135,8 +135,8 @@ type Fleet struct {
 	input    chan input
 	caughtUp chan struct{}
 	asking   sync.WaitGroup
-	asked    int  // bridges that have not answered yet
-	rolled   bool // who is there is known
+	asked    int           // bridges that have not answered yet
+	rolled   bool          // who is there is known
 	slots    chan struct{} // bounds how many bridges are asked at once
 	changed  func(Change)
 }
