@@ -69,7 +69,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Regi
 }
 
 // RunFrom is [Run] with the links that src has in the place of those of the kernel,
-// for simulations of many hosts in one process. The caller closes src.
+// for simulations of many hosts in one process. It is the host's own namespace, the
+// only one: cfg.Netns is to be that alone. The caller closes src.
 func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
 	id, err := newIdentity(cfg)
 	if err != nil {

@@ -177,6 +177,58 @@ func TestReboot(t *testing.T) {
 	holds(t, s)
 }
 
+// A bucket that holds more than one answer of the server does is read to its end: each
+// link that is not there any more gets its del, keys that were deleted none.
+func TestBucketOfManyLinks(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s), jetstream.WithPublishAsyncMaxPending(1000))
+	must(t, err)
+	ctx := context.Background()
+	kv, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "iface_links"})
+	must(t, err)
+	const links, deleted = 2600, 20
+	for i := range links {
+		e := schema.Event{Host: "test", Epoch: "before", Seq: uint64(i + 1), Time: time.Now(), Kind: schema.New, Action: schema.Created, Cause: schema.Notification,
+			Link: schema.Link{Index: int32(i + 1000), Name: fmt.Sprint("gone", i)}}
+		_, err := js.PublishAsync(fmt.Sprint("$KV.iface_links.test.", e.Link.Index), e.AppendJSON(nil))
+		must(t, err)
+	}
+	<-js.PublishAsyncComplete()
+	for i := range deleted {
+		must(t, kv.Purge(ctx, fmt.Sprint("test.", 1000+i)))
+	}
+	r := record(t, s)
+	began := time.Now()
+	bridge(t, s)
+	r.snapshot()
+	stream, err := js.Stream(ctx, "IFACE")
+	must(t, err)
+	t.Logf("%d links of before, the new snapshot stored after %v", links-deleted, stream.CachedInfo().State.LastTime.Sub(began).Round(time.Millisecond))
+	dels := map[int32]int{}
+	for _, e := range r.since(0) {
+		if e.Kind == schema.Del {
+			dels[e.Link.Index]++
+		}
+	}
+	if len(dels) != links-deleted || dels[1000+deleted] != 1 || dels[1000+links-1] != 1 {
+		t.Errorf("%d links got their del, of %d", len(dels), links-deleted)
+	}
+	eventually(t, "the bucket holds what is there", func() bool { return len(bucketOf(t, connect(t, s), "iface_links")) == 1 })
+}
+
+// A bucket that may not be read directly is said to be so, with what to do.
+func TestBucketWithoutDirectGets(t *testing.T) {
+	netnstest.Own(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	cfg := jetstream.StreamConfig{Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"}, MaxMsgsPerSubject: 1, AllowRollup: true}
+	_, err = js.CreateStream(context.Background(), cfg)
+	must(t, err)
+	bridge(t, s).says("nats stream edit KV_iface_links --allow-direct")
+}
+
 // A second bridge under the same name takes over; the first stops with status 3
 // and says who writes now.
 func TestFence(t *testing.T) {

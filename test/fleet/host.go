@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ifacebridge/bridge"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -60,7 +62,7 @@ func (h *host) link(name string, t schema.LinkType, info schema.LinkInfo) schema
 	broadcast, _ := schema.MakeLLAddr([]byte{255, 255, 255, 255, 255, 255}, t)
 	some := schema.Some[uint32]
 	return schema.Link{
-		Index: h.next, Name: name, Type: t, Info: info, Qdisc: "noqueue", Flags: broadcastFlag | multicastFlag,
+		Index: h.next, Name: name, Type: t, Info: info, Qdisc: "noqueue", Flags: unix.IFF_BROADCAST | unix.IFF_MULTICAST,
 		Address: address, Broadcast: broadcast, OperState: schema.Some(schema.OperDown), LinkMode: schema.Some(schema.LinkMode(0)),
 		Carrier: schema.Some(false), CarrierChanges: some(1), CarrierUpCount: some(0), CarrierDownCount: some(1),
 		MTU: some(1500), MinMTU: some(68), MaxMTU: some(65535), Group: some(0), TxQLen: some(1000), Promiscuity: some(0), AllMulti: some(0),
@@ -68,14 +70,6 @@ func (h *host) link(name string, t schema.LinkType, info schema.LinkInfo) schema
 		GROMaxSize: some(65536), GSOIPv4MaxSize: some(65536), GROIPv4MaxSize: some(65536),
 	}
 }
-
-// IFF_* of <linux/if.h>.
-const (
-	upFlag        schema.Flags = 1 << 0
-	broadcastFlag schema.Flags = 1 << 1
-	multicastFlag schema.Flags = 1 << 12
-	lowerUpFlag   schema.Flags = 1 << 16
-)
 
 // set makes a link what it is now, and announces it.
 func (h *host) set(l schema.Link) {
@@ -132,9 +126,9 @@ func (h *host) startContainer() {
 		func() { l.Promiscuity, l.AllMulti = schema.Some[uint32](1), schema.Some[uint32](1) },
 		func() { l.MasterIndex, l.Info.SlaveKind = h.bridge, "bridge" },
 		func() { l.AddrGenMode = schema.Some(schema.AddrGenMode(1)) },
-		func() { l.Flags |= upFlag },
+		func() { l.Flags |= unix.IFF_UP },
 		func() { l.OperState = schema.Some(schema.OperLowerLayerDown) },
-		func() { l.Flags |= lowerUpFlag; l.Carrier = schema.Some(true) },
+		func() { l.Flags |= unix.IFF_LOWER_UP; l.Carrier = schema.Some(true) },
 		func() { l.CarrierChanges, l.CarrierUpCount = schema.Some[uint32](2), schema.Some[uint32](1) },
 		func() { l.OperState = schema.Some(schema.OperUp) },
 		func() {},
@@ -148,11 +142,11 @@ func (h *host) stopContainer() {
 	l := h.links[h.containers[0]]
 	h.containers = h.containers[1:]
 	for _, change := range []func(){
-		func() { l.Flags &^= lowerUpFlag; l.Carrier = schema.Some(false) },
+		func() { l.Flags &^= unix.IFF_LOWER_UP; l.Carrier = schema.Some(false) },
 		func() {
 			l.OperState, l.CarrierDownCount = schema.Some(schema.OperLowerLayerDown), schema.Some[uint32](2)
 		},
-		func() { l.Flags &^= upFlag; l.OperState = schema.Some(schema.OperDown) },
+		func() { l.Flags &^= unix.IFF_UP; l.OperState = schema.Some(schema.OperDown) },
 		func() { l.MasterIndex, l.Info.SlaveKind = 0, "" },
 	} {
 		change()
@@ -217,29 +211,30 @@ func (h *host) Receive(ctx context.Context, handle func(*netlinksrc.Message)) er
 }
 
 func (h *host) deliver(handle func(*netlinksrc.Message)) int {
-	h.mu.Lock()
-	unread := h.unread
-	h.unread = nil
-	h.mu.Unlock()
+	unread := h.take()
 	h.Lock()
 	defer h.Unlock()
-	h.handle(unread, handle)
+	for i := range unread {
+		handle(&unread[i])
+	}
 	return len(unread)
 }
 
-func (h *host) handle(messages []netlinksrc.Message, handle func(*netlinksrc.Message)) {
-	for i := range messages {
-		handle(&messages[i])
-	}
+// take returns what was announced since the last time.
+func (h *host) take() []netlinksrc.Message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	unread := h.unread
+	h.unread = nil
+	return unread
 }
 
 // Drain implements [bridge.Source].
 func (h *host) Drain(handle func(*netlinksrc.Message)) error {
-	h.mu.Lock()
-	unread := h.unread
-	h.unread = nil
-	h.mu.Unlock()
-	h.handle(unread, handle)
+	unread := h.take()
+	for i := range unread {
+		handle(&unread[i])
+	}
 	return nil
 }
 
