@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -177,7 +176,26 @@ func (f *Finder) Wait(ctx context.Context) error {
 // Find returns the selected namespaces that are there, the process's own first and
 // then by name, and what could not be looked at.
 func (f *Finder) Find() (found []Namespace, missed []Missed) {
-	s := search{Finder: f, byInode: map[uint64]*candidate{f.own: {}}}
+	s := f.search()
+	// Files and processes are looked at one after the other. A namespace that got
+	// another name meanwhile may have had it too late to be listed, and lost the one
+	// that was: it is gone when it is missed twice.
+	before := slices.Collect(maps.Keys(f.found))
+	for try := 1; try < findTries && !s.has(before); try++ {
+		before = slices.Collect(maps.Keys(s.byInode))
+		s = f.search()
+	}
+	f.found = s.name(f.found)
+	f.followProcesses()
+	found = slices.SortedFunc(maps.Values(f.found), func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
+	return found, s.missed
+}
+
+// findTries bounds how often Find looks at namespaces that come and go meanwhile.
+const findTries = 4
+
+func (f *Finder) search() *search {
+	s := &search{Finder: f, byInode: map[uint64]*candidate{f.own: {}}}
 	for _, glob := range f.sel.Files {
 		s.files(glob)
 	}
@@ -187,11 +205,7 @@ func (f *Finder) Find() (found []Namespace, missed []Missed) {
 	if !f.sel.Self && !s.byInode[f.own].named {
 		delete(s.byInode, f.own)
 	}
-	last := f.found
-	f.found = s.name(last)
-	f.followProcesses()
-	found = slices.SortedFunc(maps.Values(f.found), func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
-	return found, s.missed
+	return s
 }
 
 // followProcesses has Wait told of the ends of the processes that namespaces are
@@ -224,11 +238,15 @@ func (f *Finder) followProcesses() {
 	}
 }
 
-// search is one Find.
+// search is one look at all files and processes.
 type search struct {
 	*Finder
 	byInode map[uint64]*candidate
 	missed  []Missed
+}
+
+func (s *search) has(inodes []uint64) bool {
+	return !slices.ContainsFunc(inodes, func(inode uint64) bool { return s.byInode[inode] == nil })
 }
 
 // candidate is what is known of a namespace: the files and processes that keep it.
@@ -361,22 +379,25 @@ func (s *search) names(inode uint64) (names []Namespace) {
 	return names
 }
 
-// inodeOf returns the inode of the namespace that a file stands for.
+// inodeOf returns the inode of the namespace that a file stands for. What the file
+// is and what its inode is are asked of one descriptor: between two looks at the
+// path, the mount that makes it a namespace may end.
 func inodeOf(file string) (uint64, error) {
+	fd, err := unix.Open(file, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, &fs.PathError{Op: "open", Path: file, Err: err}
+	}
+	defer unix.Close(fd)
 	var where unix.Statfs_t
-	if err := unix.Statfs(file, &where); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: file, Err: err}
+	if err := unix.Fstatfs(fd, &where); err != nil {
+		return 0, &fs.PathError{Op: "fstatfs", Path: file, Err: err}
 	}
 	if where.Type != unix.NSFS_MAGIC {
 		return 0, fmt.Errorf("%s: is no namespace", file)
 	}
-	info, err := os.Stat(file)
-	if err != nil {
-		return 0, err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, fmt.Errorf("%s: has no inode", file)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return 0, &fs.PathError{Op: "fstat", Path: file, Err: err}
 	}
 	return stat.Ino, nil
 }

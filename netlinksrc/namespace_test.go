@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
+	"time"
+
+	"ifacebridge/test/netnstest"
 )
 
 // A namespace is called after its file, else after a process, keeps its name as long
@@ -42,5 +46,62 @@ func TestNamesOfNamespaces(t *testing.T) {
 				t.Errorf("got%s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// A namespace that always has a name is always found, also when it gets another one
+// while the names are looked at.
+func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
+	k := netnstest.New(t)
+	selection, err := ParseSelection("renamed-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := NewFinder(selection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+
+	inode, err := k.Inode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.SetName("renamed-0"); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	var renames sync.WaitGroup
+	renames.Go(func() {
+		last := "renamed-0"
+		for i := 1; ; i++ {
+			name := fmt.Sprint("renamed-", i%16)
+			if err := k.SetName(name); err != nil {
+				t.Error(err)
+			}
+			if err := netnstest.DeleteName(last); err != nil {
+				t.Error(err)
+			}
+			last = name
+			select {
+			case <-over:
+				if err := netnstest.DeleteName(last); err != nil {
+					t.Error(err)
+				}
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	looks, wrong := 0, 0
+	for began := time.Now(); time.Since(began) < time.Second; looks++ {
+		if found, _ := f.Find(); len(found) != 1 || found[0].Inode != inode {
+			wrong++
+		}
+	}
+	close(over)
+	renames.Wait()
+	if wrong > 0 {
+		t.Errorf("not found, or found as another, %d times of %d", wrong, looks)
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -21,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -150,9 +153,23 @@ func bridge(t testing.TB, s *natstest.Server, env ...string) *process {
 	return start(t, append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, env...))
 }
 
+// signal sends a signal. On SIGSTOP it returns when all threads stand still: kill(2)
+// does not wait for those that run.
 func (p *process) signal(sig syscall.Signal) {
 	p.t.Helper()
 	must(p.t, p.cmd.Process.Signal(sig))
+	if sig == unix.SIGSTOP {
+		eventually(p.t, "the stop", p.stopped)
+	}
+}
+
+func (p *process) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	return !slices.ContainsFunc(threads, func(file string) bool {
+		stat, err := os.ReadFile(file)
+		_, state, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything, but ours does not
+		return err != nil || !bytes.HasPrefix(state, []byte("T"))
+	})
 }
 
 // wait returns the exit status, which must come within the time.
