@@ -28,7 +28,8 @@ const inside = "IFACEBRIDGE_NETNSTEST"
 
 // Main is a TestMain that runs the tests of a package in namespaces of their own:
 // the process starts itself again there, with the loopback link up. Where that is
-// not allowed, the tests run where they are and [New] skips.
+// not allowed, the tests run where they are and [New] skips. It returns when
+// they have run, and the process's exit status is theirs.
 func Main(m *testing.M) {
 	if os.Getenv(inside) != "" || listing() {
 		if os.Getenv(inside) == "yes" {
@@ -37,18 +38,18 @@ func Main(m *testing.M) {
 				os.Exit(1)
 			}
 		}
-		os.Exit(m.Run())
+		m.Run()
+		return
 	}
 	err := again()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		os.Exit(0)
 	case errors.As(err, &exit):
 		os.Exit(max(exit.ExitCode(), 1))
 	default:
 		os.Setenv(inside, err.Error())
-		os.Exit(m.Run())
+		m.Run()
 	}
 }
 
