@@ -5,6 +5,7 @@ package natstest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -171,10 +173,14 @@ func (s *Server) Start() {
 			conn.Close()
 			return
 		}
+		select {
+		case <-done:
+			s.t.Fatalf("nats-server ended at its start: %v", cmd.ProcessState)
+		case <-time.After(5 * time.Millisecond):
+		}
 		if time.Now().After(deadline) {
 			s.t.Fatalf("nats-server does not start: %v", err)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -196,13 +202,26 @@ func (s *Server) Signal(sig syscall.Signal) {
 	}
 }
 
-// FreePort returns a TCP port on 127.0.0.1 that nothing listens on.
+// FreePort returns a TCP port on 127.0.0.1 that nothing listens on, and that it has
+// not returned before. It lies below those that the kernel gives to connections
+// (net.ipv4.ip_local_port_range): one of these may be taken before it is listened on,
+// by a test that runs beside this one.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range portsEnd - portsBegin {
+		port := portsBegin + int(nextPort.Add(1))%(portsEnd-portsBegin)
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("no port between %d and %d is free", portsBegin, portsEnd)
+	return 0
 }
+
+const portsBegin, portsEnd = 16384, 32768
+
+// nextPort begins anywhere: the tests of other packages may run at the same time.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(portsEnd)) }
