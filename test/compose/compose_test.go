@@ -26,9 +26,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	natstest.Clean()
-	os.Exit(code)
+	defer natstest.Clean()
+	m.Run()
 }
 
 func must(t testing.TB, err error) {
