@@ -174,7 +174,8 @@ func (f *Finder) Wait(ctx context.Context) error {
 }
 
 // Find returns the selected namespaces that are there, the process's own first and
-// then by name, and what could not be looked at.
+// then by name, and what could not be looked at. When it cannot look at all, as
+// without a free file descriptor, those are there that were: nothing is known of them.
 func (f *Finder) Find() (found []Namespace, missed []Missed) {
 	s := f.search()
 	// Files and processes are looked at one after the other. A namespace that got
@@ -185,8 +186,10 @@ func (f *Finder) Find() (found []Namespace, missed []Missed) {
 		before = slices.Collect(maps.Keys(s.byInode))
 		s = f.search()
 	}
-	f.found = s.name(f.found)
-	f.followProcesses()
+	if !s.blind || len(f.found) == 0 {
+		f.found = s.name(f.found)
+		f.followProcesses()
+	}
 	found = slices.SortedFunc(maps.Values(f.found), func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	return found, s.missed
 }
@@ -199,9 +202,7 @@ func (f *Finder) search() *search {
 	for _, glob := range f.sel.Files {
 		s.files(glob)
 	}
-	if f.sel.All {
-		s.processes()
-	}
+	s.processes()
 	if !f.sel.Self && !s.byInode[f.own].named {
 		delete(s.byInode, f.own)
 	}
@@ -243,6 +244,7 @@ type search struct {
 	*Finder
 	byInode map[uint64]*candidate
 	missed  []Missed
+	blind   bool // it could not look: what it has not found may be there
 }
 
 func (s *search) has(inodes []uint64) bool {
@@ -286,16 +288,20 @@ func (s *search) files(glob string) {
 	}
 }
 
-// processes looks at the namespaces of all processes.
+// processes looks at the namespaces of all processes, if they are asked for. That a
+// directory can be opened is tried in any case: to [filepath.Glob] one that cannot
+// is empty.
 func (s *search) processes() {
 	proc, err := os.Open("/proc")
-	if err != nil {
-		s.missed = append(s.missed, Missed{"/proc", err})
-		return
+	var names []string
+	if err == nil {
+		defer proc.Close()
+		if s.sel.All {
+			names, err = proc.Readdirnames(0)
+		}
 	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(0)
 	if err != nil {
+		s.blind = true
 		s.missed = append(s.missed, Missed{"/proc", err})
 	}
 	denied := false
@@ -379,25 +385,19 @@ func (s *search) names(inode uint64) (names []Namespace) {
 	return names
 }
 
-// inodeOf returns the inode of the namespace that a file stands for. What the file
-// is and what its inode is are asked of one descriptor: between two looks at the
-// path, the mount that makes it a namespace may end.
+// inodeOf returns the inode of the namespace that a file stands for. The kernel has
+// all namespaces on one device (nsfs), so that one look tells what the file is and
+// which: between two, the mount that makes it a namespace may end.
 func inodeOf(file string) (uint64, error) {
-	fd, err := unix.Open(file, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, &fs.PathError{Op: "open", Path: file, Err: err}
+	var own, stat unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: "/proc/self/ns/net", Err: err}
 	}
-	defer unix.Close(fd)
-	var where unix.Statfs_t
-	if err := unix.Fstatfs(fd, &where); err != nil {
-		return 0, &fs.PathError{Op: "fstatfs", Path: file, Err: err}
+	if err := unix.Stat(file, &stat); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: file, Err: err}
 	}
-	if where.Type != unix.NSFS_MAGIC {
+	if stat.Dev != own.Dev {
 		return 0, fmt.Errorf("%s: is no namespace", file)
-	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return 0, &fs.PathError{Op: "fstat", Path: file, Err: err}
 	}
 	return stat.Ino, nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ifacebridge/test/netnstest"
 )
 
@@ -49,11 +51,8 @@ func TestNamesOfNamespaces(t *testing.T) {
 	}
 }
 
-// A namespace that always has a name is always found, also when it gets another one
-// while the names are looked at.
-func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
-	k := netnstest.New(t)
-	selection, err := ParseSelection("renamed-*")
+func newFinder(t *testing.T, list string) *Finder {
+	selection, err := ParseSelection(list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +60,50 @@ func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(f.Close)
+	return f
+}
 
+// Without a file descriptor to look with, nothing is gone that was there.
+func TestFindWithoutDescriptors(t *testing.T) {
+	for _, list := range []string{"blind-*", "all"} {
+		t.Run(list, func(t *testing.T) {
+			k, f := netnstest.New(t), newFinder(t, list)
+			if err := k.SetName("blind-0"); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := f.Find()
+			if !slices.ContainsFunc(before, func(n Namespace) bool { return n.Name == "blind-0" }) {
+				t.Fatalf("found %v", before)
+			}
+			var limit unix.Rlimit
+			if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: limit.Max}); err != nil {
+				t.Fatal(err)
+			}
+			blind, missed := f.Find()
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(blind, before) || len(missed) != 1 {
+				t.Errorf("found %v, before %v; missed %v", blind, before, missed)
+			}
+			if err := netnstest.DeleteName("blind-0"); err != nil {
+				t.Fatal(err)
+			}
+			if now, _ := f.Find(); len(now) != len(before)-1 {
+				t.Errorf("found %v, before %v", now, before)
+			}
+		})
+	}
+}
+
+// A namespace that always has a name is always found, also when it gets another one
+// while the names are looked at.
+func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
+	k, f := netnstest.New(t), newFinder(t, "renamed-*")
 	inode, err := k.Inode()
 	if err != nil {
 		t.Fatal(err)
@@ -89,12 +130,12 @@ func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 					t.Error(err)
 				}
 				return
-			case <-time.After(time.Millisecond):
+			case <-time.After(10 * time.Millisecond): // far longer than two looks take
 			}
 		}
 	})
 	looks, wrong := 0, 0
-	for began := time.Now(); time.Since(began) < time.Second; looks++ {
+	for began := time.Now(); time.Since(began) < 2*time.Second; looks++ {
 		if found, _ := f.Find(); len(found) != 1 || found[0].Inode != inode {
 			wrong++
 		}

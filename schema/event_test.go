@@ -190,7 +190,6 @@ func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
 	return schema.Some(v)
 }
 
-// Diff says exactly what differs, but for the names of other links.
 // allKeys are those that random links have.
 func allKeys(r *rand.Rand) (keys schema.FieldSet) {
 	for range 500 {
@@ -265,6 +264,7 @@ func TestEncoder(t *testing.T) {
 	}
 }
 
+// Diff says exactly what differs, but for the names of other links.
 func TestDiff(t *testing.T) {
 	a := schema.Link{Index: 1, Name: "a\xff", MasterIndex: 3, MasterName: "br0"}
 	tests := []struct {

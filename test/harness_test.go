@@ -165,7 +165,7 @@ func (p *process) signal(sig syscall.Signal) {
 
 func (p *process) stopped() bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-	return !slices.ContainsFunc(threads, func(file string) bool {
+	return len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
 		stat, err := os.ReadFile(file)
 		_, state, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything, but ours does not
 		return err != nil || !bytes.HasPrefix(state, []byte("T"))
