@@ -96,7 +96,7 @@ func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg 
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer nc.Close()
-	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log, metrics: m}
+	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log, metrics: m}
 	if s != nil {
 		p.spool, p.backlog = s, s
 	} else {
@@ -139,7 +139,7 @@ func newIdentity(cfg Config) (identity, error) {
 // bucket beside it.
 func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
 	if cfg.Delivery == Core {
-		return newCoreDelivery(nc, cfg.Token), nil, nil
+		return newCoreDelivery(cfg, nc), nil, nil
 	}
 	b, err := newBucket(cfg, st, nc, log)
 	if err != nil {

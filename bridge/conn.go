@@ -31,9 +31,10 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		// A write that the network does not take blocks everything else on the
 		// connection, a minute by default, and what it had is gone.
 		nats.WriteBufferSize(256 << 10), // a batch of events in a few writes
-		nats.FlusherTimeout(2 * time.Second),
+		nats.FlusherTimeout(writeTimeout),
+		nats.SetCustomDialer(newDialer(connectTimeout)),
 		nats.ReconnectOnFlusherError(),
-		nats.Timeout(3 * time.Second),
+		nats.Timeout(connectTimeout),
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(r.connected),

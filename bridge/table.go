@@ -13,6 +13,18 @@ import (
 // A change is one step of the published state: what an event will say, but for
 // its place in the epoch, which it gets when it leaves the queue.
 type change struct {
+	about
+
+	// link is the state after the change and before the one before it, nil when there
+	// was none; both as the kernel says them: other links by index only, so that they
+	// compare. They are the table's. A link without one before it the table leaves alone
+	// afterwards, so that it may be kept; of others they hold until emit returns.
+	link, before           *schema.Link
+	linkNames, beforeNames names
+}
+
+// about is what there is to say of a change besides the link.
+type about struct {
 	id       linkID
 	kind     schema.Kind
 	action   schema.Action
@@ -22,13 +34,8 @@ type change struct {
 	count    uint64 // kernel notifications that it stands for
 	snapshot schema.Snapshot
 
-	// link is the state after the change and before the one before it, nil when there
-	// was none; both as the kernel says them: other links by index only, so that they
-	// compare. They are shared with the table and other changes, and never changed.
-	// wasThere is whether a consumer knows the link, as before says.
-	link, before           *schema.Link
-	linkNames, beforeNames names
-	wasThere               bool
+	// wasThere is whether a consumer knows the link, as it was before.
+	wasThere bool
 
 	// restated are keys that are said again although the link has not changed,
 	// because the name that stands beside them has.
@@ -42,18 +49,44 @@ type change struct {
 	counterpart schema.Counterpart
 }
 
+// isPlain reports whether all that c says is what is different of a link that consumers
+// know, in a namespace.
+func (c *change) isPlain(in netns) bool {
+	return c.wasThere && c.before != nil && c.snapshot.Of == 0 && c.netns == in && c.netnsBefore == "" && c.counterpart == schema.Counterpart{}
+}
+
+// keys returns the keys of which the values are not what they were.
+func (c *change) keys() schema.FieldSet {
+	s := schema.Diff(c.before, c.link)
+	if c.linkNames == c.beforeNames {
+		return s
+	}
+	if c.linkNames.lower != c.beforeNames.lower {
+		s |= lowerNameField
+	}
+	if c.linkNames.master != c.beforeNames.master {
+		s |= masterNameField
+	}
+	if c.linkNames.infoData != c.beforeNames.infoData {
+		s |= linkInfoField
+	}
+	return s
+}
+
+// appendValues appends the values under keys, for a schema.Form.
+func (c *change) appendValues(dst []byte, keys schema.FieldSet) []byte {
+	if keys&(lowerNameField|masterNameField|linkInfoField) == 0 {
+		return c.link.AppendValues(dst, keys)
+	}
+	named := *c.link
+	c.linkNames.put(&named)
+	return named.AppendValues(dst, keys)
+}
+
 // netns is what a namespace is called in events; its zero value is the bridge's own.
 type netns struct {
 	name  string
 	inode uint64
-}
-
-// changed returns the keys in which the link differs from what it was before.
-func (c *change) changed() schema.FieldSet {
-	if c.before == nil {
-		return c.restated
-	}
-	return schema.Diff(c.before, c.link) | c.restated
 }
 
 // names are what the links that a link refers to were called at the time of a
@@ -84,8 +117,8 @@ type table struct {
 	filter     Filter
 	links      map[int32]*entry
 	generation uint64
-	out        change // the one that emit is called with
-	fresh      func() *schema.Link
+	out        change       // the one that emit is called with
+	spare      *schema.Link // memory for the next link
 
 	// elsewhere knows the other namespaces; nil when there are none.
 	elsewhere elsewhere
@@ -104,14 +137,15 @@ type elsewhere interface {
 }
 
 type entry struct {
-	link       *schema.Link // never changed, only replaced
-	names      names        // as they were last published
+	link       *schema.Link
+	names      names // as they were last published
 	generation uint64
 	published  bool
+	kept       bool // somebody may keep link: it must not be used again
 }
 
 func newTable(filter Filter) *table {
-	return &table{filter: filter, links: make(map[int32]*entry), fresh: func() *schema.Link { return new(schema.Link) }}
+	return &table{filter: filter, links: make(map[int32]*entry), spare: new(schema.Link)}
 }
 
 // apply takes a notification and calls emit with what it changes, if anything
@@ -120,7 +154,7 @@ func newTable(filter Filter) *table {
 // known, and says nothing about a link that is not.
 func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) {
 	e := t.links[m.Link.Index]
-	t.out = change{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}
+	t.out = change{about: about{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}}
 	switch {
 	case m.Kind == netlinksrc.Del && e != nil:
 		t.remove(e, &m.Link, emit)
@@ -142,13 +176,13 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 // from the table, as apply does. The link is the table's from then on.
 func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*change)) {
 	e := t.links[link.Index]
-	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
 	switch {
 	case e == nil:
 		t.add(link, schema.Created, emit)
 	case replaced(e.link, link):
 		t.remove(e, &schema.Link{}, emit)
-		t.out.wasThere = false // nobody knows the one that has its index now
+		t.out.wasThere, t.out.before = false, nil // nobody knows the one that has its index now
 		t.add(link, schema.Created, emit)
 	case *e.link != *link:
 		t.update(e, link, emit)
@@ -164,7 +198,7 @@ func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
 		if !e.published || now == e.names {
 			continue
 		}
-		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: true}
+		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: true}, before: e.link, beforeNames: e.names}
 		if now.lower != e.names.lower {
 			t.out.restated |= lowerIndexField
 		}
@@ -178,11 +212,14 @@ func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
 	}
 }
 
-// The keys that stand for the names of other links.
+// The keys that stand for the names of other links, and those names.
 var (
 	lowerIndexField  = mustFields("link_index")
 	masterIndexField = mustFields("master_index")
 	linkInfoField    = mustFields("linkinfo")
+
+	lowerNameField  = mustFields("link")
+	masterNameField = mustFields("master")
 )
 
 // mustFields is schema.Fields for names that are constants.
@@ -196,7 +233,7 @@ func mustFields(names ...string) schema.FieldSet {
 
 // vanished removes a link that a dump does not show.
 func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*change)) {
-	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
 	t.remove(e, &schema.Link{}, emit)
 }
 
@@ -221,9 +258,12 @@ func (t *table) add(link *schema.Link, action schema.Action, emit func(*change))
 	}
 }
 
-// keep returns a copy of a link, to be shared.
+// keep returns a copy of a link.
 func (t *table) keep(l *schema.Link) *schema.Link {
-	kept := t.fresh()
+	kept := t.spare
+	if t.spare = nil; kept == nil {
+		kept = new(schema.Link)
+	}
 	*kept = *l
 	return kept
 }
@@ -234,24 +274,28 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	if renamed { // the kind, which the filter also looks at, never changes
 		e.published = t.filter.Publishes(link, t.netns.name)
 	}
-	e.link = link
-	if !wasPublished && !e.published {
-		return
+	beforeKept := e.kept
+	e.link, e.kept = link, false
+	if wasPublished || e.published {
+		t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
+		kind, action := schema.New, schema.Updated
+		if renamed {
+			action = schema.Renamed
+		}
+		if !e.published {
+			kind = schema.Del
+		}
+		t.emit(e, kind, action, emit)
 	}
-	t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
-	kind, action := schema.New, schema.Updated
-	if renamed {
-		action = schema.Renamed
+	if !beforeKept {
+		t.spare = before
 	}
-	if !e.published {
-		kind = schema.Del
-	}
-	t.emit(e, kind, action, emit)
 }
 
 // remove takes e out. Last is what the kernel said when it went: where it went to.
 func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
 	delete(t.links, e.link.Index)
+	t.out.before, t.out.beforeNames = e.link, e.names
 	action := schema.Deleted
 	if _, moved := last.NewNetnsID.Get(); moved {
 		action = schema.Moved
@@ -286,7 +330,7 @@ func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*ch
 		if !wasPublished && !e.published {
 			continue
 		}
-		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: wasPublished}
+		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: wasPublished}, before: e.link, beforeNames: e.names}
 		if wasPublished {
 			t.out.netnsBefore = before
 		}
@@ -305,6 +349,9 @@ func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func
 	c.kind, c.action = kind, action
 	e.names = t.names(e.link)
 	c.link, c.linkNames = e.link, e.names
+	if c.before == nil {
+		e.kept = true
+	}
 	emit(c)
 }
 
@@ -350,7 +397,7 @@ func (t *table) snapshot(more uint32, at time.Time, overruns uint64, emit func(*
 			continue
 		}
 		pos++
-		t.out = change{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}
+		t.out = change{about: about{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}}
 		t.emit(e, schema.New, schema.Existing, emit)
 	}
 }

@@ -36,7 +36,7 @@ func partialMsg(l schema.Link) *netlinksrc.Message {
 func describe(c *change) string {
 	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
 	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + c.changed().String()
+		s += " " + (schema.Diff(c.before, c.link) | c.restated).String()
 	}
 	if c.count > 1 {
 		s += fmt.Sprintf(" x%d", c.count)

@@ -18,6 +18,10 @@ type field struct {
 	name   string
 	key    string // as it stands in JSON, behind another
 	beside bool   // a name that stands beside an index; the diff is over the index
+
+	// bytesOf is a key for the bytes of the text whose key stands before it.
+	bytesOf bool
+
 	has    func(*Link) bool
 	same   func(a, b *Link) bool
 	append func([]byte, *Link) []byte // the JSON value; has must hold
@@ -144,9 +148,6 @@ func (s FieldSet) each() iter.Seq[*field] {
 // Diff returns the keys in which a and b differ. The names of other links are
 // left out: master_index and link_index stand for them.
 func Diff(a, b *Link) FieldSet {
-	if *a == *b {
-		return 0
-	}
 	look := FieldSet(1<<len(fields) - 1)
 	for i := range blocks {
 		if blocks[i].same(a, b) {
@@ -291,6 +292,7 @@ func parsed[T comparable, J any](name string, at func(*Link) *T, app func([]byte
 func rawText(name string, at func(*Link) *string) field {
 	f := newField(name, at, func(s string) bool { return !utf8.ValidString(s) }, appendBase64,
 		func(raw json.RawMessage) (string, error) { b, err := unmarshal[[]byte](raw); return string(b), err })
+	f.bytesOf = true
 	f.same = func(a, b *Link) bool { return *at(a) == *at(b) || !f.has(a) && !f.has(b) }
 	return f
 }
@@ -308,6 +310,7 @@ func altNamesBytes(name string) field {
 			}
 			return MakeAltNames(names...), err
 		})
+	f.bytesOf = true
 	f.same = func(a, b *Link) bool { return a.Alt == b.Alt || !f.has(a) && !f.has(b) }
 	return f
 }
