@@ -429,7 +429,7 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 		}
 		gone = append(gone, change{
 			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: o.at, wasThere: true,
-			netns: netns{e.Netns, e.NetnsInode}, link: &e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
+			netns: netns{e.Netns, e.NetnsInode}, link: &e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data, slaveData: e.Link.Info.SlaveData},
 		})
 	}
 	return gone, nil
