@@ -33,6 +33,7 @@ type metrics struct {
 	dumps    prometheus.Counter
 	redumps  prometheus.Counter
 	messages [netlinksrc.Kinds]prometheus.Counter // by netlinksrc.Kind
+	quiet    prometheus.Counter                   // notifications that changed nothing
 	fenced   prometheus.Gauge
 }
 
@@ -50,7 +51,9 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.00025, 4, 8)}),
 		dumps:   prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dumps_total", Help: "Dumps of all links, retries included."}),
 		redumps: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_dump_retries_total", Help: "Dumps that were interrupted by changes and asked for again."}),
-		fenced:  prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "fenced", Help: "1 when another bridge has taken this host's name and this one is stopping."}),
+		quiet: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "netlink_unchanged_total",
+			Help: "Notifications that changed nothing: the link's next event counts them."}),
+		fenced: prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "fenced", Help: "1 when another bridge has taken this host's name and this one is stopping."}),
 	}
 	messages := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metricPrefix + "netlink_messages_total", Help: "Messages of the kernel by kind; other: not about a link's state."}, []string{"kind"})
@@ -63,7 +66,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 	for reason := range failureReasons {
 		m.failures.WithLabelValues(reason)
 	}
-	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.fenced, info,
+	reg.MustRegister(m.events, m.failures, m.latency, m.dumps, m.redumps, messages, m.quiet, m.fenced, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

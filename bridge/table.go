@@ -67,7 +67,7 @@ func (c *change) keys() schema.FieldSet {
 	if c.linkNames.master != c.beforeNames.master {
 		s |= masterNameField
 	}
-	if c.linkNames.infoData != c.beforeNames.infoData {
+	if c.linkNames.infoData != c.beforeNames.infoData || c.linkNames.slaveData != c.beforeNames.slaveData {
 		s |= linkInfoField
 	}
 	return s
@@ -92,12 +92,13 @@ type netns struct {
 // names are what the links that a link refers to were called at the time of a
 // change: its lower link, its master, and those in its kind's settings.
 type names struct {
-	lower, master, infoData string
+	lower, master       string
+	infoData, slaveData string // the settings with the names in them
 }
 
 // put puts the names into l.
 func (n *names) put(l *schema.Link) {
-	l.LowerName, l.MasterName, l.Info.Data = n.lower, n.master, n.infoData
+	l.LowerName, l.MasterName, l.Info.Data, l.Info.SlaveData = n.lower, n.master, n.infoData, n.slaveData
 }
 
 // linkID identifies a link from its creation to its deletion. The kernel may
@@ -118,7 +119,7 @@ type table struct {
 	links      map[int32]*entry
 	generation uint64
 	out        change       // the one that emit is called with
-	spare      *schema.Link // memory for the next link
+	spare      *schema.Link // memory for the next link; nil: the next one makes its own
 
 	// elsewhere knows the other namespaces; nil when there are none.
 	elsewhere elsewhere
@@ -141,7 +142,8 @@ type entry struct {
 	names      names // as they were last published
 	generation uint64
 	published  bool
-	kept       bool // somebody may keep link: it must not be used again
+	kept       bool   // somebody may keep link: its memory must not be used again
+	quiet      uint64 // notifications since its last event that changed nothing
 }
 
 func newTable(filter Filter) *table {
@@ -151,8 +153,9 @@ func newTable(filter Filter) *table {
 // apply takes a notification and calls emit with what it changes, if anything
 // that is published. The change is emit's until it returns. A full message is
 // the link's state, whatever came before; a partial one is merged into what is
-// known, and says nothing about a link that is not.
-func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) {
+// known, and says nothing about a link that is not. It reports quiet when the
+// notification changed nothing: the link's next event counts it.
+func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) (quiet bool) {
 	e := t.links[m.Link.Index]
 	t.out = change{about: about{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}}
 	switch {
@@ -163,13 +166,15 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
 		t.add(t.keep(&m.Link), schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
-		if m.Partial {
-			link := e.link.With(schema.Present(&m.Link), &m.Link)
-			t.update(e, t.keep(&link), emit)
-			return
+		next := t.fresh()
+		if m.Merge(next, e.link); *next == *e.link {
+			t.spare = next
+			e.quiet++
+			return true
 		}
-		t.update(e, t.keep(&m.Link), emit)
+		t.update(e, next, emit)
 	}
+	return false
 }
 
 // compare takes what a dump says of a link, and calls emit with what differs
@@ -205,7 +210,7 @@ func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
 		if now.master != e.names.master {
 			t.out.restated |= masterIndexField
 		}
-		if now.infoData != e.names.infoData {
+		if now.infoData != e.names.infoData || now.slaveData != e.names.slaveData {
 			t.out.restated |= linkInfoField
 		}
 		t.emit(e, schema.New, schema.Updated, emit)
@@ -256,14 +261,21 @@ func (t *table) add(link *schema.Link, action schema.Action, emit func(*change))
 	if e.published {
 		t.emit(e, schema.New, action, emit)
 	}
+	t.know(e)
+}
+
+// fresh returns memory for a link.
+func (t *table) fresh() *schema.Link {
+	link := t.spare
+	if t.spare = nil; link == nil {
+		link = new(schema.Link)
+	}
+	return link
 }
 
 // keep returns a copy of a link.
 func (t *table) keep(l *schema.Link) *schema.Link {
-	kept := t.spare
-	if t.spare = nil; kept == nil {
-		kept = new(schema.Link)
-	}
+	kept := t.fresh()
 	*kept = *l
 	return kept
 }
@@ -290,6 +302,7 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	if !beforeKept {
 		t.spare = before
 	}
+	t.know(e)
 }
 
 // remove takes e out. Last is what the kernel said when it went: where it went to.
@@ -352,21 +365,40 @@ func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func
 	if c.before == nil {
 		e.kept = true
 	}
+	c.count += e.quiet
+	e.quiet = 0
 	emit(c)
+}
+
+// know takes note of a link's state. Why it was announced is said once, and no state.
+func (t *table) know(e *entry) {
+	if e.link.Reason == "" {
+		return
+	}
+	if e.kept {
+		e.link, e.kept = t.keep(e.link), false
+	}
+	e.link.Reason = ""
 }
 
 // names looks up the links that l refers to. They are looked up now: a name that
 // changes later is that link's event.
 func (t *table) names(l *schema.Link) names {
-	n := names{infoData: l.Info.Data}
-	if _, elsewhere := l.LowerNetnsID.Get(); !elsewhere && l.LowerIndex != 0 {
+	n := names{infoData: l.Info.Data, slaveData: l.Info.SlaveData}
+	nameOf := t.nameOf
+	if _, elsewhere := l.LowerNetnsID.Get(); elsewhere { // its settings' indexes are of there, too
+		nameOf = func(int32) (string, bool) { return "", false }
+	} else if l.LowerIndex != 0 {
 		n.lower, _ = t.nameOf(l.LowerIndex)
 	}
 	if l.MasterIndex != 0 {
 		n.master, _ = t.nameOf(l.MasterIndex)
 	}
 	if n.infoData != "" {
-		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, t.nameOf)
+		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, nameOf)
+	}
+	if n.slaveData != "" {
+		n.slaveData = netlinksrc.NameSlaveLinks(l.Info.SlaveKind, n.slaveData, t.nameOf)
 	}
 	return n
 }

@@ -120,6 +120,11 @@ func (f *Form) splice(dst []byte, s FieldSet, values []byte) []byte {
 	return dst
 }
 
+// forget takes these keys out.
+func (f *Form) forget(keys FieldSet) {
+	f.splice(nil, keys, new(Link).AppendValues(nil, keys))
+}
+
 // move shifts the ends of some keys.
 func (f *Form) move(from, to int, shift int32) {
 	if shift == 0 {

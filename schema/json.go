@@ -172,8 +172,21 @@ func (c *Encoder) AppendChange(dst []byte, e *Event, f *Form, keys FieldSet, val
 	link = len(dst)
 	dst = f.splice(dst, keys, values)
 	dst[link] = '{' // in the place of the first comma
+	if once := keys & onceKeys; once != 0 {
+		f.forget(once)
+	}
 	return append(dst, "}}"...), link
 }
+
+// onceKeys are the keys that belong to one event of a link alone.
+var onceKeys = func() (s FieldSet) {
+	for i := range fields {
+		if fields[i].once {
+			s |= 1 << i
+		}
+	}
+	return s
+}()
 
 // appendHead appends the event up to its link. Previous, where there is one, stands
 // for e.Previous.
