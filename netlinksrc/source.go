@@ -97,8 +97,7 @@ type Source struct {
 	*Reader
 	netns   *os.File // the namespace
 	own     bool     // it is the process's: nothing need be entered
-	events  *netlink.Conn
-	raw     syscall.RawConn
+	events  *listener
 	granted int
 	dumps   *netlink.Conn // nil until the first dump, and after a failed one
 	asks    *netlink.Conn // for questions with one answer; nil until the first
@@ -137,9 +136,16 @@ func Open(cfg Config) (*Source, error) {
 	if cfg.Namespaces {
 		groups |= 1 << (unix.RTNLGRP_NSID - 1)
 	}
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
 	if err != nil {
 		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
+	}
+	if err := conn.SetBPF(dropLeftBridges); err != nil {
+		return nil, errors.Join(fmt.Errorf("netlink: socket filter: %w", err), conn.Close())
+	}
+	events, err := listen(conn)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	s := &Source{events: events, Reader: cfg.Reader, own: cfg.NetNS == 0}
 	if s.Reader == nil {
@@ -161,16 +167,8 @@ func (s *Source) prepare(cfg Config) error {
 	if s.netns, err = os.Open(path); err != nil { // for other sockets, later
 		return fmt.Errorf("network namespace: %w", err)
 	}
-	if err := s.events.SetBPF(dropLeftBridges); err != nil {
-		return fmt.Errorf("socket filter: %w", err)
-	}
-	raw, err := s.events.SyscallConn()
-	if err != nil {
-		return err
-	}
-	s.raw = raw
 	var sockErr error
-	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), cfg.ReadBuffer) })
+	err = s.events.Control(func(fd int) { s.granted, sockErr = setReadBuffer(fd, cfg.ReadBuffer) })
 	s.longest = time.Duration(s.granted/stormFills) * loadPause
 	return errors.Join(err, sockErr)
 }
@@ -231,7 +229,10 @@ func (s *Source) Close() error {
 			err = errors.Join(err, conn.Close())
 		}
 	}
-	return errors.Join(err, s.netns.Close())
+	if s.netns != nil {
+		err = errors.Join(err, s.netns.Close())
+	}
+	return err
 }
 
 // Receive waits for notifications and calls handle with each that is there, up
@@ -246,10 +247,10 @@ func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 	s.pace()
 	handled, readErr := 0, error(nil)
 	err := interruptible(ctx, s.events, func() error {
-		return s.raw.Read(func(fd uintptr) bool {
+		return s.events.Read(func(fd int) bool {
 			s.Lock()
 			defer s.Unlock()
-			handled, readErr = s.drain(int(fd), s.Reader.events, handle)
+			handled, readErr = s.drain(fd, s.Reader.events, handle)
 			if s.overrun { // of a CatchUp
 				s.overrun, readErr = false, ErrOverrun
 			}
@@ -333,7 +334,7 @@ func (s *Source) drainAll(into *batch, handle func(*Message)) error {
 	var overrun error
 	for {
 		n, readErr := 0, error(nil)
-		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), into, handle) }); err != nil {
+		if err := s.events.Control(func(fd int) { n, readErr = s.drain(fd, into, handle) }); err != nil {
 			return err
 		}
 		switch {

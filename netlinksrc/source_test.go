@@ -103,7 +103,9 @@ func TestReceiveIsInterrupted(t *testing.T) {
 func TestBridgePortMessagesAreFiltered(t *testing.T) {
 	k := netnstest.New(t)
 	all := open(t, k, 0)
-	must(t, all.events.RemoveBPF())
+	must(t, all.events.Control(func(fd int) {
+		must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0))
+	}))
 	filtered := open(t, k, 0)
 
 	a, _, err := k.AddVeth("a", "b")
