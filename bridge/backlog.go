@@ -74,13 +74,13 @@ func yield(i int) {
 type direct struct {
 	id    identity
 	queue *queue
-	taken []delta // room for next
+	taken [maxTake]delta // room for next
 }
 
 var _ backlog = (*direct)(nil)
 
 func newDirect(id identity, q *queue) *direct {
-	return &direct{id: id, queue: q, taken: make([]delta, maxBatch)}
+	return &direct{id: id, queue: q}
 }
 
 func (d *direct) opening(ctx context.Context) (opening, error) {
@@ -89,12 +89,17 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 }
 
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
-	n, wait := d.queue.take(d.taken, now)
-	for i := range d.taken[:n] {
-		yield(i)
-		to.addDelta(&d.taken[i])
+	for len(to.batch) < maxBatch {
+		n, wait := d.queue.take(d.taken[:min(maxTake, maxBatch-len(to.batch))], now)
+		for i := range d.taken[:n] {
+			to.addDelta(&d.taken[i])
+		}
+		if n < maxTake {
+			return wait, nil
+		}
+		yield(len(to.batch) - 1)
 	}
-	return wait, nil
+	return 0, nil
 }
 
 func (d *direct) confirm()               {}

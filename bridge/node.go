@@ -38,14 +38,18 @@ func (n *node) about(t *track) about {
 }
 
 // nodes are the memory of a queue, and the ring in which the nodes that are in use
-// stand. Node 0 is the ring's beginning and end. Memory is kept to be used again.
+// stand. Node 0 is the ring's beginning and end. Memory is kept to be used again, but
+// for that of a great many.
 type nodes struct {
 	chunks []*[chunkNodes]node
 	free   int32 // the first of those that are not in use, which are linked by next; 0: none
 	made   int32
 }
 
-const chunkNodes = 128
+const (
+	chunkNodes = 128
+	keptChunks = 16 // half a megabyte
+)
 
 func newNodes() nodes {
 	var n nodes
@@ -70,6 +74,13 @@ func (n *nodes) get() int32 {
 
 // release takes back a node that is not in the ring any more.
 func (n *nodes) release(i int32) { n.at(i).next, n.free = n.free, i }
+
+// shrink gives memory back when no node is in use.
+func (n *nodes) shrink() {
+	if len(n.chunks) > keptChunks {
+		*n = newNodes()
+	}
+}
 
 // oldest returns the first node of the ring, 0 when there is none.
 func (n *nodes) oldest() int32 { return n.at(0).next }

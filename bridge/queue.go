@@ -69,7 +69,7 @@ type track struct {
 // maxTracks is of how many links at most, besides those that have changes queued, what
 // consumers know is kept: a form is about 1 KiB. A change of another link costs
 // about twice as much.
-const maxTracks = 1024
+const maxTracks = 512
 
 // A delta is a change as it leaves the queue.
 type delta struct {
@@ -354,21 +354,13 @@ func fold(first, c about) about {
 	return into
 }
 
-// take moves up to len(into) changes out of the queue, and returns how many. It
-// returns, besides, how long to wait for the next one when the oldest is held
-// for the folding window; 0 means until ready.
-func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
-	const some = 64 // as long as whoever pushes may have to wait
-	for n < len(into) {
-		m, wait := q.takeSome(into[n:min(n+some, len(into))], now)
-		if n += m; m < some {
-			return n, wait
-		}
-	}
-	return n, 0
-}
+// maxTake is how many changes are taken at once at most: whoever pushes waits meanwhile.
+const maxTake = 64
 
-func (q *queue) takeSome(into []delta, now time.Time) (n int, wait time.Duration) {
+// take moves up to len(into), which is at most maxTake, changes out of the queue, and
+// returns how many. It returns, besides, how long to wait for the next one when the
+// oldest is held for the folding window; 0 means until ready.
+func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for n < len(into) && q.len > 0 {
@@ -394,6 +386,9 @@ func (q *queue) takeSome(into []delta, now time.Time) (n int, wait time.Duration
 		} else if len(q.tracks) > maxTracks {
 			q.dropSome()
 		}
+	}
+	if q.len == 0 {
+		q.nodes.shrink()
 	}
 	return n, 0
 }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -12,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,11 +36,12 @@ import (
 // is as if it had not been. Each event has a checksum besides. What cannot be
 // read is moved aside, and said.
 type spool struct {
-	path   string
-	id     identity
-	limit  int    // events on disk; more wait in the queue
-	writer writer // of fill
-	log    *slog.Logger
+	path    string
+	id      identity
+	limit   int    // events on disk; more wait in the queue
+	writer  writer // of fill
+	scratch []byte // of fill
+	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
 	first  opening       // of this run
@@ -213,15 +214,13 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	links, at, err := q.firstSnapshot(ctx)
 	s.first, s.noOpen = opening{s.id.bootID, links, at}, err
 	close(s.begun)
-	changes := make([]delta, maxBatch)
+	changes := make([]delta, maxTake)
 	for {
 		closed := q.isClosed() // before take: nothing comes after it
-		n, wait := 0, time.Duration(0)
-		if room := s.free(); room > 0 {
-			n, wait = q.take(changes[:min(room, maxBatch)], time.Now())
-		}
+		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
-			s.add(changes[:n])
+			s.save()
+			signal(s.more)
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -253,15 +252,26 @@ func (s *spool) free() int {
 	return s.limit - int(s.high-s.low)
 }
 
+// takeFrom takes changes out of the queue into memory, as many as there is room for and
+// are worth one write. It returns how many, and else how long to wait for the next.
+func (s *spool) takeFrom(q *queue, changes []delta) (n int, wait time.Duration) {
+	for room := min(s.free(), maxBatch); n < room; {
+		m, wait := q.take(changes[:min(maxTake, room-n)], time.Now())
+		s.add(changes[:m])
+		if n += m; m < maxTake {
+			return n, wait
+		}
+	}
+	return n, 0
+}
+
 func (s *spool) add(changes []delta) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range changes {
-		value, _ := s.writer.append(make([]byte, sumSize, 2048), &changes[i], s.id.epoch, 0)
-		s.unsaved = append(s.unsaved, withSum(slices.Clip(value)))
+		s.scratch, _ = s.writer.append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.epoch, 0)
+		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
 	}
-	s.mu.Unlock()
-	s.save()
-	signal(s.more)
 }
 
 // save puts what is in memory on disk, and notes there how far NATS has come.
