@@ -58,8 +58,10 @@ func (w *writer) append(dst []byte, d *delta, epoch string, seq uint64) (with []
 		d.form.Set(&w.named)
 	}
 	if e.Action == schema.Updated || e.Action == schema.Renamed {
-		e.Changed = d.form.Diff(keys, values) | d.restated
-		if e.Kind == schema.New { // what it comes to may be less than its parts
+		if e.Changed = 0; d.wasThere || d.before != nil {
+			e.Changed = d.form.Diff(keys, values) | d.restated
+		}
+		if e.Kind == schema.New && d.wasThere { // what it comes to may be less than its parts
 			e.Action = schema.Updated
 			if e.Changed&nameField != 0 || e.NetnsPrevious != "" {
 				e.Action = schema.Renamed

@@ -254,6 +254,9 @@ func (q *queue) pushToSnapshot(c *change) {
 		q.nodes.append(i)
 		q.snapshots[i] = &snapshot{c.about, make([]snapshotLink, 0, c.snapshot.Of)}
 	}
+	if t := q.tracks[c.id]; t != nil {
+		t.newest = 0 // nothing is folded across it
+	}
 	s := q.snapshots[i]
 	s.links = append(s.links, snapshotLink{c.id, c.count, linkState{c.link, c.linkNames}})
 	q.len++
@@ -378,11 +381,15 @@ func fold(first, c about) about {
 	if first.netnsBefore != "" {
 		into.netnsBefore = first.netnsBefore
 	}
-	if c.kind == schema.New && first.kind == schema.New && !first.wasThere {
+	switch {
+	case c.kind == schema.Del:
+	case first.wasThere:
+		into.action = schema.Updated // or renamed, as is seen when the event is made
+	case first.kind == schema.New:
 		into.action, into.netnsBefore = first.action, ""
 		into.counterpart = first.counterpart
-	} else if c.kind == schema.New && first.wasThere {
-		into.action = schema.Updated // or renamed, as is seen when the event is made
+	default: // it came and went, and came again, unseen
+		into.action, into.netnsBefore = schema.Created, ""
 	}
 	return into
 }
@@ -406,26 +413,12 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 		}
 		d := &into[n]
 		if s := q.snapshots[i]; s != nil {
-			q.getNext(d, s)
-			if n++; len(s.links) == 0 {
-				q.nodes.unlink(i)
-				delete(q.snapshots, i)
-				q.nodes.release(i)
-			}
-			continue
+			q.takeOfSnapshot(d, s, i)
+		} else {
+			q.takeNode(d, q.byHandle[oldest.track], i)
 		}
-		t := q.byHandle[oldest.track]
-		q.get(d, t, i)
 		d.overruns += q.forgotten
 		n++
-		if t.newest == i {
-			t.newest = 0
-		}
-		q.unlink(t, i)
-		q.release(i)
-		if d.kind == schema.Del && d.action != schema.Renamed {
-			q.drop(t)
-		}
 	}
 	if len(q.tracks) > maxTracks {
 		q.dropSome()
@@ -436,31 +429,44 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 	return n, 0
 }
 
-// getNext makes d the next change of a snapshot.
-func (q *queue) getNext(d *delta, s *snapshot) {
+// takeOfSnapshot makes d the next change of a snapshot, which stands in node i.
+func (q *queue) takeOfSnapshot(d *delta, s *snapshot, i int32) {
 	l := s.links[0]
 	s.links = s.links[1:]
+	s.snapshot.Pos++
 	t := q.track(l.id)
 	if t.taken = s.netns; !t.based {
 		t.based, t.pushed = true, s.netns
 	}
 	d.about, d.form, d.link, d.before = s.about, t.form, &l.link, nil
-	d.id, d.count = l.id, l.count
-	s.snapshot.Pos++
+	d.id, d.count, d.snapshot.Pos = l.id, l.count, s.snapshot.Pos-1
 	q.len--
+	if len(s.links) == 0 {
+		q.nodes.unlink(i)
+		delete(q.snapshots, i)
+		q.nodes.release(i)
+	}
 }
 
-// get makes d what node i stands for.
-func (q *queue) get(d *delta, t *track, i int32) {
+// takeNode makes d what node i stands for, and gives the node back.
+func (q *queue) takeNode(d *delta, t *track, i int32) {
 	n := q.nodes.at(i)
 	d.form, d.keys, d.values, d.link, d.before = t.form, n.keys, d.values[:0], nil, nil
 	if w := q.whole[i]; w != nil {
 		d.about, d.link, d.before = w.about, &w.link, w.before
 		t.taken = w.netns
-		return
+	} else {
+		d.about = n.about(t)
+		d.values = append(d.values, q.valuesOf(i)...)
 	}
-	d.about = n.about(t)
-	d.values = append(d.values, q.valuesOf(i)...)
+	if t.newest == i {
+		t.newest = 0
+	}
+	q.unlink(t, i)
+	q.release(i)
+	if d.kind == schema.Del && d.action != schema.Renamed {
+		q.drop(t)
+	}
 }
 
 // size returns how many changes are waiting, and how many were folded and
