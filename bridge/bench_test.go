@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -30,8 +31,8 @@ type route struct {
 func newRoute(links int) *route {
 	q := newQueue(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
-		encoder: newEncoder(Config{Prefix: "iface", Token: "web01"}, func() int64 { return 1 << 20 }), out: newMessage("web01"),
+		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
+		encoder: newEncoder(config.Config{Prefix: "iface", Token: "web01"}, func() int64 { return 1 << 20 }), out: newMessage("web01"),
 	}
 	p.table.fresh = q.fresh
 	for i := range links {
@@ -160,9 +161,9 @@ func BenchmarkQueue(b *testing.B) {
 func BenchmarkPublish(b *testing.B) {
 	b.Cleanup(natstest.Clean)
 	s := natstest.Start(b, "")
-	for _, mode := range []Delivery{Core, JetStream} {
+	for _, mode := range []config.Delivery{config.Core, config.JetStream} {
 		b.Run(string(mode), func(b *testing.B) {
-			cfg := Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
+			cfg := config.Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
 			log := slog.New(slog.DiscardHandler)
 			nc, err := Connect(cfg, "bench", log)
 			if err != nil {

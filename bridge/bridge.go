@@ -23,8 +23,8 @@
 //     run what was there. The query service (query.go) answers with it.
 //
 // What all of them do is counted (metrics.go) and can be asked over HTTP
-// (health.go). [Run] is all of it. Settings come from the environment ([LoadSettings],
-// [ParseConfig]).
+// (health.go). [Run] is all of it. Its settings are a [config.Config], which is made
+// of the environment.
 package bridge
 
 import (
@@ -41,6 +41,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"ifacebridge/bridge/config"
 )
 
 // grace is how long after the signal to stop the queued events may take.
@@ -64,14 +66,14 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // waited out. It returns an error when the settings or netlink cannot be used,
 // an [UnconfirmedError], or a [FencedError] when another bridge has taken the
 // host's name. Its metrics are registered in reg.
-func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Registry) error {
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
 	return RunFrom(ctx, cfg, nil, log, reg)
 }
 
 // RunFrom is [Run] with the links that src has in the place of those of the kernel,
 // for simulations of many hosts in one process. It is the host's own namespace, the
 // only one: cfg.Netns is to be that alone. The caller closes src.
-func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
+func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
 		return err
@@ -125,7 +127,7 @@ func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg 
 	return run(ctx, n, p, log)
 }
 
-func newIdentity(cfg Config) (identity, error) {
+func newIdentity(cfg config.Config) (identity, error) {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return identity{}, fmt.Errorf("boot id: %w", err)
@@ -137,8 +139,8 @@ func newIdentity(cfg Config) (identity, error) {
 
 // newDelivery returns the way to NATS that cfg names, and with JetStream the
 // bucket beside it.
-func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
-	if cfg.Delivery == Core {
+func newDelivery(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
+	if cfg.Delivery == config.Core {
 		return newCoreDelivery(nc, cfg.Token), nil, nil
 	}
 	b, err := newBucket(cfg, st, nc, log)

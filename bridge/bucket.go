@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -31,7 +32,7 @@ import (
 // or holds something else, is made right when that is noticed, at the latest
 // after an IFACE_RESYNC.
 type bucket struct {
-	cfg Config
+	cfg config.Config
 	js  jetstream.JetStream
 	nc  *nats.Conn
 	log *slog.Logger
@@ -60,7 +61,7 @@ const (
 	bucketPause = 20 * time.Millisecond
 )
 
-func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
+func newBucket(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout),
 		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(confirmTimeout))
 	if err != nil {

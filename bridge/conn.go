@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge/config"
 )
 
 // Connect opens a connection to NATS that never gives up: when no server can be
@@ -19,7 +21,7 @@ import (
 //
 // Nothing is buffered while the connection is down: a publish fails, and the
 // events wait in the bridge's own queue.
-func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
+func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, error) {
 	r := &reporter{log: log}
 	opts := []nats.Option{
 		nats.Name(name),
@@ -49,10 +51,10 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.ErrorHandler(r.asyncError),
 	}
 	if cfg.Token != "" {
-		opts = append(opts, nats.CustomInboxPrefix(inboxPrefix(cfg.Token)))
+		opts = append(opts, nats.CustomInboxPrefix(cfg.InboxPrefix()))
 	}
-	opts = append(opts, cfg.Auth.options()...)
-	r.servers = redactURLs(strings.Join(cfg.Servers, ","))
+	opts = append(opts, authOptions(cfg.Auth)...)
+	r.servers = config.RedactURLs(cfg.Servers)
 	nc, err := nats.Connect(strings.Join(cfg.Servers, ","), opts...)
 	if err != nil {
 		return nil, err
@@ -60,7 +62,7 @@ func Connect(cfg Config, name string, log *slog.Logger) (*nats.Conn, error) {
 	return nc, nil
 }
 
-func (a Auth) options() []nats.Option {
+func authOptions(a config.Auth) []nats.Option {
 	var opts []nats.Option
 	switch {
 	case a.CredsFile != "":

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -42,7 +43,7 @@ type Finding struct {
 // Diagnose checks what a bridge with this configuration needs, and calls report
 // with each finding, in order: the kernel first, then NATS from the connection to
 // what is stored. It changes nothing, and leaves no trace in the stream.
-func Diagnose(ctx context.Context, cfg Config, report func(Finding)) {
+func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	d := &doctor{cfg: cfg, report: report}
 	d.kernel(ctx)
 	d.namespaces()
@@ -54,14 +55,14 @@ func Diagnose(ctx context.Context, cfg Config, report func(Finding)) {
 	defer nc.Close()
 	d.nc = nc
 	d.permissions(ctx)
-	if cfg.Delivery == JetStream {
+	if cfg.Delivery == config.JetStream {
 		d.jetStream(ctx)
 	}
 	d.others(ctx)
 }
 
 type doctor struct {
-	cfg    Config
+	cfg    config.Config
 	report func(Finding)
 	nc     *nats.Conn
 }
@@ -143,8 +144,8 @@ func (d *doctor) host() {
 // connect connects once, without trying on.
 func (d *doctor) connect() (*nats.Conn, error) {
 	opts := append([]nats.Option{nats.Name("ifacebridge doctor"), nats.Timeout(3 * time.Second), nats.NoReconnect(),
-		nats.CustomInboxPrefix(inboxPrefix(d.cfg.Token)), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}, d.cfg.Auth.options()...)
-	servers := redactURLs(strings.Join(d.cfg.Servers, ","))
+		nats.CustomInboxPrefix(d.cfg.InboxPrefix()), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}, authOptions(d.cfg.Auth)...)
+	servers := config.RedactURLs(d.cfg.Servers)
 	nc, err := nats.Connect(strings.Join(d.cfg.Servers, ","), opts...)
 	if err != nil {
 		if errors.Is(err, nats.ErrNoServers) { // the library keeps the reason for itself

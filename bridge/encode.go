@@ -5,6 +5,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -56,7 +57,7 @@ type encoder struct {
 // headerRoom is what a message's headers and protocol line take, at most.
 const headerRoom = 1024
 
-func newEncoder(cfg Config, limit func() int64) *encoder {
+func newEncoder(cfg config.Config, limit func() int64) *encoder {
 	c := &encoder{limit: limit}
 	for _, kind := range []schema.Kind{schema.New, schema.Del} {
 		c.subjects[kind] = schema.Subject(cfg.Prefix, cfg.Token, kind)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ifacebridge/bridge/config"
 )
 
 // progress tells whether a loop runs: it rests, or has not been at work for long.
@@ -99,7 +101,7 @@ const listenRetry = 5 * time.Second
 // serveHTTP serves handler on cfg.HTTPAddr until the returned function is called.
 // An address that cannot be used is an error; only the default one, when it is
 // taken, is waited for: events matter more than their metrics.
-func serveHTTP(cfg Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
+func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
 	if cfg.HTTPAddr == "" {
 		return func() {}, nil
 	}
@@ -108,7 +110,7 @@ func serveHTTP(cfg Config, handler http.Handler, log *slog.Logger) (stop func(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	listener, err := net.Listen("tcp", cfg.HTTPAddr)
-	waits := cfg.HTTPAddr == DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
+	waits := cfg.HTTPAddr == config.DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
 	if err != nil && !waits {
 		return nil, fmt.Errorf("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: %w; set it to an address that is free, or empty to serve none", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -29,7 +30,7 @@ import (
 // After any failure the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
 type jetStreamDelivery struct {
-	cfg   Config
+	cfg   config.Config
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	log   *slog.Logger
@@ -51,7 +52,7 @@ type jetStreamDelivery struct {
 
 var _ delivery = (*jetStreamDelivery)(nil)
 
-func newJetStreamDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
+func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout))
 	if err != nil {
 		return nil, err

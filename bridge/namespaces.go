@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -25,7 +26,7 @@ import (
 // nothing else keeps it: no name and no process (netlinksrc.Finder). It is let go
 // then, and the kernel removes it.
 type namespaces struct {
-	cfg     Config
+	cfg     config.Config
 	queue   *queue
 	log     *slog.Logger
 	metrics *metrics
@@ -84,7 +85,7 @@ const (
 
 // newNamespaces returns what reads the kernel, or, where one is given, a source in
 // its place.
-func newNamespaces(cfg Config, given Source, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
+func newNamespaces(cfg config.Config, given Source, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -15,7 +16,7 @@ type through struct {
 }
 
 func newThrough(limit int, window time.Duration) through {
-	return through{newTable(Filter{}), newQueue(limit, window)}
+	return through{newTable(config.Filter{}), newQueue(limit, window)}
 }
 
 func (q through) new(l schema.Link) { q.apply(newMsg(l), 0, q.push) }
@@ -138,7 +139,7 @@ func TestQueueFoldsWithinTheWindow(t *testing.T) {
 func TestQueueFoldsRenames(t *testing.T) {
 	seen := func() through {
 		q := newThrough(1, 0)
-		q.filter = Filter{exclude: []pattern{{glob: "x*"}}}
+		q.filter = excluding("x*")
 		q.new(link(2, "a"))
 		q.takeAll(time.Now())
 		q.new(link(9, "filler"))

@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -80,21 +81,21 @@ const saveRetry = time.Second
 // openSpool opens the spool of a host in cfg.SpoolDir, which it makes when it is
 // missing. A file that is no spool, or is damaged, is moved aside; a disk that is
 // full is tried again later. It fails when the directory cannot be used
-// ([ConfigError]) or another bridge uses it.
-func openSpool(cfg Config, id identity, log *slog.Logger) (*spool, error) {
+// ([config.Error]) or another bridge uses it.
+func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
 		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, config.Error{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
 	}
 	err := s.open()
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("spool %s: another bridge uses it; give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, config.Error{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
 	case err != nil:
 		s.say(err)
 	case s.low < s.high:

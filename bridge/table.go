@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -81,7 +82,7 @@ type linkID struct {
 type table struct {
 	watch      uint64
 	netns      netns
-	filter     Filter
+	filter     config.Filter
 	links      map[int32]*entry
 	generation uint64
 	out        change // the one that emit is called with
@@ -110,7 +111,7 @@ type entry struct {
 	published  bool
 }
 
-func newTable(filter Filter) *table {
+func newTable(filter config.Filter) *table {
 	return &table{filter: filter, links: make(map[int32]*entry), fresh: func() *schema.Link { return new(schema.Link) }}
 }
 

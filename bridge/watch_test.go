@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -84,7 +85,7 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 // changes that it pushed.
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
-	q := through{newTable(Filter{}), newQueue(100, 0)}
+	q := through{newTable(config.Filter{}), newQueue(100, 0)}
 	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func doctorCommand(environ []string) *cobra.Command {
@@ -20,7 +21,7 @@ clock, and who else writes as this host. It changes nothing and publishes nothin
 Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(bridge.ParseConfig, environ)
+			cfg, err := config.Parse(environ)
 			if err != nil {
 				return err
 			}
