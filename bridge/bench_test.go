@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -173,7 +175,7 @@ func BenchmarkPublish(b *testing.B) {
 			for !nc.IsConnected() {
 				time.Sleep(time.Millisecond)
 			}
-			d, _, err := newDelivery(cfg, newState(), nc, log)
+			d, _, err := newDelivery(cfg, newState(), nc, log, metrics.Registry{Registry: prometheus.NewRegistry()})
 			if err != nil {
 				b.Fatal(err)
 			}

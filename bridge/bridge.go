@@ -14,7 +14,7 @@
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
 //     when it is full, it folds the changes of one link into one.
 //   - The publisher (publish.go) has the changes made into numbered events
-//     (encode.go) and keeps at it until NATS has confirmed them (outage.go).
+//     (encode.go) and keeps at it until NATS has confirmed them.
 //   - The spool (spool.go), where one is wanted, keeps them on disk until then. To
 //     the publisher it and the queue are one thing, a backlog (backlog.go).
 //   - A delivery (jetstream.go, core.go) is what confirmed means.
@@ -43,7 +43,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
 )
+
+// Connect opens a connection to NATS, with the options of a bridge of this
+// configuration, that never gives up: when no server can be reached, or none accepts
+// the credentials, it goes on trying in the background, and logs why. It fails only for
+// options that cannot be used. The caller closes the connection.
+func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, error) {
+	conn, err := natsio.Connect(cfg, name, log)
+	if err != nil {
+		return nil, err
+	}
+	return conn.Conn, nil
+}
 
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second
@@ -78,41 +92,41 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	m := newMetrics(reg, cfg.Version)
+	counted := metrics.Registry{Registry: reg}
+	registerProcess(counted, cfg.Version)
 	q := newQueue(cfg.Queue, cfg.Coalesce)
-	n, err := newNamespaces(cfg, src, q, log, m)
+	q.register(counted)
+	n, err := newNamespaces(cfg, src, q, log, newKernelMetrics(counted))
 	if err != nil {
 		return err
 	}
 	defer n.close()
-
+	n.register(counted)
 	var s *spool
 	if cfg.SpoolDir != "" {
 		if s, err = openSpool(cfg, id, log); err != nil {
 			return err
 		}
 		defer s.close()
+		s.register(counted)
 	}
-	nc, err := Connect(cfg, "ifacebridge "+cfg.Host, log)
+	conn, err := natsio.Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	defer nc.Close()
-	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log, metrics: m}
-	if s != nil {
-		p.spool, p.backlog = s, s
-	} else {
-		p.backlog = newDirect(id, q)
-	}
-	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log); err != nil {
+	defer conn.Close()
+	conn.Register(counted)
+	nc := conn.Conn
+	p, err := newPublisher(cfg, id, q, s, nc, log, counted)
+	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	m.observe(n, p)
 	p.query = newQuery(cfg, id, p.state, nc, n.overruns.Load, p.isWhole, log)
 	p.query.serve()
 	defer p.query.stop()
-	h := &health{n, p, cfg.Pprof}
-	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
+	h := &health{n, p, conn, cfg.Pprof}
+	h.register(counted)
+	stopHTTP, err := serveHTTP(cfg, h.handler(reg), log)
 	if err != nil {
 		return err
 	}
@@ -137,9 +151,32 @@ func newIdentity(cfg config.Config) (identity, error) {
 	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: hex.EncodeToString(epoch[:])}, nil
 }
 
+// newPublisher returns what publishes from the queue, or from the spool if there is one.
+func newPublisher(
+	cfg config.Config, id identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+) (*publisher, error) {
+	p := &publisher{
+		id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		metrics: newPublishMetrics(counted),
+	}
+	if s != nil {
+		p.spool, p.backlog = s, s
+	} else {
+		p.backlog = newDirect(id, q)
+	}
+	var err error
+	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
+		return nil, err
+	}
+	p.register(counted)
+	return p, nil
+}
+
 // newDelivery returns the way to NATS that cfg names, and with JetStream the
 // bucket beside it.
-func newDelivery(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
+func newDelivery(
+	cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+) (delivery, *bucket, error) {
 	if cfg.Delivery == config.Core {
 		return newCoreDelivery(nc, cfg.Token), nil, nil
 	}
@@ -148,7 +185,12 @@ func newDelivery(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) 
 		return nil, nil, err
 	}
 	d, err := newJetStreamDelivery(cfg, nc, log)
-	return d, b, err
+	if err != nil {
+		return nil, nil, err
+	}
+	b.register(counted)
+	d.register(counted)
+	return d, b, nil
 }
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
@@ -188,7 +230,8 @@ func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) err
 		return err
 	}
 	if spooled > 0 {
-		log.Info("stopped; what NATS has not confirmed is in the spool, and the next start publishes it", "events", p.confirmed.Load(), "spooled", spooled)
+		log.Info("stopped; what NATS has not confirmed is in the spool, and the next start publishes it",
+			"events", p.confirmed.Load(), "spooled", spooled)
 		return nil
 	}
 	log.Info("stopped; every event is confirmed", "events", p.confirmed.Load())

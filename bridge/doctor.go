@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -75,6 +76,12 @@ func (d *doctor) warn(check, text, advice string) { d.report(Finding{check, Warn
 
 func (d *doctor) fail(check string, err error, advice string) {
 	d.report(Finding{check, Fail, err.Error(), advice})
+}
+
+// fault reports an error of NATS, with what it means and what to do about it.
+func (d *doctor) fault(check string, err error) {
+	fault := natsio.Classify(err)
+	d.report(Finding{check, Fail, fault.Cause, fault.Advice})
 }
 
 // kernel opens netlink as the bridge does, and reads the links.
@@ -143,19 +150,16 @@ func (d *doctor) host() {
 
 // connect connects once, without trying on.
 func (d *doctor) connect() (*nats.Conn, error) {
-	opts := append([]nats.Option{nats.Name("ifacebridge doctor"), nats.Timeout(3 * time.Second), nats.NoReconnect(),
-		nats.CustomInboxPrefix(d.cfg.InboxPrefix()), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}, authOptions(d.cfg.Auth)...)
-	servers := config.RedactURLs(d.cfg.Servers)
+	opts := append(natsio.Options(&d.cfg, "ifacebridge doctor"), nats.NoReconnect(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // each check reports its own
 	nc, err := nats.Connect(strings.Join(d.cfg.Servers, ","), opts...)
 	if err != nil {
 		if errors.Is(err, nats.ErrNoServers) { // the library keeps the reason for itself
 			err = dial(d.cfg.Servers)
 		}
-		advice := advise(err)
-		if advice == "" {
-			advice = "is a server listening there, and does a firewall let this host reach it?"
-		}
-		d.fail("NATS", fmt.Errorf("%s: %w", servers, err), advice)
+		fault := natsio.Classify(err)
+		d.fail("NATS", fmt.Errorf("%s: %s", config.RedactURLs(d.cfg.Servers), fault.Cause),
+			cmp.Or(fault.Advice, "is a server listening there, and does a firewall let this host reach it?"))
 		return nil, err
 	}
 	d.good("NATS", "%s, version %s, payloads up to %d bytes", nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.MaxPayload())
@@ -226,7 +230,7 @@ func (d *doctor) permissions(ctx context.Context) {
 		{"subscribe to", needs.Subscribe, info.Data.Permissions.Subscribe.Allow, info.Data.Permissions.Subscribe.Deny},
 	} {
 		for _, subject := range list.needs {
-			if len(list.allow) > 0 && !covers(list.allow, subject) || covers(list.deny, subject) {
+			if len(list.allow) > 0 && !natsio.Covers(list.allow, subject) || natsio.Covers(list.deny, subject) {
 				missing = append(missing, list.verb+" "+subject)
 			}
 		}
@@ -245,7 +249,7 @@ func (d *doctor) ask(ctx context.Context, subject string, data []byte, answer an
 	before := d.nc.LastError()
 	reply, err := d.nc.RequestWithContext(ctx, subject, data)
 	if err != nil {
-		return explainPermission(d.nc, before, err)
+		return natsio.ExplainPermission(d.nc, before, err)
 	}
 	return json.Unmarshal(reply.Data, answer)
 }
@@ -257,21 +261,21 @@ func (d *doctor) jetStream(ctx context.Context) {
 		d.fail("JetStream", err, "")
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 3*confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 3*natsio.ConfirmTimeout)
 	defer cancel()
 	before := d.nc.LastError() // what was refused to the checks before
 	stream, err := js.js.Stream(ctx, d.cfg.Stream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		d.warn("stream", d.cfg.Stream+" is not there; the bridge makes it, if it may", "or have someone who may run: "+addCommand(js.streamConfig()))
+		d.warn("stream", d.cfg.Stream+" is not there; the bridge makes it, if it may", "or have someone who may run: "+natsio.AddCommand(js.streamConfig()))
 		return
 	case err != nil:
-		d.fail("JetStream", js.explain(err, before), "")
+		d.fault("JetStream", js.explain(err, before))
 		return
 	}
 	cfg, state := stream.CachedInfo().Config, stream.CachedInfo().State
 	for _, kind := range []schema.Kind{schema.New, schema.Del} {
-		if subject := schema.Subject(d.cfg.Prefix, d.cfg.Token, kind); !covers(cfg.Subjects, subject) {
+		if subject := schema.Subject(d.cfg.Prefix, d.cfg.Token, kind); !natsio.Covers(cfg.Subjects, subject) {
 			d.fail("stream", fmt.Errorf("%s takes %v, not %s", cfg.Name, cfg.Subjects, subject), "add that subject to it, or name another stream in IFACE_STREAM")
 			return
 		}
@@ -287,7 +291,7 @@ func (d *doctor) jetStream(ctx context.Context) {
 	if _, err := js.js.KeyValue(ctx, d.cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
 		d.warn("bucket", d.cfg.Bucket+" is not there; the bridge makes it, if it may", "")
 	} else if err != nil {
-		d.fail("bucket", err, "")
+		d.fault("bucket", err)
 	} else {
 		d.good("bucket", "%s is there", d.cfg.Bucket)
 	}

@@ -13,7 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -29,7 +32,7 @@ type namespaces struct {
 	cfg     config.Config
 	queue   *queue
 	log     *slog.Logger
-	metrics *metrics
+	metrics *kernelMetrics
 
 	finder   *netlinksrc.Finder
 	given    Source             // what to read in place of the kernel, nil: nothing
@@ -85,7 +88,7 @@ const (
 
 // newNamespaces returns what reads the kernel, or, where one is given, a source in
 // its place.
-func newNamespaces(cfg config.Config, given Source, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
+func newNamespaces(cfg config.Config, given Source, q *queue, log *slog.Logger, m *kernelMetrics) (*namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
 		return nil, err
@@ -520,4 +523,52 @@ func (n *namespaces) counts() (links map[string]int, failing int) {
 		links[w.ns.Name] = int(w.links.Load())
 	}
 	return links, len(n.failing)
+}
+
+// The metrics of what is watched when somebody asks: a namespace that is gone leaves
+// no series behind.
+var (
+	linksDesc = metrics.Desc("links",
+		"Links in the kernel, whether they are published or not, in all network namespaces that are watched.")
+	netnsLinksDesc = metrics.Desc("namespace_links",
+		"Those of them in other network namespaces than the bridge's own.", "netns")
+	watchedDesc    = metrics.Desc("namespaces", "Network namespaces that are watched.")
+	notWatchedDesc = metrics.Desc("namespaces_failing",
+		"Network namespaces that should be watched and cannot be; the log says why.")
+)
+
+// register registers what the watchers count, and what is watched.
+func (n *namespaces) register(to metrics.Registry) {
+	to.CounterFunc("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).",
+		func() float64 { return float64(n.overruns.Load()) })
+	to.CounterFunc("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.",
+		func() float64 { return float64(n.malformed()) })
+	to.GaugeFunc("netlink_receive_buffer_bytes", "Receive buffer for notifications as the kernel granted it.",
+		func() float64 { return float64(n.granted.Load()) })
+	to.MustRegister(namespaceCollector{n})
+}
+
+type namespaceCollector struct{ *namespaces }
+
+func (namespaceCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{linksDesc, netnsLinksDesc, watchedDesc, notWatchedDesc} {
+		descs <- d
+	}
+}
+
+func (c namespaceCollector) Collect(to chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, n int, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
+	}
+	links, failing := c.counts()
+	sum := 0
+	for netns, n := range links {
+		sum += n
+		if netns != "" {
+			gauge(netnsLinksDesc, n, netns)
+		}
+	}
+	gauge(linksDesc, sum)
+	gauge(watchedDesc, len(links))
+	gauge(notWatchedDesc, failing)
 }

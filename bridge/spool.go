@@ -19,6 +19,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/schema"
 )
 
@@ -524,6 +525,14 @@ func (s *spool) failures() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.saveErrors
+}
+
+// register registers what the spool counts.
+func (s *spool) register(to metrics.Registry) {
+	to.GaugeFunc("spool_events", "Events on disk that NATS has not confirmed.",
+		func() float64 { n, _ := s.saved(); return float64(n) })
+	to.CounterFunc("spool_failures_total", "Times that the disk did not take events.",
+		func() float64 { return float64(s.failures()) })
 }
 
 // close closes the file. Nothing may be under way.

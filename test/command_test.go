@@ -178,7 +178,7 @@ func TestServerIsDown(t *testing.T) {
 	k := netnstest.Own(t)
 	s := natstest.New(t, "")
 	b := bridge(t, s)
-	b.says("cannot connect to NATS; trying on")
+	b.says("cannot connect to NATS; retrying")
 	a, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Delete(a))

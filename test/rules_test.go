@@ -32,13 +32,24 @@ func packages(t *testing.T, pattern string) []goPackage {
 // imports nothing but the standard library and its JSON encoder. Of the packages below
 // bridge, each may import those that are named, and bridge all of them.
 func TestDependenciesRunOneWay(t *testing.T) {
+	const (
+		netlinksrc = "ifacebridge/netlinksrc"
+		schema     = "ifacebridge/schema"
+		fleet      = "ifacebridge/fleet"
+		bridge     = "ifacebridge/bridge"
+		config     = bridge + "/config"
+		metrics    = bridge + "/internal/metrics"
+		natsio     = bridge + "/internal/natsio"
+	)
 	allowed := map[string][]string{
-		"ifacebridge/schema":          {},
-		"ifacebridge/netlinksrc":      {"ifacebridge/schema"},
-		"ifacebridge/bridge/config":   {"ifacebridge/netlinksrc", "ifacebridge/schema"},
-		"ifacebridge/bridge":          {"ifacebridge/bridge/config", "ifacebridge/netlinksrc", "ifacebridge/schema"},
-		"ifacebridge/fleet":           {"ifacebridge/schema"},
-		"ifacebridge/cmd/ifacebridge": {"ifacebridge/bridge", "ifacebridge/bridge/config", "ifacebridge/fleet", "ifacebridge/schema"},
+		schema:                        {},
+		netlinksrc:                    {schema},
+		config:                        {netlinksrc, schema},
+		metrics:                       {},
+		natsio:                        {config, metrics, schema},
+		bridge:                        {config, metrics, natsio, netlinksrc, schema},
+		fleet:                         {schema},
+		"ifacebridge/cmd/ifacebridge": {bridge, config, fleet, schema},
 	}
 	found := 0
 	for _, p := range packages(t, "./...") {

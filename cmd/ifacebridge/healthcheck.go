@@ -19,8 +19,8 @@ func healthcheckCommand(environ []string) *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask the bridge on this host whether it is ready",
 		Long: `Ask the bridge that serves IFACE_HTTP_ADDR whether it is ready (/readyz): NATS is
-connected and has this run's snapshot. For a container without a shell. Exit status 0
-when it is, 1 with the reason when it is not.`,
+connected, has this run's snapshot, and takes what is published. For a container
+without a shell. Exit status 0 when it is, 1 with the reasons when it is not.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.ParseConnection(environ)

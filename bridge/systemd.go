@@ -35,7 +35,7 @@ func (h *health) feedWatchdog(ctx context.Context, every time.Duration, log *slo
 	defer ticker.Stop()
 	for {
 		state := "STATUS=publishing"
-		if reasons := h.publisher.notReady(); len(reasons) > 0 {
+		if reasons := h.notReady(); len(reasons) > 0 {
 			state = "STATUS=" + strings.Join(reasons, "; ")
 		}
 		if stuck := h.failures(); len(stuck) > 0 {
