@@ -285,11 +285,8 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
 	cfg := stream.CachedInfo().Config
-	for _, kind := range []schema.Kind{schema.New, schema.Del} {
-		if subject := schema.Subject(d.cfg.Prefix, d.cfg.Token, kind); !natsio.Covers(cfg.Subjects, subject) {
-			return natsio.WithAdvice(fmt.Errorf("stream %s takes %v, not %s", cfg.Name, cfg.Subjects, subject),
-				"add that subject to it, or name another stream in IFACE_STREAM")
-		}
+	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
+		return err
 	}
 	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
 		d.batch = 1

@@ -3,11 +3,9 @@ package bridge
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -401,18 +399,7 @@ func (n *namespaces) say(what string, err error) {
 	if before == err.Error() {
 		return
 	}
-	n.log.Warn("cannot watch a network namespace; trying again, the others are not affected", "netns", what, "cause", err, "advice", adviseNetns(err))
-}
-
-// adviseNetns is what to do about a namespace that cannot be watched.
-func adviseNetns(err error) string {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return "entering a namespace needs CAP_SYS_ADMIN, finding those of other users' processes CAP_SYS_PTRACE"
-	case errors.Is(err, os.ErrNotExist):
-		return "it is watched as soon as it is there"
-	}
-	return ""
+	n.log.Warn("cannot watch a network namespace; trying again, the others are not affected", "netns", what, "cause", err, "advice", config.NetnsAdvice(err))
 }
 
 // before is called with each notification before it is handled. A link that is new

@@ -40,6 +40,7 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		config     = bridge + "/config"
 		metrics    = bridge + "/internal/metrics"
 		natsio     = bridge + "/internal/natsio"
+		doctor     = bridge + "/doctor"
 	)
 	allowed := map[string][]string{
 		schema:                        {},
@@ -47,9 +48,10 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		config:                        {netlinksrc, schema},
 		metrics:                       {},
 		natsio:                        {config, metrics, schema},
+		doctor:                        {config, natsio, netlinksrc, schema},
 		bridge:                        {config, metrics, natsio, netlinksrc, schema},
 		fleet:                         {schema},
-		"ifacebridge/cmd/ifacebridge": {bridge, config, fleet, schema},
+		"ifacebridge/cmd/ifacebridge": {bridge, config, doctor, fleet, schema},
 	}
 	found := 0
 	for _, p := range packages(t, "./...") {

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"ifacebridge/schema"
@@ -78,4 +80,16 @@ func (p Permissions) String() string {
 	}
 	b.WriteString("}")
 	return b.String()
+}
+
+// NetnsAdvice is what to do about a network namespace that IFACE_NETNS selects and that
+// cannot be watched because of err; "" when nothing is known.
+func NetnsAdvice(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "entering a namespace needs CAP_SYS_ADMIN, finding those of other users' processes CAP_SYS_PTRACE"
+	case errors.Is(err, fs.ErrNotExist):
+		return "it is watched as soon as it is there"
+	}
+	return ""
 }

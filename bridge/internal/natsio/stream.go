@@ -37,6 +37,17 @@ func StreamConfig(cfg *config.Config, serverVersion string) jetstream.StreamConf
 	}
 }
 
+// CheckStream returns why a stream cannot be used as it is, with advice; nil when it can.
+func CheckStream(cfg *config.Config, stream *jetstream.StreamConfig) error {
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		if subject := schema.Subject(cfg.Prefix, cfg.Token, kind); !Covers(stream.Subjects, subject) {
+			return WithAdvice(fmt.Errorf("stream %s takes %v, not %s", stream.Name, stream.Subjects, subject),
+				"add that subject to it, or name another stream in IFACE_STREAM")
+		}
+	}
+	return nil
+}
+
 // AddCommand is the nats command that creates the stream.
 func AddCommand(cfg jetstream.StreamConfig) string {
 	const format = "nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults"
