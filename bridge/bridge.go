@@ -8,7 +8,8 @@
 //
 //   - A watcher (watch.go) reads one namespace's notifications, and compares with
 //     a dump when some were lost. It never waits for NATS. Which namespaces there
-//     are, come, go and are renamed is followed besides (namespaces.go).
+//     are, come, go and are renamed is followed besides (namespaces.go), and so are links
+//     that move between them (moves.go).
 //   - Its table (table.go) decides what a notification changes. No clock, no
 //     socket: a pure function of the messages.
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
