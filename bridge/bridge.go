@@ -1,5 +1,5 @@
 // Package bridge publishes the network links of a host to NATS: what the kernel
-// says over rtnetlink, as events of schema iface.v1, each once and in order.
+// reports over rtnetlink, as events of schema iface.v1, each once and in order.
 //
 //	kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
 //	                             table     folds   seq         core, JetStream
@@ -7,9 +7,8 @@
 // What each of them is for:
 //
 //   - A watcher (watch.go) reads one namespace's notifications, and compares with
-//     a dump when some were lost. It never waits for NATS. Which namespaces there
-//     are, come, go and are renamed is followed besides (namespaces.go), and so are links
-//     that move between them (moves.go).
+//     a dump when some were lost. It never waits for NATS. There is one for each
+//     namespace, while it exists (namespaces.go); links move between them (moves.go).
 //   - Its table (table.go) decides what a notification changes. No clock, no
 //     socket: a pure function of the messages.
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
@@ -20,12 +19,15 @@
 //     the publisher it and the queue are one thing, a backlog (backlog.go).
 //   - A delivery (jetstream.go, core.go) is what confirmed means.
 //   - The state (state.go) is what a consumer holds that has applied all of it.
-//   - The bucket (bucket.go) follows the stream with that state, and tells the next
-//     run what was there. The query service (query.go) answers with it.
+//   - The bucket (bucket.go) follows the stream with that state; the next run finds
+//     in it what was there. The query service (query.go) answers with it.
 //
-// What all of them do is counted (metrics.go) and can be asked over HTTP
-// (health.go). [Run] is all of it. Its settings are a [config.Config], which is made
-// of the environment.
+// Each of them registers what it counts (metrics.go). Whether they work can be asked
+// over HTTP (health.go), and systemd is told (systemd.go). [Run] is all of it.
+//
+// Below this package are the settings ([config.Config], from the environment), the
+// connection and the meaning of its errors (internal/natsio), and the checks of
+// `ifacebridge doctor` (doctor), none of which knows this one.
 package bridge
 
 import (
@@ -50,7 +52,7 @@ import (
 
 // Connect opens a connection to NATS, with the options of a bridge of this
 // configuration, that never gives up: when no server can be reached, or none accepts
-// the credentials, it goes on trying in the background, and logs why. It fails only for
+// the credentials, it retries in the background, and logs why. It fails only for
 // options that cannot be used. The caller closes the connection.
 func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, error) {
 	conn, err := natsio.Connect(cfg, name, log)
@@ -63,7 +65,7 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, erro
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second
 
-// UnconfirmedError says that the bridge had to stop before NATS had confirmed
+// An UnconfirmedError reports that the bridge had to stop before NATS had confirmed
 // all events.
 type UnconfirmedError struct {
 	Events int

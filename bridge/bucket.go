@@ -125,7 +125,7 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 		}
 		if err := b.catchUp(ctx); err != nil {
 			b.opened = false // look it up again: it may be gone
-			if retry.Wait(ctx, b.nc, err, b.unsaid()) != nil {
+			if retry.Wait(ctx, b.nc, err, b.behindBy()) != nil {
 				return
 			}
 			continue
@@ -141,8 +141,8 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 	}
 }
 
-// unsaid returns how many keys are not in the bucket as they should be.
-func (b *bucket) unsaid() int {
+// behindBy returns how many keys are not in the bucket as they should be.
+func (b *bucket) behindBy() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.dirty) + len(b.stray)
@@ -220,8 +220,8 @@ func (b *bucket) last(k *schema.LinkKey) []byte {
 	return b.state.last(*k)
 }
 
-// A put is one key on its way into the bucket, or out of it.
-type put struct {
+// A keyPut is one key on its way into the bucket, or out of it.
+type keyPut struct {
 	name string
 	link *schema.LinkKey // nil: it is no link's
 	ack  jetstream.PubAckFuture
@@ -232,24 +232,24 @@ type put struct {
 const maxPuts = 512
 
 // takeDirty returns what is not in the bucket as it should be, at most maxPuts.
-func (b *bucket) takeDirty() (puts []put) {
+func (b *bucket) takeDirty() (puts []keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k := range b.dirty {
 		if len(puts) == maxPuts {
 			break
 		}
-		puts = append(puts, put{name: b.key(k), link: &k})
+		puts = append(puts, keyPut{name: b.key(k), link: &k})
 		delete(b.dirty, k)
 	}
 	for name := range b.stray {
 		if len(puts) == maxPuts {
 			break
 		}
-		puts = append(puts, put{name: name})
+		puts = append(puts, keyPut{name: name})
 		delete(b.stray, name)
 	}
-	slices.SortFunc(puts, func(a, b put) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(puts, func(a, b keyPut) int { return strings.Compare(a.name, b.name) })
 	return puts
 }
 
@@ -269,7 +269,7 @@ func (b *bucket) message(key string, data []byte) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(p *put) {
+func (b *bucket) again(p *keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.link != nil {
@@ -436,7 +436,7 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
 			b.log.Warn("the bucket holds something other than a link's last event; removing it",
 				"bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.again(&put{name: key})
+			b.again(&keyPut{name: key})
 			continue
 		}
 		if o.has(&e) {
@@ -472,5 +472,5 @@ func (b *bucket) register(to metrics.Registry) {
 	to.CounterFunc("bucket_puts_total", "Keys that were put into or taken out of the bucket of current state.",
 		func() float64 { return float64(b.puts.Load()) })
 	to.GaugeFunc("bucket_behind_keys", "Keys that the bucket of current state does not hold yet as it should.",
-		func() float64 { return float64(b.unsaid()) })
+		func() float64 { return float64(b.behindBy()) })
 }

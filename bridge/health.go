@@ -22,7 +22,7 @@ import (
 	"ifacebridge/bridge/internal/natsio"
 )
 
-// progress tells whether a loop runs: it rests, or has not been at work for long.
+// A progress shows whether a loop runs: it rests, or has not been at work for long.
 type progress struct {
 	since atomic.Int64 // at work since, in Unix nanoseconds; 0: at rest
 }
@@ -41,16 +41,16 @@ func (p *progress) stuck() bool {
 
 // health answers for a bridge.
 type health struct {
-	namespaces *namespaces
-	publisher  *publisher
+	reading    *namespaces
+	publishing *publisher
 	conn       *natsio.Conn
 	pprof      bool // serve profiles too
 }
 
 // failures returns which loops do not run.
 func (h *health) failures() []string {
-	list := h.namespaces.stuck()
-	if h.publisher.progress.stuck() {
+	list := h.reading.stuck()
+	if h.publishing.progress.stuck() {
 		list = append(list, "the publisher is stuck")
 	}
 	return list
@@ -63,10 +63,10 @@ func (h *health) notReady() []string {
 	if fault := h.conn.Fault(); fault != nil {
 		list = append(list, "NATS is not connected: "+fault.String())
 	}
-	if !h.publisher.snapshotOK.Load() {
+	if !h.publishing.snapshotOK.Load() {
 		list = append(list, "the snapshot is not confirmed yet")
 	}
-	if fault := h.publisher.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
+	if fault := h.publishing.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
 		list = append(list, "publishing fails: "+fault.String())
 	}
 	return list
@@ -93,7 +93,7 @@ func answer(reasons func() []string) http.HandlerFunc {
 	}
 }
 
-// handler serves what may be asked over HTTP; nothing can be changed by it.
+// handler serves what may be asked over HTTP. Nothing can be changed that way.
 func (h *health) handler(reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", answer(h.failures))

@@ -9,9 +9,9 @@ import (
 )
 
 // moves follows links from one network namespace to another, so that the event where a
-// link went tells where it is now, and the one where it appears tells where it was. The
-// kernel notifies both namespaces, the one that the link leaves first, but on two
-// sockets. Whoever calls has the lock of all tables.
+// link leaves has the place where it is now, and the event where it appears has the place
+// where it was. The kernel notifies both namespaces, the one that the link leaves first,
+// but on two sockets. Whoever calls has the lock of all tables.
 type moves struct {
 	watched map[uint64]*namespace // those that namespaces follows, by inode
 	hint    chan<- struct{}       // to look for namespaces that are not watched yet
@@ -42,7 +42,7 @@ func newMoves(watched map[uint64]*namespace, hint chan<- struct{}, log *slog.Log
 
 // readAhead is called with each notification before it is handled. A link that is new
 // in one namespace may come from another, which was notified before: so the others'
-// notifications are read first. Then both events can tell where the other is, and they
+// notifications are read first. Then both events can name the other place, and they
 // stand in order.
 func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	if msg.Kind == netlinksrc.Netns {
@@ -66,8 +66,8 @@ func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	m.ahead = false
 }
 
-// wentTo implements elsewhere. The kernel tells the id that the other namespace has
-// in this one; it is asked which of the others has it.
+// wentTo implements elsewhere. The kernel's message has the id of the other namespace
+// in this one; which of the others that is, the kernel is asked.
 func (m *moves) wentTo(from *table, last *schema.Link) schema.Counterpart {
 	w := m.namespaceOf(from)
 	id, _ := last.NewNetnsID.Get()

@@ -66,7 +66,7 @@ type failure struct {
 }
 
 const (
-	// findEvery is how often to look for what nothing tells of: processes in new
+	// findEvery is how often to look for what nothing announces: processes in new
 	// namespaces, and the permission to enter one.
 	findEvery = 10 * time.Second
 
@@ -362,7 +362,7 @@ func (n *namespaces) remove(w *namespace) {
 }
 
 // end stops all watchers, and closes their sockets. What becomes of the links after
-// that, the next run tells.
+// that is in the next run's snapshot.
 func (n *namespaces) end() {
 	for _, w := range n.list() {
 		w.stop()
@@ -449,7 +449,7 @@ var (
 		"Those of them in other network namespaces than the bridge's own.", "netns")
 	watchedDesc    = metrics.Desc("namespaces", "Network namespaces that are watched.")
 	notWatchedDesc = metrics.Desc("namespaces_failing",
-		"Network namespaces that should be watched and cannot be; the log says why.")
+		"Network namespaces that should be watched and cannot be; the log has the reasons.")
 )
 
 // register registers what the watchers count, and what is watched.

@@ -254,7 +254,7 @@ const (
 func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	retry := natsio.Retry{
 		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
-		Fault: &p.fault,
+		Last: &p.fault,
 	}
 	var err error
 	connectedFor := time.Duration(0)
@@ -327,7 +327,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		defer p.oldest.Store(0)
 	}
 	retry := natsio.Retry{
-		Log: p.log, Failing: "cannot publish; events are kept until it works again", Over: "publishing again", Fault: &p.fault,
+		Log: p.log, Failing: "cannot publish; events are kept until it works again", Over: "publishing again", Last: &p.fault,
 	}
 	for {
 		began := time.Now()

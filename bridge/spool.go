@@ -35,7 +35,7 @@ import (
 //
 // It is a bbolt file: what is committed is on disk, and a write that a crash tore
 // is as if it had not been. Each event has a checksum besides. What cannot be
-// read is moved aside, and said.
+// read is moved aside, and that is logged.
 type spool struct {
 	path  string
 	id    identity
@@ -89,20 +89,27 @@ func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error)
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
-		return nil, config.Error{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	}
 	err := s.open()
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("spool %s: another bridge uses it; give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
+		return nil, fmt.Errorf("spool %s: another bridge uses it; "+
+			"give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, config.Error{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	case err != nil:
-		s.say(err)
+		s.note(err)
 	case s.low < s.high:
 		log.Info("found events that an earlier run had not published", "events", s.high-s.low, "spool", s.path)
 	}
 	return s, nil
+}
+
+func unusable(err error) error {
+	return config.Error{
+		fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err),
+	}
 }
 
 // open opens the file, or makes a new one. What is damaged is moved aside.
@@ -116,8 +123,8 @@ func (s *spool) open() error {
 	if renameErr := os.Rename(s.path, aside); renameErr != nil {
 		return errors.Join(err, renameErr)
 	}
-	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, the snapshot shows what is there",
-		"cause", err, "moved_to", aside)
+	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, "+
+		"the snapshot shows what is there", "cause", err, "moved_to", aside)
 	return s.load()
 }
 
@@ -279,7 +286,7 @@ func (s *spool) save() {
 		s.high += uint64(len(s.unsaved))
 		s.unsaved = s.unsaved[:0]
 	}
-	s.say(err)
+	s.note(err)
 }
 
 // reopen opens the file when that has failed before.
@@ -293,9 +300,9 @@ func (s *spool) reopen() error {
 	return err
 }
 
-// say logs that the disk does not take events, each cause once, and that it does
-// again.
-func (s *spool) say(err error) {
+// note counts and logs that the disk does not take events, each cause once, and logs
+// when it does again.
+func (s *spool) note(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -304,7 +311,8 @@ func (s *spool) say(err error) {
 	switch {
 	case text == s.saveErr:
 	case err != nil:
-		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed", "cause", err, "spool", s.path)
+		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed",
+			"cause", err, "spool", s.path)
 	default:
 		s.log.Info("spooling again", "spool", s.path)
 	}
@@ -439,7 +447,9 @@ func (s *spool) dropThrough(last *schema.Event) error {
 // their place in it, and whether the server took all of their fields.
 func sameEvent(a, b *schema.Event) bool {
 	return a.Epoch == b.Epoch && a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
+		a.Snapshot == b.Snapshot && a.Key() == b.Key() &&
+		a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious &&
+		(a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
 // discard removes all events of an epoch, which is the oldest here, and returns
@@ -494,7 +504,7 @@ func (s *spool) drop(n int, m mark) {
 	s.low += uint64(onDisk)
 	s.unsaved = append(s.unsaved[:0], s.unsaved[n-onDisk:]...)
 	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
-		s.say(s.update(nil))
+		s.note(s.update(nil))
 	}
 	signal(s.room)
 }

@@ -87,7 +87,7 @@ func TestHTTPAddressIsTaken(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:9469")
 	must(t, err)
 	b := bridge(t, s)
-	b.says("another process has the default address; trying again until it is free")
+	b.says("another process has the default address; retrying until it is free")
 	b.ready()
 	must(t, l.Close())
 	b.says("serving /healthz, /readyz and /metrics")

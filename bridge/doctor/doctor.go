@@ -1,4 +1,4 @@
-// Package doctor checks what a bridge needs, and tells what to do where it is lacking.
+// Package doctor checks what a bridge needs, and advises where something is lacking.
 package doctor
 
 import (

@@ -25,7 +25,7 @@ type client struct {
 	nc  *nats.Conn
 }
 
-// connectClient connects as the settings say, to the embedded server when they name
+// connectClient connects by the settings, to the embedded server when they name
 // none. It never gives up: see reach. The caller closes nc.
 func connectClient(environ []string, name string, log *slog.Logger) (*client, error) {
 	cfg, err := config.ParseConnection(environ)

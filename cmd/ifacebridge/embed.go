@@ -57,7 +57,8 @@ func serveNATS(cfg config.Config, log *slog.Logger) (url string, shutdown func()
 	srv.Start()
 	if !srv.ReadyForConnections(10*time.Second) || !srv.JetStreamEnabled() {
 		srv.Shutdown()
-		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s", cfg.StoreDir, failed.last())
+		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
+			cfg.StoreDir, failed.last())
 	}
 	url = "nats://" + address
 	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", cfg.StoreDir,

@@ -1,6 +1,6 @@
-// Package natsio is the bridge's way to NATS: the connection ([Connect]), what an
-// error means ([Classify]), and trying again ([Retry]). What is sent is no business of
-// it.
+// Package natsio is the bridge's way to NATS: the connection ([Connect]), what its errors
+// mean ([Classify]), how to try again ([Retry]), and what a stream has to be
+// ([CheckStream]). It does not know what is published.
 package natsio
 
 import (
@@ -22,11 +22,11 @@ import (
 // A Conn is a connection that never gives up.
 type Conn struct {
 	*nats.Conn
-	reporter *reporter
+	events *reporter
 }
 
 // Connect opens a connection to NATS that never gives up: when no server can be
-// reached it goes on trying in the background, also after authentication errors,
+// reached it retries in the background, also after authentication errors,
 // which a rotated credential ends. It fails only for options that cannot be used.
 // The caller closes the connection.
 //
@@ -62,7 +62,7 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 }
 
 // Options are those that every connection of this configuration has, also one that is
-// tried once: who we are, and how long to wait.
+// tried only once: who we are, and how long to wait.
 func Options(cfg *config.Config, name string) []nats.Option {
 	opts := append([]nats.Option{nats.Name(name), nats.Timeout(3 * time.Second)}, authOptions(cfg.Auth)...)
 	if prefix := cfg.InboxPrefix(); prefix != "" {
@@ -103,10 +103,10 @@ func (c *Conn) Fault() *Fault {
 	if c.IsConnected() {
 		return nil
 	}
-	c.reporter.mu.Lock()
-	defer c.reporter.mu.Unlock()
-	if c.reporter.fault != nil {
-		return c.reporter.fault
+	c.events.mu.Lock()
+	defer c.events.mu.Unlock()
+	if c.events.fault != nil {
+		return c.events.fault
 	}
 	fault := Classify(ErrNotConnected)
 	return &fault
@@ -201,7 +201,7 @@ func (r *reporter) disconnected(nc *nats.Conn, err error) {
 	r.log.Warn("lost the connection to NATS; reconnecting", "cause", err)
 }
 
-// failed is told of each attempt to connect that failed.
+// failed is called after each attempt to connect that failed.
 func (r *reporter) failed(_ *nats.Conn, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -218,8 +218,8 @@ func (r *reporter) failed(_ *nats.Conn, err error) {
 	}
 }
 
-// asyncError is told of errors that are no answer to anything: of refused subjects,
-// say, and when a connection was lost also of refused credentials, every second.
+// asyncError is called with errors that answer nothing: for example a refused subject,
+// and while reconnecting also refused credentials, every second.
 func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -237,7 +237,7 @@ func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	r.log.Warn("NATS reports an error", fault.attrs()...)
 }
 
-// lameDuck is told that the server is about to stop.
+// lameDuck is called when the server is about to stop.
 func (r *reporter) lameDuck(nc *nats.Conn) {
 	r.log.Info("the NATS server is shutting down and asks its clients to move", "server", nc.ConnectedUrlRedacted())
 	if len(nc.Servers()) > 1 { // now, rather than when it cuts the connection

@@ -38,7 +38,7 @@ type Fault struct {
 	// leader. Of the others any server of the cluster would report the same.
 	Transient bool
 
-	Cause  string // the error's text, behind what it means where that is not plain
+	Cause  string // the error's text, in one line, behind what it means where that is not plain
 	Advice string // what a person can do about it; "" when there is nothing, or nothing is known
 }
 
@@ -71,7 +71,7 @@ const (
 	codeUnavailable jetstream.ErrorCode = 10008 // JSClusterNotAvailErr
 )
 
-// A kind is one of the kinds of errors that are told apart.
+// A kind is a set of errors that mean the same.
 type kind struct {
 	reason    Reason
 	transient bool
@@ -83,7 +83,7 @@ type kind struct {
 	texts []string              // and what texts hold of those errors that have no type
 }
 
-// kinds is the one place that knows what errors mean. The first that fits counts.
+// kinds is the one place that knows what errors mean. The first that fits applies.
 var kinds = []kind{
 	{
 		reason: Disconnected, transient: true,
@@ -154,9 +154,9 @@ func (k *kind) fits(err error, answer *jetstream.APIError) bool {
 	return false
 }
 
-// Classify tells what an error of NATS means. It takes any error but nil.
+// Classify returns what an error of NATS means. The error must not be nil.
 func Classify(err error) Fault {
-	f := Fault{Reason: Other, Cause: err.Error()}
+	f := Fault{Reason: Other, Cause: strings.ReplaceAll(err.Error(), "\n", "; ")}
 	var answer *jetstream.APIError
 	if errors.As(err, &answer) {
 		f.Reason = Refused

@@ -57,6 +57,7 @@ func TestClassify(t *testing.T) {
 		{incomplete, Fault{Refused, false, "the server has as many batches open as it may, or is a new leader: " +
 			"nats: API error: code=400 err_code=10176 description=batch publish is incomplete and was abandoned",
 			"if it lasts, raise limits.batch.max_inflight_per_stream on the server"}},
+		{errors.Join(errors.New("one"), errors.New("two")), Fault{Other, false, "one; two", ""}},
 		{&net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED},
 			Fault{Other, false, "dial tcp: connection refused", ""}},
 		{WithAdvice(fmt.Errorf("create it: %w", full), "run: %s", "nats stream add X"), Fault{Refused, false,

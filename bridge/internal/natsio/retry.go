@@ -23,9 +23,9 @@ type Retry struct {
 	// succeeded again.
 	Failing, Over string
 
-	// Fault is where others read why the last attempt failed: nil when it did not.
-	// Without a pointer nobody does.
-	Fault *atomic.Pointer[Fault]
+	// Last, unless it is nil, is where others read why the last attempt failed; it
+	// holds nil when that did not fail.
+	Last *atomic.Pointer[Fault]
 
 	since    time.Time // of the first failure; zero: none
 	lastText string    // as logged
@@ -71,8 +71,8 @@ func (r *Retry) Wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed 
 		r.since = time.Now()
 	}
 	fault := Classify(err)
-	if r.Fault != nil {
-		r.Fault.Store(&fault)
+	if r.Last != nil {
+		r.Last.Store(&fault)
 	}
 	if fault.Cause != r.lastText {
 		r.lastText = fault.Cause
@@ -104,8 +104,8 @@ func (r *Retry) End() {
 	if r.lastText != "" {
 		r.Log.Info(r.Over, "after", time.Since(r.since).Round(time.Millisecond))
 	}
-	if r.Fault != nil {
-		r.Fault.Store(nil)
+	if r.Last != nil {
+		r.Last.Store(nil)
 	}
 	r.since, r.lastText, r.backoff = time.Time{}, "", 0
 }
