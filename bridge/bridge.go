@@ -159,7 +159,7 @@ func newPublisher(
 	cfg config.Config, id identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
-		id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
 		metrics: newPublishMetrics(counted),
 	}
 	if s != nil {
@@ -181,7 +181,7 @@ func newDelivery(
 	cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (delivery, *bucket, error) {
 	if cfg.Delivery == config.Core {
-		return newCoreDelivery(nc, cfg.Token), nil, nil
+		return newCoreDelivery(cfg, nc), nil, nil
 	}
 	b, err := newBucket(cfg, st, nc, log)
 	if err != nil {

@@ -420,17 +420,17 @@ func (b *bucket) linkOf(key string) (schema.LinkKey, bool) {
 	return k, ours && err == nil && b.key(k) == key
 }
 
-// vanished returns, as changes, the links that the bucket holds, or is about to,
+// vanished returns, as the dels to publish, the links that the bucket holds, or is about to,
 // and that are not among those that an epoch begins with: they went while no
 // bridge was running. After a reboot that is all of them: what has the same index
 // is another link.
-func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
+func (b *bucket) vanished(ctx context.Context, o opening) ([]schema.Event, error) {
 	held, err := b.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	b.overlay(held)
-	var gone []change
+	var gone []schema.Event
 	for _, key := range slices.Sorted(maps.Keys(held)) {
 		var e schema.Event
 		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
@@ -442,10 +442,9 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
 		if o.has(&e) {
 			continue
 		}
-		gone = append(gone, change{
-			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: o.at, wasThere: true,
-			netns: netns{e.Netns, e.NetnsInode}, link: &e.Link,
-			linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
+		gone = append(gone, schema.Event{
+			Host: b.cfg.Host, BootID: o.bootID, Time: o.at, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
 	}
 	return gone, nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
@@ -14,14 +15,15 @@ import (
 // nothing counts before the server has answered the PING behind it: at least
 // once to the server.
 type coreDelivery struct {
-	nc  *nats.Conn
-	msg *message
+	nc     *nats.Conn
+	msg    *message
+	frames *frames
 }
 
 var _ delivery = (*coreDelivery)(nil)
 
-func newCoreDelivery(nc *nats.Conn, token string) *coreDelivery {
-	return &coreDelivery{nc: nc, msg: newMessage(token)}
+func newCoreDelivery(cfg config.Config, nc *nats.Conn) *coreDelivery {
+	return &coreDelivery{nc: nc, msg: newMessage(cfg), frames: newFrames(cfg)}
 }
 
 func (d *coreDelivery) begin(string, bool) {}
@@ -31,11 +33,8 @@ func (d *coreDelivery) last() *schema.Event { return nil }
 
 func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
-	for i := range batch {
-		yield(i)
-		if err := d.nc.PublishMsg(d.msg.of(&batch[i])); err != nil {
-			return 0, err
-		}
+	if err := d.publish(batch); err != nil {
+		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
@@ -49,4 +48,17 @@ func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error)
 		return 0, err
 	}
 	return len(batch), nil
+}
+
+func (d *coreDelivery) publish(batch []outgoing) error {
+	if w := natsio.WireOf(d.nc); w != nil && len(batch) >= manyEvents {
+		return d.frames.send(w, batch, nil)
+	}
+	for i := range batch {
+		yield(i)
+		if err := d.nc.PublishMsg(d.msg.of(&batch[i])); err != nil {
+			return err
+		}
+	}
+	return nil
 }

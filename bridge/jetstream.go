@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
@@ -31,14 +32,15 @@ import (
 // After any failure the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
 type jetStreamDelivery struct {
-	cfg   config.Config
-	nc    *nats.Conn
-	js    jetstream.JetStream
-	log   *slog.Logger
-	host  string // all subjects of this host, "<prefix>.<token>.*"
-	one   *message
-	many  *message // of a batch
-	batch int      // how many messages the stream takes as an atomic batch; 1: none
+	cfg    config.Config
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	log    *slog.Logger
+	host   string // all subjects of this host, "<prefix>.<token>.*"
+	one    *message
+	many   *message // of a batch
+	frames *frames  // of a batch, too
+	batch  int      // how many messages the stream takes as an atomic batch; 1: none
 
 	epoch   string        // that events are stored of
 	wrote   bool          // some of it are in the stream
@@ -59,7 +61,7 @@ func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*
 		return nil, err
 	}
 	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: newMessage(cfg.Token), many: newMessage(cfg.Token)}, nil
+		one: newMessage(cfg), many: newMessage(cfg), frames: newFrames(cfg)}, nil
 }
 
 // FencedError says that another bridge has taken this host's name: it has stored
@@ -151,6 +153,9 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		d.lastSeq, d.wrote = ack.Sequence, true
 		return 1, nil
 	}
+	if w := natsio.WireOf(d.nc); w != nil {
+		return d.sendFrames(ctx, w, batch)
+	}
 	// No flow control: what is wrong with an earlier message, the commit is told.
 	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckTimeout: natsio.ConfirmTimeout})
 	if err != nil {
@@ -177,6 +182,48 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	ack, err := publisher.CommitMsg(ctx, d.many.of(&batch[last]))
 	if err != nil {
 		return 0, err
+	}
+	d.lastSeq, d.wrote = ack.Sequence, true
+	return len(batch), nil
+}
+
+// sendFrames is send of a batch to a connection that takes ready-made messages.
+func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, batch []outgoing) (int, error) {
+	id, last := nuid.Next(), len(batch)-1
+	err := d.frames.send(to, batch[:last], func(dst []byte, i int) []byte {
+		if i == 0 { // the fence
+			dst = appendHeader(dst, jetstream.ExpectedStreamHeader, d.cfg.Stream)
+			dst = appendHeaderInt(dst, jetstream.ExpectedLastSubjSeqHeader, d.lastSeq)
+			dst = appendHeader(dst, jetstream.ExpectedLastSubjSeqSubjHeader, d.host)
+		}
+		dst = appendHeader(dst, jetstreamext.BatchIDHeader, id)
+		return appendHeaderInt(dst, jetstreamext.BatchSeqHeader, uint64(i+1))
+	})
+	if err != nil {
+		return 0, err
+	}
+	commit := nats.Msg{Subject: d.many.of(&batch[last]).Subject, Data: batch[last].data, Header: maps.Clone(d.many.Header)}
+	commit.Header.Set(jetstreamext.BatchIDHeader, id)
+	commit.Header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(len(batch)))
+	commit.Header.Set(jetstreamext.BatchCommitHeader, "1")
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
+	defer cancel()
+	answer, err := d.nc.RequestMsgWithContext(ctx, &commit)
+	if err != nil {
+		return 0, err
+	}
+	var ack struct {
+		Error *jetstream.APIError `json:"error"`
+		jetstreamext.BatchAck
+	}
+	if err := json.Unmarshal(answer.Data, &ack); err != nil {
+		return 0, fmt.Errorf("acknowledgment of a batch: %w", err)
+	}
+	if ack.Error != nil {
+		return 0, ack.Error
+	}
+	if ack.BatchID != id || ack.BatchSize != uint64(len(batch)) {
+		return 0, fmt.Errorf("acknowledgment of another batch: %s", answer.Data)
 	}
 	d.lastSeq, d.wrote = ack.Sequence, true
 	return len(batch), nil

@@ -47,14 +47,18 @@ func TestDumpOfManyLinks(t *testing.T) {
 
 	replayed := map[int32]schema.Link{}
 	follow := func() {
-		into := make([]change, 1000)
+		into, events := make([]delta, 1000), new(writer)
 		for {
 			n, _ := q.take(into, time.Now())
 			for i := range into[:n] {
-				if c := &into[i]; c.kind == schema.New {
-					replayed[c.link.Index] = *c.link
-				} else {
-					delete(replayed, c.link.Index)
+				data, _ := events.append(nil, &into[i], "epoch", 1)
+				var e schema.Event
+				if err := e.UnmarshalJSON(data); err != nil {
+					t.Fatal(err)
+				}
+				if delete(replayed, e.Link.Index); e.Kind == schema.New {
+					e.Link.LowerName, e.Link.MasterName = "", "" // which the kernel does not send
+					replayed[e.Link.Index] = e.Link
 				}
 			}
 			if n == 0 {

@@ -30,12 +30,15 @@ type kernelMetrics struct {
 	messages [netlinksrc.Kinds]prometheus.Counter // by netlinksrc.Kind
 	dumps    prometheus.Counter
 	redumps  prometheus.Counter
+	quiet    prometheus.Counter // notifications that changed nothing
 }
 
 func newKernelMetrics(to metrics.Registry) *kernelMetrics {
 	m := &kernelMetrics{
 		dumps:   to.Counter("netlink_dumps_total", "Dumps of all links, retries included."),
 		redumps: to.Counter("netlink_dump_retries_total", "Dumps that were interrupted by changes and asked for again."),
+		quiet: to.Counter("netlink_unchanged_total",
+			"Notifications that changed nothing: the link's next event counts them."),
 	}
 	messages := to.CounterVec("netlink_messages_total",
 		"Messages of the kernel by kind; other: not about a link's state.", "kind")

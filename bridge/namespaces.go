@@ -181,7 +181,7 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 	}
 	n.began++
 	t := newTable(n.cfg.Filter)
-	t.watch, t.fresh = n.began, n.queue.fresh
+	t.watch = n.began
 	log := n.log
 	if !ns.Own() {
 		t.netns = netns{ns.Name, ns.Inode}

@@ -178,10 +178,7 @@ func (p *publisher) resume(ctx context.Context, left mark) error {
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:
 // to ask the server for a confirmation costs as much as many events.
-const (
-	manyEvents = 16
-	gather     = 5 * time.Millisecond
-)
+const gather = 5 * time.Millisecond
 
 // publishBacklog publishes what the backlog holds until it is closed and empty.
 func (p *publisher) publishBacklog(ctx context.Context) error {
@@ -259,12 +256,12 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	var err error
 	connectedFor := time.Duration(0)
 	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
-		var gone []change
+		var gone []schema.Event
 		began := time.Now()
 		gone, err = p.bucket.vanished(ctx, o)
 		if err == nil {
 			retry.End()
-			return p.publishGone(ctx, o.bootID, gone)
+			return p.publishGone(ctx, gone)
 		}
 		p.metrics.failed(err)
 		connected := p.nc.IsConnected()
@@ -282,18 +279,12 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	return nil
 }
 
-func (p *publisher) publishGone(ctx context.Context, bootID string, gone []change) error {
-	id := p.id
-	id.bootID = bootID
-	for len(gone) > 0 {
+func (p *publisher) publishGone(ctx context.Context, gone []schema.Event) error {
+	for some := range slices.Chunk(gone, maxBatch) {
 		p.encoder.reset()
-		n := min(len(gone), maxBatch)
-		for i := range gone[:n] {
-			var e schema.Event
-			id.event(&e, &gone[i])
-			p.encoder.add(&e)
+		for i := range some {
+			p.encoder.addEvent(&some[i])
 		}
-		gone = gone[n:]
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
@@ -319,7 +310,6 @@ func after(d time.Duration) <-chan time.Time {
 
 // publish sends the encoder's batch until all of it is confirmed.
 func (p *publisher) publish(ctx context.Context) error {
-	p.encoder.seal()
 	rest := p.encoder.batch
 	p.inFlight.Store(int64(len(rest)))
 	if len(rest) > 0 {
@@ -378,9 +368,7 @@ func (p *publisher) store(ctx context.Context, batch []outgoing) (int, error) {
 	if !p.nc.IsConnected() {
 		return 0, natsio.ErrNotConnected
 	}
-	if err := p.encoder.fit(batch); err != nil {
-		return 0, err
-	}
+	p.encoder.fit(batch)
 	connected, stop := natsio.WhileConnected(ctx, p.nc)
 	defer stop()
 	n, err := p.delivery.store(connected, batch)

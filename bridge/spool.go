@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -37,10 +38,12 @@ import (
 // is as if it had not been. Each event has a checksum besides. What cannot be
 // read is moved aside, and that is logged.
 type spool struct {
-	path  string
-	id    identity
-	limit int // events on disk; more wait in the queue
-	log   *slog.Logger
+	path    string
+	id      identity
+	limit   int    // events on disk; more wait in the queue
+	writer  writer // of fill
+	scratch []byte // of fill
+	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
 	first  opening       // of this run
@@ -52,10 +55,10 @@ type spool struct {
 	mu         sync.Mutex
 	db         *bbolt.DB // nil: cannot be written at the moment
 	low, high  uint64    // keys of the events on disk: [low, high)
-	unsaved    []schema.Event
-	taken      int  // events that next returned, not confirmed
-	takenTo    mark // where they end
-	done       mark // how far NATS has come
+	unsaved    [][]byte  // events, encoded as on disk
+	taken      int       // events that next returned, not confirmed
+	takenTo    mark      // where they end
+	done       mark      // how far NATS has come
 	isClosed   bool
 	saveErr    string // as last logged
 	saveErrors uint64
@@ -85,7 +88,7 @@ const saveRetry = time.Second
 // ([config.Error]) or another bridge uses it.
 func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
-		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, log: log,
+		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, writer: writer{id: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
@@ -220,15 +223,13 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	links, at, err := q.firstSnapshot(ctx)
 	s.first, s.noOpen = opening{s.id.bootID, links, at}, err
 	close(s.begun)
-	changes := make([]change, maxBatch)
+	changes := make([]delta, maxTake)
 	for {
 		closed := q.isClosed() // before take: nothing comes after it
-		n, wait := 0, time.Duration(0)
-		if room := s.free(); room > 0 {
-			n, wait = q.take(changes[:min(room, maxBatch)], time.Now())
-		}
+		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
-			s.add(changes[:n])
+			s.save()
+			signal(s.more)
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -260,15 +261,26 @@ func (s *spool) free() int {
 	return s.limit - int(s.high-s.low)
 }
 
-func (s *spool) add(changes []change) {
-	s.mu.Lock()
-	for i := range changes {
-		s.unsaved = append(s.unsaved, schema.Event{})
-		s.id.event(&s.unsaved[len(s.unsaved)-1], &changes[i])
+// takeFrom takes changes out of the queue into memory, as many as there is room for and
+// are worth one write. It returns how many, and else how long to wait for the next.
+func (s *spool) takeFrom(q *queue, changes []delta) (n int, wait time.Duration) {
+	for room := min(s.free(), maxBatch); n < room; {
+		m, wait := q.take(changes[:min(maxTake, room-n)], time.Now())
+		s.add(changes[:m])
+		if n += m; m < maxTake {
+			return n, wait
+		}
 	}
-	s.mu.Unlock()
-	s.save()
-	signal(s.more)
+	return n, 0
+}
+
+func (s *spool) add(changes []delta) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range changes {
+		s.scratch, _ = s.writer.append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.epoch, 0)
+		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
+	}
 }
 
 // save puts what is in memory on disk, and notes there how far NATS has come.
@@ -320,7 +332,7 @@ func (s *spool) note(err error) {
 }
 
 // update makes the file hold the events of [low, high) and more, and the mark.
-func (s *spool) update(more []schema.Event) error {
+func (s *spool) update(more [][]byte) error {
 	return guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			events := tx.Bucket(spoolEvents)
@@ -332,7 +344,7 @@ func (s *spool) update(more []schema.Event) error {
 				}
 			}
 			for i := range more {
-				if err := events.Put(spoolKey(s.high+uint64(i)), encodeSpooled(&more[i])); err != nil {
+				if err := events.Put(spoolKey(s.high+uint64(i)), more[i]); err != nil {
 					return err
 				}
 			}
@@ -347,18 +359,20 @@ func (s *spool) update(more []schema.Event) error {
 
 func spoolKey(k uint64) []byte { return binary.BigEndian.AppendUint64(nil, k) }
 
-// encodeSpooled is the event's JSON behind its checksum.
-func encodeSpooled(e *schema.Event) []byte {
-	value := e.AppendJSON(make([]byte, 4, 1024))
-	binary.BigEndian.PutUint32(value, crc32.ChecksumIEEE(value[4:]))
+// sumSize is the size of the checksum in front of an event's JSON.
+const sumSize = 4
+
+// withSum fills in the checksum.
+func withSum(value []byte) []byte {
+	binary.BigEndian.PutUint32(value, crc32.ChecksumIEEE(value[sumSize:]))
 	return value
 }
 
 func decodeSpooled(value []byte) (e schema.Event, err error) {
-	if len(value) < 4 || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(value[4:]) {
+	if len(value) < sumSize || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(value[sumSize:]) {
 		return e, errors.New("an event's checksum is wrong")
 	}
-	err = json.Unmarshal(value[4:], &e)
+	err = json.Unmarshal(value[sumSize:], &e)
 	return e, err
 }
 
@@ -388,7 +402,10 @@ func (s *spool) read(each func(*schema.Event) bool) error {
 		}
 	}
 	for i := 0; i < len(s.unsaved) && going; i++ {
-		e := s.unsaved[i]
+		e, err := decodeSpooled(s.unsaved[i])
+		if err != nil {
+			return fmt.Errorf("spool %s: %w", s.path, err)
+		}
 		going = each(&e)
 	}
 	return nil
@@ -482,7 +499,7 @@ func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
 		if n == maxBatch || e.Epoch != to.epoch {
 			return false
 		}
-		to.add(e)
+		to.addEvent(e)
 		n++
 		return true
 	})

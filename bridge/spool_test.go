@@ -45,7 +45,7 @@ func fillSpool(s *spool, changes uint32) {
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
 func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []schema.Event) {
 	t.Helper()
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
 	enc.begin(epoch, after)
 	for {
 		enc.reset()
@@ -72,7 +72,7 @@ func TestSpoolSurvives(t *testing.T) {
 	dir := t.TempDir()
 	s := testSpool(t, dir, "one", nil)
 	fillSpool(s, 2500)
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
 	enc.begin("one", 0)
 	if _, err := s.next(enc, time.Now()); err != nil || len(enc.batch) != maxBatch {
 		t.Fatalf("got %d events, %v", len(enc.batch), err)
@@ -240,16 +240,14 @@ func TestSpoolIsBounded(t *testing.T) {
 // its place, and says what it left out.
 func TestEncoderFits(t *testing.T) {
 	limit := int64(0)
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, func() int64 { return limit })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return limit })
 	enc.begin("one", 6)
 	enc.reset()
 	l := link(1, "a")
 	l.Alias, l.Alt = "kept", schema.MakeAltNames(strings.Repeat("x", 4000))
-	enc.add(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
+	enc.addEvent(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
 	limit = 4096
-	if err := enc.fit(enc.batch); err != nil {
-		t.Fatal(err)
-	}
+	enc.fit(enc.batch)
 	var e schema.Event
 	if err := e.UnmarshalJSON(enc.batch[0].data); err != nil {
 		t.Fatal(err)
@@ -303,7 +301,7 @@ func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
 	table := newTable(config.Filter{})
 	table.netns = netns{"blue", 42}
 	q := newQueue(1, 0)
-	into := make([]change, 10)
+	into := make([]delta, 10)
 	table.apply(newMsg(link(2, "a")), 0, q.push)
 	q.take(into, time.Time{})
 	table.apply(newMsg(link(2, "a", mtu(9))), 0, q.push)
@@ -314,7 +312,10 @@ func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
 		t.Fatalf("%d changes", n)
 	}
 	var e schema.Event
-	(&identity{}).event(&e, &into[0])
+	data, _ := new(writer).append(nil, &into[0], "epoch", 1)
+	if err := e.UnmarshalJSON(data); err != nil {
+		t.Fatal(err)
+	}
 	if e.Kind != schema.Del || e.Netns != "green" || e.NetnsPrevious != "blue" || e.NetnsInode != 42 {
 		t.Errorf("got %s", e.AppendJSON(nil))
 	}

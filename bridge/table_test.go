@@ -33,11 +33,16 @@ func partialMsg(l schema.Link) *netlinksrc.Message {
 	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Link: l, Time: time.Unix(1, 0)}
 }
 
+func portMsg(index int32, settings string) *netlinksrc.Message {
+	l := schema.Link{Index: index, Info: schema.LinkInfo{SlaveData: settings}}
+	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Port: true, Link: l, Time: time.Unix(1, 0)}
+}
+
 // describe is a change in a line: "new renamed 3:b [ifname]".
 func describe(c *change) string {
 	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
 	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + c.changed().String()
+		s += " " + (schema.Diff(c.before, c.link) | c.restated).String()
 	}
 	if c.count > 1 {
 		s += fmt.Sprintf(" x%d", c.count)
@@ -54,6 +59,11 @@ func master(i int32) func(*schema.Link) { return func(l *schema.Link) { l.Master
 func kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.Kind = k } }
 func ups(n uint32) func(*schema.Link) {
 	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
+}
+func reason(s string) func(*schema.Link) { return func(l *schema.Link) { l.Reason = s } }
+func functions(l *schema.Link)           { l.NumVF, l.VFs = schema.Some[uint32](1), `[{"vf":0}]` }
+func port(settings string) func(*schema.Link) {
+	return func(l *schema.Link) { l.Info.SlaveKind, l.Info.SlaveData = "bridge", settings }
 }
 func movedTo(ns, i int32) func(*schema.Link) {
 	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
@@ -73,12 +83,27 @@ func TestTable(t *testing.T) {
 		{name: "life", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"}},
 		{name: "announced without a change", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "new updated 2:a []"}},
+			want: []string{"new created 2:a"}},
+		{name: "the next event counts what changed nothing",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "new updated 2:a [mtu] x3", "del deleted 2:a x2"}},
+		{name: "why a link is announced is news each time, and no state",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			want:     []string{"new created 2:a", "new updated 2:a [event]", "new updated 2:a [event]", "new updated 2:a [mtu] x2"}},
+		{name: "what a bridge says of its port",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", port(`{"state":"disabled"}`))), portMsg(2, `{"state":"blocking"}`), portMsg(2, `{"state":"blocking"}`), newMsg(link(2, "a", port(`{"state":"blocking"}`)))},
+			want:     []string{"new created 2:a", "new updated 2:a [linkinfo]"}},
+		{name: "what a bridge says of a port that has left it, or that nobody knows",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), portMsg(2, `{"state":"blocking"}`), portMsg(3, `{"state":"blocking"}`), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "del deleted 2:a x2"}},
+		{name: "a notification does not take back what dumps say of virtual functions",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", functions)), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			want:     []string{"new created 2:a", "new updated 2:a [mtu] x2"}},
 		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [ifalias]"}},
 		{name: "a partial message is merged", messages: []*netlinksrc.Message{
-			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})},
-			want: []string{"new created 2:a", "new updated 2:a []"}},
+			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}), partialMsg(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002})},
+			want: []string{"new created 2:a", "new renamed 2:b [ifname] x2"}},
 		{name: "a partial message makes no link", messages: []*netlinksrc.Message{partialMsg(link(2, "a")), newMsg(link(2, "a")), delMsg(link(2, "a")), partialMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "del deleted 2:a"}},
 		{name: "gone twice", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},

@@ -34,6 +34,7 @@ func packages(t *testing.T, pattern string) []goPackage {
 func TestDependenciesRunOneWay(t *testing.T) {
 	const (
 		netlinksrc = "ifacebridge/netlinksrc"
+		uapi       = netlinksrc + "/internal/uapi"
 		schema     = "ifacebridge/schema"
 		fleet      = "ifacebridge/fleet"
 		bridge     = "ifacebridge/bridge"
@@ -44,7 +45,8 @@ func TestDependenciesRunOneWay(t *testing.T) {
 	)
 	allowed := map[string][]string{
 		schema:                        {},
-		netlinksrc:                    {schema},
+		uapi:                          {},
+		netlinksrc:                    {schema, uapi},
 		config:                        {netlinksrc, schema},
 		metrics:                       {},
 		natsio:                        {config, metrics, schema},

@@ -43,7 +43,8 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 		// A write that the network does not take blocks everything else on the
 		// connection, a minute by default, and what it had is gone.
 		nats.WriteBufferSize(256<<10), // a batch of events in a few writes
-		nats.FlusherTimeout(2*time.Second),
+		nats.FlusherTimeout(writeTimeout),
+		nats.SetCustomDialer(newDialer(connectTimeout)),
 		nats.ReconnectOnFlusherError(),
 		nats.PingInterval(20*time.Second),
 		nats.MaxPingsOutstanding(2),
@@ -64,7 +65,7 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 // Options are those that every connection of this configuration has, also one that is
 // tried only once: who we are, and how long to wait.
 func Options(cfg *config.Config, name string) []nats.Option {
-	opts := append([]nats.Option{nats.Name(name), nats.Timeout(3 * time.Second)}, authOptions(cfg.Auth)...)
+	opts := append([]nats.Option{nats.Name(name), nats.Timeout(connectTimeout)}, authOptions(cfg.Auth)...)
 	if prefix := cfg.InboxPrefix(); prefix != "" {
 		opts = append(opts, nats.CustomInboxPrefix(prefix))
 	}
