@@ -119,26 +119,20 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	}
 	defer conn.Close()
 	conn.Register(counted)
-	nc := conn.Conn
-	p, err := newPublisher(cfg, id, q, s, nc, log, counted)
+	p, err := newPublisher(cfg, id, q, s, conn.Conn, log, counted)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	p.query = newQuery(cfg, id, p.state, nc, n.overruns.Load, p.isWhole, log)
+	p.query = newQuery(cfg, id, p.state, conn.Conn, n.overruns.Load, p.isWhole, log)
 	p.query.serve()
 	defer p.query.stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
-	stopHTTP, err := serveHTTP(cfg, h.handler(reg), log)
+	stopHealth, err := h.start(ctx, cfg, reg, log)
 	if err != nil {
 		return err
 	}
-	defer stopHTTP()
-	var supervisor sync.WaitGroup
-	supervising, stopSupervising := context.WithCancel(ctx)
-	supervisor.Go(func() { h.supervise(supervising, log) })
-	defer supervisor.Wait()
-	defer stopSupervising()
+	defer stopHealth()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
 	return run(ctx, n, p, log)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -91,6 +92,25 @@ func answer(reasons func() []string) http.HandlerFunc {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, strings.Join(list, "\n")+"\n")
 	}
+}
+
+// start answers over HTTP, and keeps systemd informed, until the returned function is
+// called. It fails when the address cannot be used.
+func (h *health) start(
+	ctx context.Context, cfg config.Config, reg *prometheus.Registry, log *slog.Logger,
+) (stop func(), err error) {
+	stopHTTP, err := serveHTTP(cfg, h.handler(reg), log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() { h.supervise(ctx, log) })
+	return func() {
+		cancel()
+		supervisor.Wait()
+		stopHTTP()
+	}, nil
 }
 
 // handler serves what may be asked over HTTP. Nothing can be changed that way.

@@ -109,21 +109,8 @@ func (n *namespaces) run(ctx context.Context) error {
 	if err := n.open(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	var hints sync.WaitGroup
-	defer hints.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var every <-chan time.Time
-	if !n.cfg.Netns.OnlySelf() {
-		hints.Go(func() {
-			for n.finder.Wait(ctx) == nil {
-				signal(n.hint)
-			}
-		})
-		ticker := time.NewTicker(findEvery)
-		defer ticker.Stop()
-		every = ticker.C
-	}
+	every, stop := n.listen(ctx)
+	defer stop()
 	for {
 		select {
 		case <-n.hint:
@@ -144,6 +131,28 @@ func (n *namespaces) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// listen has n.hint filled when the finder notices that namespaces may have come or
+// gone, and returns when to look besides, until stop is called. Where the bridge's own
+// namespace is the only one, neither happens.
+func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop func()) {
+	if n.cfg.Netns.OnlySelf() {
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var finding sync.WaitGroup
+	finding.Go(func() {
+		for n.finder.Wait(ctx) == nil {
+			signal(n.hint)
+		}
+	})
+	ticker := time.NewTicker(findEvery)
+	return ticker.C, func() {
+		ticker.Stop()
+		cancel()
+		finding.Wait()
 	}
 }
 
