@@ -85,6 +85,9 @@ func (n *nodes) shrink() {
 // oldest returns the first node of the ring, 0 when there is none.
 func (n *nodes) oldest() int32 { return n.at(0).next }
 
+// newest returns the last node of the ring, 0 when there is none.
+func (n *nodes) newest() int32 { return n.at(0).prev }
+
 // append puts a node at the end of the ring.
 func (n *nodes) append(i int32) {
 	end := n.at(0)

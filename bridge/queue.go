@@ -25,7 +25,8 @@ import (
 // those, and no pointer, so that an outage of hours leaves the garbage collector
 // nothing to follow. What the link was before is known where the change is taken:
 // there is a [schema.Form] of every link that has changed lately. The first change
-// of a link, a snapshot and what happens to namespaces are kept whole.
+// of a link and what happens to namespaces are kept whole, and so are snapshots, each
+// in one node.
 type queue struct {
 	limit  int
 	window time.Duration // fold what comes within this time; 0: only when full
@@ -39,9 +40,10 @@ type queue struct {
 	hand      int      // in byHandle, where dropSome looked last
 	recent    *track   // the last that was asked for
 	whole     map[int32]*wholeChange
+	snapshots map[int32]*snapshot
 	large     map[int32][]byte // values that have no room in their node, by node
 	scratch   []byte
-	opening   int    // changes of the first snapshots
+	opening   int    // the nodes of the first snapshots
 	folded    uint64 // changes that were taken up by another
 	forgotten uint64
 	closed    bool
@@ -55,7 +57,7 @@ type queue struct {
 type track struct {
 	id     linkID
 	handle int32 // its place in queue.byHandle
-	newest int32 // the last node of the link, unless of a snapshot; 0: none that a change could be folded into
+	newest int32 // the last node of the link; 0: none that a change could be folded into
 	queued int   // nodes of the link
 	pushed netns // as of the last change that was pushed whole
 	taken  netns // and of the last that was taken
@@ -98,9 +100,22 @@ type wholeChange struct {
 	before *linkState // nil: as the form says
 }
 
+// A snapshot is the changes of one, of which the links that have not been taken yet.
+type snapshot struct {
+	about
+	links []snapshotLink
+}
+
+type snapshotLink struct {
+	id    linkID
+	count uint64
+	link  linkState
+}
+
 func newQueue(limit int, window time.Duration) *queue {
 	return &queue{
-		limit: limit, window: window, nodes: newNodes(), tracks: map[linkID]*track{}, whole: map[int32]*wholeChange{}, large: map[int32][]byte{},
+		limit: limit, window: window, nodes: newNodes(), tracks: map[linkID]*track{}, whole: map[int32]*wholeChange{},
+		snapshots: map[int32]*snapshot{}, large: map[int32][]byte{},
 		ready: make(chan struct{}, 1), began: make(chan struct{}),
 	}
 }
@@ -122,7 +137,7 @@ func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
 	if q.begin() {
-		q.opening = q.len
+		q.opening = len(q.snapshots)
 	}
 	q.mu.Unlock()
 	signal(q.ready)
@@ -158,9 +173,11 @@ func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.
 	links, at = openingLinks{}, time.Now()
 	n := q.nodes.oldest()
 	for range q.opening {
-		c := q.whole[n]
-		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, c.link.Link}
-		at, n = c.time, q.nodes.at(n).next
+		s := q.snapshots[n]
+		for _, l := range s.links {
+			links[schema.LinkKey{Netns: s.netns.name, Index: l.id.index}] = openingLink{s.netns.inode, l.link.Link}
+		}
+		at, n = s.time, q.nodes.at(n).next
 	}
 	return links, at, nil
 }
@@ -190,14 +207,17 @@ func signal(token chan<- struct{}) {
 }
 
 func (q *queue) pushLocked(c *change) {
-	inSnapshot := c.snapshot.Of > 0
+	if c.snapshot.Of > 0 {
+		q.pushToSnapshot(c)
+		return
+	}
 	due := int64(0)
-	if q.window > 0 && !inSnapshot {
+	if q.window > 0 {
 		due = c.time.Add(q.window).UnixNano()
 	}
 	t := q.track(c.id)
 	i := t.newest
-	if !inSnapshot && i != 0 && (q.len >= q.limit || c.time.UnixNano() < q.nodes.at(i).due) {
+	if i != 0 && (q.len >= q.limit || c.time.UnixNano() < q.nodes.at(i).due) {
 		q.fold(t, i, c)
 		q.folded++
 		q.unlink(t, i)
@@ -220,9 +240,23 @@ func (q *queue) pushLocked(c *change) {
 	q.nodes.append(i)
 	q.len++
 	t.queued++
-	if !gone && !inSnapshot {
+	if !gone {
 		t.newest = i
 	}
+}
+
+// pushToSnapshot puts the next change of a snapshot into the queue. The snapshot is the
+// last that is there: nothing comes in between.
+func (q *queue) pushToSnapshot(c *change) {
+	i := q.nodes.newest()
+	if c.snapshot.Pos == 1 {
+		i = q.nodes.get()
+		q.nodes.append(i)
+		q.snapshots[i] = &snapshot{c.about, make([]snapshotLink, 0, c.snapshot.Of)}
+	}
+	s := q.snapshots[i]
+	s.links = append(s.links, snapshotLink{c.id, c.count, linkState{c.link, c.linkNames}})
+	q.len++
 }
 
 // track returns what is known of a link.
@@ -255,11 +289,10 @@ func (q *queue) drop(t *track) {
 	q.recent = nil
 }
 
-// dropSome forgets of a few links what is known of them, those that have been known
+// dropSome forgets of some links what is known of them, those that have been known
 // longest before others.
 func (q *queue) dropSome() {
-	const looks = 4
-	for range looks {
+	for range 2 * maxTake { // faster than they are made
 		q.hand = (q.hand + 1) % len(q.byHandle)
 		if t := q.byHandle[q.hand]; t != nil {
 			q.drop(t)
@@ -371,8 +404,17 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 				return n, wait
 			}
 		}
-		t := q.byHandle[oldest.track]
 		d := &into[n]
+		if s := q.snapshots[i]; s != nil {
+			q.getNext(d, s)
+			if n++; len(s.links) == 0 {
+				q.nodes.unlink(i)
+				delete(q.snapshots, i)
+				q.nodes.release(i)
+			}
+			continue
+		}
+		t := q.byHandle[oldest.track]
 		q.get(d, t, i)
 		d.overruns += q.forgotten
 		n++
@@ -383,14 +425,29 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 		q.release(i)
 		if d.kind == schema.Del && d.action != schema.Renamed {
 			q.drop(t)
-		} else if len(q.tracks) > maxTracks {
-			q.dropSome()
 		}
+	}
+	if len(q.tracks) > maxTracks {
+		q.dropSome()
 	}
 	if q.len == 0 {
 		q.nodes.shrink()
 	}
 	return n, 0
+}
+
+// getNext makes d the next change of a snapshot.
+func (q *queue) getNext(d *delta, s *snapshot) {
+	l := s.links[0]
+	s.links = s.links[1:]
+	t := q.track(l.id)
+	if t.taken = s.netns; !t.based {
+		t.based, t.pushed = true, s.netns
+	}
+	d.about, d.form, d.link, d.before = s.about, t.form, &l.link, nil
+	d.id, d.count = l.id, l.count
+	s.snapshot.Pos++
+	q.len--
 }
 
 // get makes d what node i stands for.
