@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -30,9 +33,9 @@ type route struct {
 func newRoute(links int) *route {
 	q := newQueue(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
-		encoder: newEncoder(Config{Prefix: "iface", Token: "web01"}, identity{host: "web01", bootID: "boot"}, func() int64 { return 1 << 20 }),
-		frames:  newFrames(Config{Prefix: "iface", Token: "web01"}),
+		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
+		encoder: newEncoder(config.Config{Prefix: "iface", Token: "web01"}, identity{host: "web01", bootID: "boot"}, func() int64 { return 1 << 20 }),
+		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
 	}
 	for i := range links {
 		p.table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
@@ -148,9 +151,9 @@ func BenchmarkQueue(b *testing.B) {
 func BenchmarkPublish(b *testing.B) {
 	b.Cleanup(natstest.Clean)
 	s := natstest.Start(b, "")
-	for _, mode := range []Delivery{Core, JetStream} {
+	for _, mode := range []config.Delivery{config.Core, config.JetStream} {
 		b.Run(string(mode), func(b *testing.B) {
-			cfg := Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
+			cfg := config.Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
 			log := slog.New(slog.DiscardHandler)
 			nc, err := Connect(cfg, "bench", log)
 			if err != nil {
@@ -160,7 +163,7 @@ func BenchmarkPublish(b *testing.B) {
 			for !nc.IsConnected() {
 				time.Sleep(time.Millisecond)
 			}
-			d, _, err := newDelivery(cfg, newState(), nc, log)
+			d, _, err := newDelivery(cfg, newState(), nc, log, metrics.Registry{Registry: prometheus.NewRegistry()})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -104,7 +105,7 @@ type encoder struct {
 // headerRoom is what a message's headers and protocol line take, at most.
 const headerRoom = 1024
 
-func newEncoder(cfg Config, id identity, limit func() int64) *encoder {
+func newEncoder(cfg config.Config, id identity, limit func() int64) *encoder {
 	return &encoder{writer: writer{id: id}, headers: newHeaderMaker(cfg), limit: limit}
 }
 

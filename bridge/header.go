@@ -5,6 +5,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -34,7 +35,7 @@ type headerMaker struct {
 	common [3][]byte // by schema.Kind: those that all events of a kind have
 }
 
-func newHeaderMaker(cfg Config) *headerMaker {
+func newHeaderMaker(cfg config.Config) *headerMaker {
 	m := &headerMaker{}
 	for _, kind := range []schema.Kind{schema.New, schema.Del} {
 		for name, value := range commonHeaders(cfg.Token, kind) {
@@ -80,7 +81,7 @@ type message struct {
 	subjects, types                     [3]string
 }
 
-func newMessage(cfg Config) *message {
+func newMessage(cfg config.Config) *message {
 	m := &message{
 		id: make([]string, 1), ceID: make([]string, 1), ceType: make([]string, 1), ceSubject: make([]string, 1), ceTime: make([]string, 1),
 	}

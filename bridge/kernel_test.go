@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/netnstest"
@@ -37,7 +39,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 	}
 	defer src.Close()
 	q := newQueue(1<<20, 0)
-	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	w := &watcher{src: src, table: newTable(config.Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)

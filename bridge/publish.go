@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
 
@@ -45,13 +46,15 @@ type publisher struct {
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
-	metrics  *metrics
+	metrics  *publishMetrics
 	progress progress
 
 	confirmed  atomic.Uint64 // events of this run
 	inFlight   atomic.Int64  // events
 	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
 	snapshotOK atomic.Bool   // this run's snapshot is confirmed
+
+	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
 
 // unconfirmed returns how many events NATS has not confirmed yet.
@@ -246,7 +249,10 @@ const (
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
 // that went while no bridge was running.
 func (p *publisher) publishVanished(ctx context.Context, o opening) error {
-	outage := outage{log: p.log, failing: "cannot read from the bucket what was published before; events wait for it", over: "read the bucket"}
+	retry := natsio.Retry{
+		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
+		Last: &p.fault,
+	}
 	var err error
 	connectedFor := time.Duration(0)
 	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
@@ -254,15 +260,15 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 		began := time.Now()
 		gone, err = p.bucket.vanished(ctx, o)
 		if err == nil {
-			outage.end()
+			retry.End()
 			return p.publishGone(ctx, gone)
 		}
 		p.metrics.failed(err)
 		connected := p.nc.IsConnected()
-		if connected && !passes(err) {
+		if connected && !natsio.Classify(err).Transient {
 			tries++
 		}
-		if err := p.pause(ctx, &outage, began, err); err != nil {
+		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
 		}
 		if connected {
@@ -286,12 +292,12 @@ func (p *publisher) publishGone(ctx context.Context, gone []schema.Event) error 
 	return nil
 }
 
-// pause waits out the failure of an attempt that was begun then, see outage.
-func (p *publisher) pause(ctx context.Context, o *outage, began time.Time, err error) error {
-	o.moveOn(p.nc, began, err)
+// pause waits out the failure of an attempt that was begun then.
+func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.Time, err error) error {
+	retry.MoveOn(p.nc, began, err)
 	p.progress.rest()
 	defer p.progress.work()
-	return o.wait(ctx, p.nc, err, p.unconfirmed())
+	return retry.Wait(ctx, p.nc, err, p.unconfirmed())
 }
 
 // after is time.After, but never for no time at all.
@@ -310,7 +316,10 @@ func (p *publisher) publish(ctx context.Context) error {
 		p.oldest.Store(time.Now().UnixNano())
 		defer p.oldest.Store(0)
 	}
-	for outage := (outage{log: p.log, failing: "cannot publish; events are kept until it works again", over: "publishing again"}); ; {
+	retry := natsio.Retry{
+		Log: p.log, Failing: "cannot publish; events are kept until it works again", Over: "publishing again", Last: &p.fault,
+	}
+	for {
 		began := time.Now()
 		p.progress.work() // again: a backlog may take long, one attempt may not
 		n, err := p.store(ctx, rest)
@@ -318,7 +327,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		rest = rest[n:]
 		p.inFlight.Store(int64(len(rest)))
 		if n > 0 || err == nil {
-			outage.end()
+			retry.End()
 		}
 		if err == nil && len(rest) == 0 {
 			return nil
@@ -330,7 +339,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		if errors.As(err, &fenced) || ctx.Err() != nil {
 			return err
 		}
-		if err := p.pause(ctx, &outage, began, err); err != nil {
+		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
 		}
 	}
@@ -357,16 +366,14 @@ func (p *publisher) stored(events []outgoing, began time.Time) {
 // store has the delivery store a batch on the connection that there is now.
 func (p *publisher) store(ctx context.Context, batch []outgoing) (int, error) {
 	if !p.nc.IsConnected() {
-		return 0, errNotConnected
+		return 0, natsio.ErrNotConnected
 	}
 	p.encoder.fit(batch)
-	connected, stop := whileConnected(ctx, p.nc)
+	connected, stop := natsio.WhileConnected(ctx, p.nc)
 	defer stop()
 	n, err := p.delivery.store(connected, batch)
-	if err != nil && errors.Is(context.Cause(connected), errDisconnected) {
-		err = errDisconnected
+	if err != nil && errors.Is(context.Cause(connected), natsio.ErrDisconnected) {
+		err = natsio.ErrDisconnected
 	}
 	return n, err
 }
-
-var errNotConnected = errors.New("not connected to NATS")

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -17,7 +18,7 @@ type through struct {
 }
 
 func newThrough(limit int, window time.Duration) through {
-	return through{newTable(Filter{}), newQueue(limit, window), &writer{id: identity{host: "web01", bootID: "boot"}}}
+	return through{newTable(config.Filter{}), newQueue(limit, window), &writer{id: identity{host: "web01", bootID: "boot"}}}
 }
 
 func (q through) new(l schema.Link) { q.apply(newMsg(l), 0, q.push) }
@@ -167,7 +168,7 @@ func TestQueueFoldsWithinTheWindow(t *testing.T) {
 func TestQueueFoldsRenames(t *testing.T) {
 	seen := func() through {
 		q := newThrough(1, 0)
-		q.filter = Filter{exclude: []pattern{{glob: "x*"}}}
+		q.filter = excluding("x*")
 		q.new(link(2, "a"))
 		q.takeAll(time.Now())
 		q.new(link(9, "filler"))

@@ -19,6 +19,8 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/schema"
 )
 
@@ -34,7 +36,7 @@ import (
 //
 // It is a bbolt file: what is committed is on disk, and a write that a crash tore
 // is as if it had not been. Each event has a checksum besides. What cannot be
-// read is moved aside, and said.
+// read is moved aside, and that is logged.
 type spool struct {
 	path    string
 	id      identity
@@ -83,27 +85,34 @@ const saveRetry = time.Second
 // openSpool opens the spool of a host in cfg.SpoolDir, which it makes when it is
 // missing. A file that is no spool, or is damaged, is moved aside; a disk that is
 // full is tried again later. It fails when the directory cannot be used
-// ([ConfigError]) or another bridge uses it.
-func openSpool(cfg Config, id identity, log *slog.Logger) (*spool, error) {
+// ([config.Error]) or another bridge uses it.
+func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
 		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, writer: writer{id: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	}
 	err := s.open()
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("spool %s: another bridge uses it; give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
+		return nil, fmt.Errorf("spool %s: another bridge uses it; "+
+			"give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	case err != nil:
-		s.say(err)
+		s.note(err)
 	case s.low < s.high:
 		log.Info("found events that an earlier run had not published", "events", s.high-s.low, "spool", s.path)
 	}
 	return s, nil
+}
+
+func unusable(err error) error {
+	return config.Error{
+		fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err),
+	}
 }
 
 // open opens the file, or makes a new one. What is damaged is moved aside.
@@ -117,8 +126,8 @@ func (s *spool) open() error {
 	if renameErr := os.Rename(s.path, aside); renameErr != nil {
 		return errors.Join(err, renameErr)
 	}
-	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, the snapshot shows what is there",
-		"cause", err, "moved_to", aside)
+	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, "+
+		"the snapshot shows what is there", "cause", err, "moved_to", aside)
 	return s.load()
 }
 
@@ -289,7 +298,7 @@ func (s *spool) save() {
 		s.high += uint64(len(s.unsaved))
 		s.unsaved = s.unsaved[:0]
 	}
-	s.say(err)
+	s.note(err)
 }
 
 // reopen opens the file when that has failed before.
@@ -303,9 +312,9 @@ func (s *spool) reopen() error {
 	return err
 }
 
-// say logs that the disk does not take events, each cause once, and that it does
-// again.
-func (s *spool) say(err error) {
+// note counts and logs that the disk does not take events, each cause once, and logs
+// when it does again.
+func (s *spool) note(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -314,7 +323,8 @@ func (s *spool) say(err error) {
 	switch {
 	case text == s.saveErr:
 	case err != nil:
-		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed", "cause", err, "spool", s.path)
+		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed",
+			"cause", err, "spool", s.path)
 	default:
 		s.log.Info("spooling again", "spool", s.path)
 	}
@@ -454,7 +464,9 @@ func (s *spool) dropThrough(last *schema.Event) error {
 // their place in it, and whether the server took all of their fields.
 func sameEvent(a, b *schema.Event) bool {
 	return a.Epoch == b.Epoch && a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
+		a.Snapshot == b.Snapshot && a.Key() == b.Key() &&
+		a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious &&
+		(a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
 // discard removes all events of an epoch, which is the oldest here, and returns
@@ -509,7 +521,7 @@ func (s *spool) drop(n int, m mark) {
 	s.low += uint64(onDisk)
 	s.unsaved = append(s.unsaved[:0], s.unsaved[n-onDisk:]...)
 	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
-		s.say(s.update(nil))
+		s.note(s.update(nil))
 	}
 	signal(s.room)
 }
@@ -540,6 +552,14 @@ func (s *spool) failures() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.saveErrors
+}
+
+// register registers what the spool counts.
+func (s *spool) register(to metrics.Registry) {
+	to.GaugeFunc("spool_events", "Events on disk that NATS has not confirmed.",
+		func() float64 { n, _ := s.saved(); return float64(n) })
+	to.CounterFunc("spool_failures_total", "Times that the disk did not take events.",
+		func() float64 { return float64(s.failures()) })
 }
 
 // close closes the file. Nothing may be under way.

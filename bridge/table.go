@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -115,7 +116,7 @@ type linkID struct {
 type table struct {
 	watch      uint64
 	netns      netns
-	filter     Filter
+	filter     config.Filter
 	links      map[int32]*entry
 	generation uint64
 	out        change       // the one that emit is called with
@@ -146,7 +147,7 @@ type entry struct {
 	quiet      uint64 // notifications since its last event that changed nothing
 }
 
-func newTable(filter Filter) *table {
+func newTable(filter config.Filter) *table {
 	return &table{filter: filter, links: make(map[int32]*entry), spare: new(schema.Link)}
 }
 

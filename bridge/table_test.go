@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -75,7 +76,7 @@ func TestTable(t *testing.T) {
 	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
 	tests := []struct {
 		name     string
-		filter   Filter
+		filter   config.Filter
 		messages []*netlinksrc.Message
 		want     []string
 	}{
@@ -115,10 +116,10 @@ func TestTable(t *testing.T) {
 			want: []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"}},
 		{name: "moved", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a", movedTo(0, 7)))},
 			want: []string{"new created 2:a", "del moved 2:a"}},
-		{name: "renamed out of the filter and in", filter: Filter{include: []pattern{{glob: "eth*"}}},
+		{name: "renamed out of the filter and in", filter: including("eth*"),
 			messages: []*netlinksrc.Message{newMsg(link(2, "eth0")), newMsg(link(2, "x0")), newMsg(link(2, "x0", mtu(9))), newMsg(link(2, "eth1", mtu(9)))},
 			want:     []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
-		{name: "filtered from birth to death", filter: Filter{exclude: []pattern{{kind: "veth"}}},
+		{name: "filtered from birth to death", filter: excluding("kind:veth"),
 			messages: []*netlinksrc.Message{newMsg(link(2, "a", kind("veth"))), newMsg(link(2, "b", kind("veth"))), delMsg(link(2, "b"))}},
 	}
 	for _, tt := range tests {
@@ -152,7 +153,7 @@ func TestTableCompares(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			table := newTable(Filter{})
+			table := newTable(config.Filter{})
 			table.apply(newMsg(known), 0, func(*change) {})
 			var got []string
 			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *change) { got = append(got, describe(c)) })
@@ -166,7 +167,7 @@ func TestTableCompares(t *testing.T) {
 // Names of other links are those of the moment, also of links that are not
 // published, and resolve in one namespace only.
 func TestTableNames(t *testing.T) {
-	table := newTable(Filter{exclude: []pattern{{glob: "br*"}}})
+	table := newTable(excluding("br*"))
 	var got schema.Link
 	emit := func(c *change) { got = *c.link; c.linkNames.put(&got) }
 	table.apply(newMsg(link(7, "br0")), 0, emit)
@@ -188,7 +189,7 @@ func TestTableNames(t *testing.T) {
 // A name that was not known yet, or is another now, is said when the table is
 // compared with the kernel; once.
 func TestTableRestatesNames(t *testing.T) {
-	table := newTable(Filter{})
+	table := newTable(config.Filter{})
 	silent := func(*change) {}
 	lower := func(i int32) func(*schema.Link) { return func(l *schema.Link) { l.LowerIndex = i } }
 	table.apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
@@ -205,7 +206,7 @@ func TestTableRestatesNames(t *testing.T) {
 
 // A snapshot is complete, in order, and says where it ends.
 func TestTableSnapshot(t *testing.T) {
-	table := newTable(Filter{exclude: []pattern{{glob: "b"}}})
+	table := newTable(excluding("b"))
 	for i, name := range []string{"c", "b", "a"} {
 		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
 	}
@@ -222,7 +223,7 @@ func TestTableSnapshot(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		table := newTable(Filter{exclude: []pattern{{glob: "x*"}}})
+		table := newTable(excluding("x*"))
 		replayed := map[int32]string{}
 		generation := map[int32]uint64{}
 		emit := func(c *change) {

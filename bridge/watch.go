@@ -42,7 +42,7 @@ type watcher struct {
 	counted  uint64         // of this one's, in overruns
 	before   func(*watcher, *netlinksrc.Message)
 
-	metrics   *metrics
+	metrics   *kernelMetrics
 	progress  progress
 	links     atomic.Int64  // in the table
 	malformed atomic.Uint64 // messages and attributes, as last looked at

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -85,7 +86,7 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := newThrough(100, 0)
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := startAndRun(ctx, w); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func main() {
@@ -53,12 +54,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
 	}
 	var (
-		config bridge.ConfigError
-		usage  *usageError
-		fenced *bridge.FencedError
+		settings config.Error
+		usage    *usageError
+		fenced   *bridge.FencedError
 	)
 	switch {
-	case errors.As(err, &config), errors.As(err, &usage):
+	case errors.As(err, &settings), errors.As(err, &usage):
 		return exitConfig
 	case errors.As(err, &fenced):
 		return exitFenced
@@ -96,8 +97,8 @@ configuration, 3 when another bridge has taken this host's name.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ), permissionsCommand(environ), doctorCommand(environ),
-		healthcheckCommand(environ), versionCommand())
+	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ),
+		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand())
 	return root
 }
 
@@ -108,19 +109,10 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// loadConfig reads the settings from the environment, and checks them with parse.
-func loadConfig(parse func(bridge.Settings, []string) (bridge.Config, error), environ []string) (bridge.Config, error) {
-	settings, err := bridge.LoadSettings()
-	if err != nil {
-		return bridge.Config{}, err
-	}
-	return parse(settings, environ)
-}
-
 // runBridge runs the bridge on the settings in the environment, beside an
 // embedded server when they name none.
 func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
-	cfg, err := loadConfig(bridge.ParseConfig, environ)
+	cfg, err := config.Parse(environ)
 	if err != nil {
 		return err
 	}
@@ -132,7 +124,7 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 			return err
 		}
 		defer shutdown()
-		cfg.Servers, cfg.Auth = []string{url}, bridge.Auth{}
+		cfg.Servers, cfg.Auth = []string{url}, config.Auth{}
 	} else {
 		tuneRuntime(environ)
 	}
@@ -161,7 +153,7 @@ func tuneRuntime(environ []string) {
 	}
 }
 
-func newLogger(cfg bridge.Config, w io.Writer) *slog.Logger {
+func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		level = slog.LevelInfo // cannot be: the settings were checked
