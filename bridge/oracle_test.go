@@ -112,7 +112,7 @@ func FuzzQueue(f *testing.F) {
 		}
 		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
 		real := newThrough(limit, window)
-		real.filter = Filter{exclude: []pattern{{glob: "x*"}}}
+		real.filter = excluding("x*")
 		real.table.netns = netns{"blue", 42}
 		oracle := &plainQueue{limit: limit, window: window, newest: map[linkID]*plainChange{}}
 		both := func(c *change) {
