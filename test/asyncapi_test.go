@@ -100,7 +100,7 @@ func TestAsyncAPI(t *testing.T) {
 // What the document says holds for what is on the wire: the subjects, the headers
 // of an event, the answer to a query.
 func TestAsyncAPIHolds(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	doc := asyncAPI(t)
 	events, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema()))

@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/yaml"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -23,15 +24,16 @@ import (
 // variables are the environment variables that the program has.
 func variables(t testing.TB) []string {
 	t.Helper()
-	out, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "config").Output()
+	out, err := exec.Command(harness.Command(t), "config").Output()
 	must(t, err)
 	return regexp.MustCompile(`(?m)^(NATS|IFACE)_\w+`).FindAllString(string(out), -1)
 }
 
 // What deploy/nats/ holds is what the program prints.
 func TestPermissionFiles(t *testing.T) {
+	t.Parallel()
 	for file, args := range map[string][]string{"demo.conf": {"demo"}, "viewer.conf": {"--viewer"}} {
-		want, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), append([]string{"permissions"}, args...)...).Output()
+		want, err := exec.Command(harness.Command(t), append([]string{"permissions"}, args...)...).Output()
 		must(t, err)
 		got, err := os.ReadFile(filepath.Join("../deploy/nats", file))
 		must(t, err)
@@ -44,6 +46,7 @@ func TestPermissionFiles(t *testing.T) {
 // The unit file: what it says holds, systemd understands it, and its sandbox is as
 // tight as it was.
 func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
 	unit, err := os.ReadFile("../deploy/systemd/ifacebridge.service")
 	must(t, err)
 	lines := strings.Split(string(unit), "\n")
@@ -65,7 +68,7 @@ func TestSystemdUnit(t *testing.T) {
 	// verify wants the program to be there.
 	dir := t.TempDir()
 	path := filepath.Join(dir, "ifacebridge.service")
-	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+	binary := harness.Command(t)
 	must(t, os.WriteFile(path, []byte(strings.Replace(string(unit), "/usr/local/bin/ifacebridge", binary, 1)), 0o644))
 	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
@@ -88,7 +91,7 @@ func TestSystemdUnit(t *testing.T) {
 // Type=notify and its watchdog, as systemd would see them: ready when the loops
 // run, with or without NATS; fed as long as they do; and said when it stops.
 func TestSystemdNotify(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -125,9 +128,9 @@ func TestSystemdNotify(t *testing.T) {
 	s.Start()
 	expect("STATUS=publishing\nWATCHDOG=1")
 	expect("WATCHDOG=1")
-	b.signal(unix.SIGTERM)
+	b.Signal(unix.SIGTERM)
 	expect("STOPPING=1")
-	if status := b.wait(6 * time.Second); status != 0 {
+	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 }
