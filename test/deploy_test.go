@@ -111,7 +111,7 @@ func TestSystemdNotify(t *testing.T) {
 	}()
 	expect := func(text string) {
 		t.Helper()
-		for deadline := time.After(10 * time.Second); ; {
+		for deadline := time.After(harness.Patience); ; {
 			select {
 			case got := <-said:
 				if strings.Contains(got, text) {

@@ -74,7 +74,7 @@ func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 	js, err := jetstream.New(nc)
 	must(t, err)
 	last := func() uint64 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		stream, err := js.Stream(ctx, "IFACE")
 		if err != nil {
@@ -173,7 +173,7 @@ func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
 	must(t, err)
 	leader := -1
 	eventually(t, "the stream has a leader and current replicas", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		stream, err := js.Stream(ctx, "IFACE")
 		if err != nil || stream.CachedInfo().Cluster == nil {
@@ -452,6 +452,9 @@ func TestBatchLimit(t *testing.T) {
 	b.Says("cannot connect to NATS")
 	for i := range 2000 {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
+		if i%100 == 99 { // so many fit into any receive buffer
+			eventually(t, "they wait in the queue", func() bool { return b.Metric("ifacebridge_queue_events") > float64(i) })
+		}
 	}
 	s.Start()
 	b.Ready()

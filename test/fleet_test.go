@@ -125,7 +125,7 @@ func TestFleet(t *testing.T) {
 	var consumers []*consumer
 	changes, bridgeKills, serverKills := 0, 0, 0
 	began := time.Now()
-	for end := began.Add(duration(t, "IFACE_TEST_FLEET", 20*time.Second)); time.Now().Before(end); {
+	for end := began.Add(duration(t, "IFACE_TEST_FLEET", 10*time.Second)); time.Now().Before(end); {
 		h := hosts[r.IntN(count)]
 		must(t, h.change(r, changes))
 		changes++
@@ -153,12 +153,13 @@ func TestFleet(t *testing.T) {
 	}
 	for i, c := range consumers {
 		var diffs []string
+		defer func() {
+			if t.Failed() {
+				t.Logf("%d differences: %q", len(diffs), diffs[:min(5, len(diffs))])
+			}
+		}()
 		eventually(t, fmt.Sprintf("consumer %d, from the %v, sees what the kernels have", i, c.join), func() bool {
 			diffs = c.wrong(kernels)
-			if len(diffs) > 0 && time.Since(quiet) > 50*time.Second {
-				t.Logf("%d differences: %q", len(diffs), diffs[:min(5, len(diffs))])
-				time.Sleep(5 * time.Second)
-			}
 			return len(diffs) == 0
 		})
 	}

@@ -82,19 +82,17 @@ func TestCoalesce(t *testing.T) {
 	r := record(t, s)
 	bridge(t, s, "IFACE_COALESCE=300ms")
 	n := r.Snapshot()
-	for i := range 500 {
+	const changes = 150 // so many fit into any receive buffer
+	for i := range changes {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
 	}
-	e := r.Until(0, "the last alias", func(e *schema.Event) bool { return e.Link.Alias == "499" })
-	if e.Coalesced < 2 || !e.Changed.Has("ifalias") {
-		t.Errorf("got %s", e.AppendJSON(nil))
-	}
-	told := uint64(0)
-	for _, e := range r.Since(n) {
+	r.Until(0, "the last alias", func(e *schema.Event) bool { return e.Link.Alias == fmt.Sprint(changes-1) && e.Changed.Has("ifalias") })
+	told, events := uint64(0), r.Since(n)
+	for _, e := range events {
 		told += max(e.Coalesced, 1)
 	}
-	if told != 500 {
-		t.Errorf("%d events stand for %d notifications, want 500", r.Mark()-n, told)
+	if told != changes || len(events) > changes/2 {
+		t.Errorf("%d events stand for %d notifications, want few and %d", len(events), told, changes)
 	}
 }
 
@@ -108,8 +106,10 @@ func TestEveryNotificationIsAnEvent(t *testing.T) {
 	n := r.Snapshot()
 	for i := range 1000 {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
+		if i%100 == 99 { // so many fit into any receive buffer
+			r.Until(0, "the last alias", func(e *schema.Event) bool { return e.Link.Alias == fmt.Sprint(i) })
+		}
 	}
-	r.Until(0, "the last alias", func(e *schema.Event) bool { return e.Link.Alias == "999" })
 	for i, e := range r.Since(n) {
 		if e.Link.Alias != fmt.Sprint(i) || e.Coalesced != 0 || e.Overruns != 0 {
 			t.Fatalf("event %d is %s", i, e.AppendJSON(nil))

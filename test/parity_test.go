@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -115,16 +114,16 @@ func TestParityWithIP(t *testing.T) {
 	var compared int
 	var diffs []string
 	var links map[int32]schema.Link
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		links = replayAll(t, stored(t, nc, "IFACE")).Links
-		if compared, diffs = sameAsIP(t, links); len(diffs) == 0 || time.Now().After(deadline) {
-			break
+	defer func() {
+		if t.Failed() {
+			t.Logf("%q", diffs)
 		}
-	}
-	for _, d := range diffs {
-		t.Error(d)
-	}
+	}()
+	eventually(t, "every link is what ip says", func() bool {
+		links = replayAll(t, stored(t, nc, "IFACE")).Links
+		compared, diffs = sameAsIP(t, links)
+		return len(diffs) == 0
+	})
 	t.Logf("compared %d values of %d links; kinds made: %s; this kernel cannot make: %s",
 		compared, len(links), strings.Join(made, " "), strings.Join(missing, " "))
 	if compared < 400 {
@@ -136,7 +135,8 @@ func TestParityWithIP(t *testing.T) {
 
 	// Nothing is published when nothing differs.
 	r := record(t, s)
-	time.Sleep(600 * time.Millisecond) // three comparisons
+	dumps := b.Metric("ifacebridge_netlink_dumps_total")
+	eventually(t, "three comparisons", func() bool { return b.Metric("ifacebridge_netlink_dumps_total") >= dumps+3 })
 	for _, e := range r.Since(0) {
 		if e.Cause != schema.Notification { // the kernel may still announce that a link has come up
 			t.Errorf("published without a change: %s", e.AppendJSON(nil))

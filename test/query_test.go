@@ -15,6 +15,7 @@ import (
 
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -102,7 +103,7 @@ func TestQuery(t *testing.T) {
 
 			// What `nats micro ls`, info and stats show.
 			var info micro.Info
-			reply, err := nc.Request("$SRV.INFO.ifacebridge", nil, time.Second)
+			reply, err := nc.Request("$SRV.INFO.ifacebridge", nil, harness.Patience)
 			must(t, err)
 			must(t, json.Unmarshal(reply.Data, &info))
 			for key, want := range map[string]string{"host": "web01.example.com", "token": "web01_example_com", "delivery": delivery, "epoch": pages[0].Epoch, "schema": "iface.v1"} {
@@ -114,7 +115,7 @@ func TestQuery(t *testing.T) {
 				t.Errorf("endpoints: %+v", info.Endpoints)
 			}
 			var stats micro.Stats
-			reply, err = nc.Request("$SRV.STATS.ifacebridge", nil, time.Second)
+			reply, err = nc.Request("$SRV.STATS.ifacebridge", nil, harness.Patience)
 			must(t, err)
 			must(t, json.Unmarshal(reply.Data, &stats))
 			if data := string(stats.Endpoints[0].Data); !strings.Contains(data, `"overruns":0`) || !strings.Contains(data, `"links":61`) {
@@ -122,7 +123,7 @@ func TestQuery(t *testing.T) {
 			}
 			b.Signal(unix.SIGTERM)
 			b.Wait()
-			if _, err := nc.Request("ifacebridge.web01_example_com.links", nil, time.Second); err != nats.ErrNoResponders {
+			if _, err := nc.Request("ifacebridge.web01_example_com.links", nil, harness.Patience); err != nats.ErrNoResponders {
 				t.Errorf("after the end: %v", err)
 			}
 		})
@@ -145,14 +146,14 @@ func TestFleetPresence(t *testing.T) {
 	defer func() { cancel(); must(t, <-done) }()
 	until := func(kind fleet.Kind) fleet.Change {
 		t.Helper()
-		for deadline := time.After(20 * time.Second); ; {
+		for deadline := time.After(harness.Patience); ; {
 			select {
 			case c := <-changes:
 				if c.Kind == kind {
 					return c
 				}
 			case <-deadline:
-				t.Fatalf("not within 20 s: %v; the view is %+v", kind, f.View())
+				t.Fatalf("not within %v: %v; the view is %+v", harness.Patience, kind, f.View())
 			}
 		}
 	}
@@ -170,9 +171,7 @@ func TestFleetPresence(t *testing.T) {
 	if c := until(fleet.Quiet); c.Host != "test" {
 		t.Errorf("%s is quiet", c.Host)
 	}
-	if v := f.View(); !v[0].Quiet {
-		t.Error("the view does not say so")
-	}
+	eventually(t, "the view says so", func() bool { return f.View()[0].Quiet }) // on a busy machine it may have been quiet before
 	must(t, k.Delete(a))
 	bridge(t, s, "IFACE_DELIVERY=core")
 	until(fleet.Back)
@@ -215,10 +214,11 @@ func TestFleetBucketMadeAnew(t *testing.T) {
 		if index != a {
 			t.Errorf("link %d is gone, want %d", index, a)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(harness.Patience):
 		t.Fatalf("nothing is gone; the view is %+v", f.View())
 	}
-	if v := f.View(); len(v) != 1 || len(v[0].Links) != 1 || !v[0].Whole {
-		t.Errorf("the view is %+v", v)
-	}
+	eventually(t, "the view is whole", func() bool {
+		v := f.View()
+		return len(v) == 1 && len(v[0].Links) == 1 && v[0].Whole
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
+	"ifacebridge/test/schematest"
 )
 
 // The bucket follows the stream. What vanished while the bridge was down gets its
@@ -129,10 +130,17 @@ func TestBucketOfManyLinks(t *testing.T) {
 	must(t, err)
 	const links, deleted = 2600, 20
 	for i := range links {
-		e := schema.Event{Host: "test", Epoch: "before", Seq: uint64(i + 1), Time: time.Now(), Kind: schema.New, Action: schema.Created, Cause: schema.Notification,
+		e := schema.Event{Host: "test", BootID: "before", Epoch: "before", Seq: uint64(i + 1), Time: time.Now(), Kind: schema.New, Action: schema.Created, Cause: schema.Notification,
 			Link: schema.Link{Index: int32(i + 1000), Name: fmt.Sprint("gone", i)}}
-		_, err := js.PublishAsync(fmt.Sprint("$KV.iface_links.test.", e.Link.Index), e.AppendJSON(nil))
+		data := e.AppendJSON(nil)
+		if i == 0 { // the bucket is read below while these are there
+			schematest.Validate(t, data)
+		}
+		_, err := js.PublishAsync(fmt.Sprint("$KV.iface_links.test.", e.Link.Index), data)
 		must(t, err)
+		if i%500 == 499 { // else it is refused when the server is slow
+			<-js.PublishAsyncComplete()
+		}
 	}
 	<-js.PublishAsyncComplete()
 	for i := range deleted {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // skips names the file in which Skip notes what was skipped: what, a space, the test.
@@ -79,9 +81,8 @@ func summary(noted string) string {
 // the go command itself, where that can be had: it is the parent, of the same user.
 func tell(summary string) {
 	out := os.Stdout
-	parent := fmt.Sprintf("/proc/%d", os.Getppid())
-	if comm, err := os.ReadFile(filepath.Join(parent, "comm")); err == nil && strings.TrimSpace(string(comm)) == "go" {
-		if file, err := os.OpenFile(filepath.Join(parent, "fd", "2"), os.O_APPEND|os.O_WRONLY, 0); err == nil {
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid())); err == nil && string(comm) == "go\n" {
+		if file, err := stderrOf(os.Getppid()); err == nil {
 			defer file.Close()
 			out = file
 		}
@@ -91,4 +92,27 @@ func tell(summary string) {
 		name = strings.TrimSuffix(info.Path, ".test")
 	}
 	fmt.Fprintf(out, "----\t%s\t%s\n", name, summary)
+}
+
+// stderrOf returns the standard error of another process. If it is a plain file it has
+// to be the same open one, whose offset moves on: pidfd_getfd(2) needs more of a
+// permission than to open a terminal or a pipe once more does (ptrace_scope).
+func stderrOf(pid int) (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pidfd)
+	if fd, err := unix.PidfdGetfd(pidfd, 2, 0); err == nil {
+		return os.NewFile(uintptr(fd), "stderr"), nil
+	}
+	path := fmt.Sprintf("/proc/%d/fd/2", pid)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().IsRegular() {
+		return nil, os.ErrPermission
+	}
+	return os.OpenFile(path, os.O_WRONLY, 0)
 }
