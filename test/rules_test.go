@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -67,6 +68,21 @@ func TestDependenciesRunOneWay(t *testing.T) {
 	}
 	if found != len(allowed) {
 		t.Errorf("found %d of %d packages", found, len(allowed))
+	}
+}
+
+// What only tests need is no module that a consumer's module graph gets: the libraries
+// of those who read our manifests and documents, plots, and the linter are required by
+// modules of their own.
+func TestModulesThatOnlyTestsNeed(t *testing.T) {
+	requirements, err := os.ReadFile("../go.mod")
+	must(t, err)
+	for line := range strings.Lines(string(requirements)) {
+		for _, other := range []string{"k8s.io/", "compose-spec", "gonum.org", "yaml", "honnef.co"} {
+			if strings.Contains(line, other) {
+				t.Errorf("go.mod has %s", line)
+			}
+		}
 	}
 }
 

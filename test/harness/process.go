@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,6 +35,14 @@ type Process struct {
 func Command(t testing.TB) string {
 	t.Helper()
 	return natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+}
+
+// Variables are the environment variables that ifacebridge has.
+func Variables(t testing.TB) []string {
+	t.Helper()
+	out, err := exec.Command(Command(t), "config").Output()
+	Must(t, err)
+	return regexp.MustCompile(`(?m)^(NATS|IFACE)_\w+`).FindAllString(string(out), -1)
 }
 
 // Start starts ifacebridge with these arguments and environment variables, and

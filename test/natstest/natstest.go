@@ -46,12 +46,22 @@ func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string 
 	path := filepath.Join(dir, filepath.Base(strings.TrimSuffix(pkg, "/v2")))
 	args := append(append([]string{"build", "-o", path}, flags...), pkg)
 	cmd := exec.Command("go", args...)
+	cmd.Dir = moduleDir(t) // go.mod there names what is built, whatever module the test is in
 	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	built[key] = path
 	return path
+}
+
+func moduleDir(t testing.TB) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "ifacebridge").Output()
+	if err != nil {
+		t.Fatalf("go list -m ifacebridge: %v", err)
+	}
+	return strings.TrimSpace(string(dir))
 }
 
 var (
