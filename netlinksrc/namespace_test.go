@@ -101,8 +101,8 @@ func TestFindWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// A namespace that always has a name is always found, also when it gets another one
-// while the names are looked at.
+// A namespace that was found and always has a name is always found, also when it gets
+// another one while the names are looked at.
 func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 	k, f := netnstest.New(t), newFinder(t, "renamed-*")
 	inode, err := k.Inode()
@@ -112,6 +112,7 @@ func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 	if err := k.SetName("renamed-0"); err != nil {
 		t.Fatal(err)
 	}
+	f.Find() // from now on it knows what to miss
 	// One more rename while Find looks, at any moment of that: two would be enough to
 	// be missed by each of its looks.
 	once := make(chan struct{})
