@@ -2,8 +2,11 @@ package test
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +86,32 @@ func TestModulesThatOnlyTestsNeed(t *testing.T) {
 				t.Errorf("go.mod has %s", line)
 			}
 		}
+	}
+}
+
+// Every test that doc.go names is there.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	must(t, err)
+	there := map[string]bool{}
+	must(t, filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	}))
+	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(doc), -1)
+	for _, name := range named {
+		if !there[name] {
+			t.Errorf("doc.go names %s, which is not there", name)
+		}
+	}
+	if len(named) < 50 {
+		t.Errorf("doc.go names %d tests only", len(named))
 	}
 }
 
