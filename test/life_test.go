@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -103,9 +104,8 @@ func TestLifeOfALink(t *testing.T) {
 				t.Errorf("a consumer still has %q", names)
 			}
 			if delivery == "jetstream" {
-				if got, want := len(stored(t, r.Conn, "IFACE")), r.Mark(); got != want {
-					t.Errorf("%d events are stored, %d were published", got, want)
-				}
+				want := len(stored(t, r.Conn, "IFACE"))
+				eventually(t, fmt.Sprintf("%d events are stored, and so many were published", want), func() bool { return r.Mark() == want })
 			}
 			if strings.Contains(b.Output(), "level=ERROR") || strings.Contains(b.Output(), "level=WARN msg=\"cannot") {
 				t.Errorf("complaints in the log:\n%s", b.Output())

@@ -22,6 +22,14 @@ func spooled(t testing.TB, p *process, n float64) {
 	eventually(t, fmt.Sprintf("%v events in the spool", n), func() bool { return p.Metric("ifacebridge_spool_events") >= n })
 }
 
+// confirmed waits until NATS has the snapshot, and the spool is empty.
+func confirmed(t testing.TB, b *process) {
+	t.Helper()
+	eventually(t, "the snapshot is confirmed", func() bool {
+		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_spool_events") == 0
+	})
+}
+
 // With a spool, what a bridge has read survives its kill -9 while NATS is away,
 // twice: each epoch is there whole, in order, before the next one begins.
 func TestSpoolSurvivesCrash(t *testing.T) {
@@ -30,9 +38,9 @@ func TestSpoolSurvivesCrash(t *testing.T) {
 	a := upLink(t, k)
 	env := []string{"IFACE_SPOOL_DIR=" + t.TempDir(), "IFACE_RESYNC=0"}
 	b := bridge(t, s, env...)
-	holds(t, s)
+	confirmed(t, b)
 	s.Kill()
-	b = crashTwice(t, k, a, b, func() *process { return bridge(t, s, env...) })
+	b = crashTwice(t, k, a, b, 0, func() *process { return bridge(t, s, env...) })
 	s.Start()
 	b.Says("published what an earlier run had left")
 	settled(t, s)
@@ -49,11 +57,10 @@ func TestSpoolSurvivesCrashInCore(t *testing.T) {
 	env := []string{"IFACE_SPOOL_DIR=" + t.TempDir(), "IFACE_DELIVERY=core", "IFACE_RESYNC=0"}
 	b := bridge(t, s, env...)
 	r.Snapshot()
-	eventually(t, "the snapshot is confirmed", func() bool { return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_spool_events") == 0 })
+	confirmed(t, b)
 	b.Kill()
 	b = bridge(t, away, env...)
-	b.Says("read the links of this host")
-	b = crashTwice(t, k, a, b, func() *process { return bridge(t, away, env...) })
+	b = crashTwice(t, k, a, b, 3, func() *process { return bridge(t, away, env...) })
 	b.Kill()
 	b = bridge(t, s, env...)
 	must(t, k.SetAlias(a, "the end"))
@@ -63,22 +70,25 @@ func TestSpoolSurvivesCrashInCore(t *testing.T) {
 
 const changesBeforeCrash = 300
 
-// crashTwice changes the alias of a link, and kills the bridge when all changes
-// are in the spool, two times. It returns the bridge that runs then.
-func crashTwice(t *testing.T, k *netnstest.Kernel, link int32, b *process, again func() *process) *process {
+// crashTwice changes the alias of a link, and kills the bridge when all changes are in
+// the spool, behind the events that are there before, two times. It returns the bridge
+// that runs then.
+func crashTwice(t *testing.T, k *netnstest.Kernel, link int32, b *process, before int, again func() *process) *process {
 	t.Helper()
 	for run := range 2 {
+		spooled(t, b, float64(before))
 		for i := range changesBeforeCrash {
 			must(t, k.SetAlias(link, fmt.Sprintf("%d/%d", run, i)))
 			if (i+1)%100 == 0 { // so many fit into any receive buffer
-				spooled(t, b, float64(run*changesBeforeCrash+i+1))
+				spooled(t, b, float64(before+i+1))
 			}
 		}
 		b.Kill()
 		b = again()
 		b.Says("found events that an earlier run had not published")
-		spooled(t, b, float64((run+1)*changesBeforeCrash+3)) // its snapshot
+		before += changesBeforeCrash + 3 // its snapshot
 	}
+	spooled(t, b, float64(before))
 	return b
 }
 
