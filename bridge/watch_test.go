@@ -23,6 +23,7 @@ type script struct {
 	dumps    int
 	overruns uint64
 	receives [][]*netlinksrc.Message // nil: an overrun
+	over     func()                  // called when there is no more of them
 }
 
 type step struct {
@@ -38,6 +39,7 @@ func (s *script) Malformed() (uint64, uint64) { return 0, 0 }
 
 func (s *script) Receive(ctx context.Context, handle func(*netlinksrc.Message)) error {
 	if len(s.receives) == 0 {
+		s.over()
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -87,8 +89,9 @@ func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := newThrough(100, 0)
 	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	s.over = cancel
 	if err := startAndRun(ctx, w); err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func ExampleFleet() {
 	if err != nil {
 		panic(err)
 	}
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	go publish(ctx, srv.ClientURL())
 	err = f.Run(ctx, func(c fleet.Change) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/netnstest"
 )
 
@@ -22,7 +23,7 @@ var (
 	recapture = flag.Bool("capture", false, "capture the kernel's messages again; -update goes with it")
 )
 
-func TestMain(m *testing.M) { netnstest.Main(m) }
+func TestMain(m *testing.M) { harness.Main(m) }
 
 // body makes the body of a link message.
 func body(family uint8, index int32, attrs func(*netlink.AttributeEncoder)) []byte {

@@ -1,6 +1,7 @@
 package netlinksrc
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -100,8 +101,8 @@ func TestFindWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// A namespace that always has a name is always found, also when it gets another one
-// while the names are looked at.
+// A namespace that was found and always has a name is always found, also when it gets
+// another one while the names are looked at.
 func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 	k, f := netnstest.New(t), newFinder(t, "renamed-*")
 	inode, err := k.Inode()
@@ -111,36 +112,36 @@ func TestFindsWhatIsRenamedMeanwhile(t *testing.T) {
 	if err := k.SetName("renamed-0"); err != nil {
 		t.Fatal(err)
 	}
-	over := make(chan struct{})
+	f.Find() // from now on it knows what to miss
+	// One more rename while Find looks, at any moment of that: two would be enough to
+	// be missed by each of its looks.
+	once := make(chan struct{})
 	var renames sync.WaitGroup
 	renames.Go(func() {
 		last := "renamed-0"
 		for i := 1; ; i++ {
-			name := fmt.Sprint("renamed-", i%16)
-			if err := k.SetName(name); err != nil {
-				t.Error(err)
-			}
-			if err := netnstest.DeleteName(last); err != nil {
-				t.Error(err)
-			}
-			last = name
-			select {
-			case <-over:
+			if _, more := <-once; !more {
 				if err := netnstest.DeleteName(last); err != nil {
 					t.Error(err)
 				}
 				return
-			case <-time.After(10 * time.Millisecond): // far longer than two looks take
 			}
+			name := fmt.Sprint("renamed-", i%16)
+			if err := errors.Join(k.SetName(name), netnstest.DeleteName(last)); err != nil {
+				t.Error(err)
+			}
+			last = name
 		}
 	})
 	looks, wrong := 0, 0
-	for began := time.Now(); time.Since(began) < 2*time.Second; looks++ {
+	for began := time.Now(); time.Since(began) < time.Second || looks < 100; looks++ {
+		once <- struct{}{} // it is waiting, so the one before is over
 		if found, _ := f.Find(); len(found) != 1 || found[0].Inode != inode {
 			wrong++
+			t.Logf("look %d: found %+v, the namespace is %d", looks, found, inode)
 		}
 	}
-	close(over)
+	close(once)
 	renames.Wait()
 	if wrong > 0 {
 		t.Errorf("not found, or found as another, %d times of %d", wrong, looks)

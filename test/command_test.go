@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 	"ifacebridge/test/schematest"
@@ -22,33 +23,33 @@ import (
 // The first thing that a newcomer does: the bridge without a variable set, watch
 // beside it, and a pair that comes and goes.
 func TestMainJobFromOneCommand(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	b := start(t, []string{"IFACE_HOST=test"})
-	b.says("NATS_URL is unset: serving NATS with JetStream, on this machine only")
-	b.ready()
+	b.Says("NATS_URL is unset: serving NATS with JetStream, on this machine only")
+	b.Ready()
 	w := start(t, nil, "watch")
-	w.says("connected to NATS")
+	w.Says("connected to NATS")
 	eventually(t, "links prints the loopback", func() bool {
 		l := start(t, nil, "links")
-		return l.wait(15*time.Second) == 0 && strings.Contains(l.output.String(), "test  lo  ")
+		return l.Wait() == 0 && strings.Contains(l.Output(), "test  lo  ")
 	})
 	js := start(t, nil, "watch", "--json", "test")
-	js.says("connected to NATS")
+	js.Says("connected to NATS")
 
 	a, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Delete(a))
 	for _, line := range []string{`"action":"created"`, `"ifname":"veth0"`, `"ifname":"veth1"`, `"action":"deleted"`} {
-		w.says(line)
+		w.Says(line)
 	}
-	js.says(`"action":"deleted"`)
+	js.Says(`"action":"deleted"`)
 	for _, p := range []*process{w, js, b} {
-		p.signal(unix.SIGINT)
-		if status := p.wait(6 * time.Second); status != 0 {
+		p.Signal(unix.SIGINT)
+		if status := p.Wait(); status != 0 {
 			t.Errorf("exit status %d after SIGINT", status)
 		}
 	}
-	b.says("stopped; every event is confirmed")
+	b.Says("stopped; every event is confirmed")
 
 	// The embedded server listens on loopback only, and somebody else's port is
 	// said to be theirs, at once.
@@ -56,33 +57,35 @@ func TestMainJobFromOneCommand(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	taken := start(t, []string{"IFACE_HOST=test"})
-	if status := taken.wait(2 * time.Second); status != 1 {
+	if status := taken.Wait(); status != 1 {
 		t.Errorf("exit status %d when the port is taken", status)
 	}
-	taken.says("the port is taken; to publish to the server that has it, set NATS_URL=nats://127.0.0.1:4222")
+	taken.Says("the port is taken; to publish to the server that has it, set NATS_URL=nats://127.0.0.1:4222")
 }
 
 // A store directory that cannot be written is said, with what to do.
 func TestStoreDirectory(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	b := start(t, []string{"IFACE_HOST=test", "IFACE_STORE_DIR=/proc/none"})
-	if status := b.wait(5 * time.Second); status != 1 {
+	if status := b.Wait(); status != 1 {
 		t.Errorf("exit status %d", status)
 	}
-	b.says("store directory: mkdir /proc/none: no such file or directory; set IFACE_STORE_DIR to one that can be written")
+	b.Says("store directory: mkdir /proc/none: no such file or directory; set IFACE_STORE_DIR to one that can be written")
 }
 
 // A build without the server says that it needs one.
 func TestNoEmbed(t *testing.T) {
+	t.Parallel()
 	b := startBinary(t, natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed"), nil)
-	if status := b.wait(5 * time.Second); status != 2 {
+	if status := b.Wait(); status != 2 {
 		t.Errorf("exit status %d", status)
 	}
-	b.says("ifacebridge: NATS_URL: is unset, and this build has no embedded server")
+	b.Says("ifacebridge: NATS_URL: is unset, and this build has no embedded server")
 }
 
 // Mistakes on the command line and in the environment: named, and status 2.
 func TestExitStatusOfMistakes(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		args []string
 		env  []string
@@ -100,32 +103,33 @@ func TestExitStatusOfMistakes(t *testing.T) {
 		{[]string{"config"}, []string{"IFACE_QUEUE=x", "NATS_PASSWORD=hunter2"}, `NATS_PASSWORD: is set without NATS_USER`},
 	} {
 		p := start(t, tt.env, tt.args...)
-		if status := p.wait(5 * time.Second); status != 2 {
+		if status := p.Wait(); status != 2 {
 			t.Errorf("%v %v: exit status %d", tt.env, tt.args, status)
 		}
-		p.says(tt.says)
-		if strings.Contains(p.output.String(), "hunter2") {
-			t.Errorf("a secret is shown:\n%s", p.output.String())
+		p.Says(tt.says)
+		if strings.Contains(p.Output(), "hunter2") {
+			t.Errorf("a secret is shown:\n%s", p.Output())
 		}
 	}
 }
 
 func TestCommandsThatOnlyPrint(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ command, says string }{
 		{"version", "ifacebridge "}, {"schema", string(schema.JSONSchema())}, {"config", "IFACE_RCVBUF"}, {"--help", "Exit status:"},
 	} {
 		p := start(t, []string{"IFACE_HOST=x"}, tt.command)
-		if status := p.wait(5 * time.Second); status != 0 {
+		if status := p.Wait(); status != 0 {
 			t.Errorf("%s: exit status %d", tt.command, status)
 		}
-		p.says(tt.says)
+		p.Says(tt.says)
 	}
 }
 
 // SIGTERM at any moment: either everything is confirmed, and the status 0, or the
 // number of events that are not is said, and the status 1.
 func TestSigterm(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	a := upLink(t, k)
 	for delay := range 8 {
@@ -147,47 +151,51 @@ func TestSigterm(t *testing.T) {
 			}
 		}()
 		time.Sleep(time.Duration(delay) * 25 * time.Millisecond)
-		b.signal(unix.SIGTERM)
-		status := b.wait(7 * time.Second)
+		b.Signal(unix.SIGTERM)
+		status := b.Wait()
 		close(stop)
 		must(t, <-changed)
 		if status == -1 { // it was not far enough to have said that it handles the signal
 			continue
 		}
-		if status != 0 {
+		switch status {
+		case 0:
+		case 1: // on a busy machine
+			b.Says("events were not confirmed by NATS within 5s")
+		default:
 			t.Errorf("after %d ms: exit status %d", delay*25, status)
 		}
 	}
 	replayAll(t, stored(t, connect(t, s), "IFACE"))
 
 	b := bridge(t, s)
-	b.says("using the stream as it is")
+	b.Says("using the stream as it is")
 	holds(t, s)
 	s.Kill()
 	must(t, k.SetAlias(a, "unheard"))
 	began := time.Now()
-	b.signal(unix.SIGTERM)
-	if status := b.wait(7 * time.Second); status != 1 {
+	b.Signal(unix.SIGTERM)
+	if status := b.Wait(); status != 1 {
 		t.Errorf("without a server: exit status %d after %v", status, time.Since(began))
 	}
-	b.says("1 events were not confirmed by NATS within 5s")
+	b.Says("1 events were not confirmed by NATS within 5s")
 }
 
 // A server that is down is said once, and once when it is back; nothing is lost.
 func TestServerIsDown(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	b := bridge(t, s)
-	b.says("cannot connect to NATS; retrying")
+	b.Says("cannot connect to NATS; retrying")
 	a, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Delete(a))
 	s.Start()
-	b.says("connected to NATS")
+	b.Says("connected to NATS")
 	nc := connect(t, s)
-	eventually(t, "all events stored", func() bool { return strings.Contains(b.output.String(), "created the stream") })
-	b.signal(unix.SIGTERM)
-	if status := b.wait(6 * time.Second); status != 0 {
+	eventually(t, "all events stored", func() bool { return strings.Contains(b.Output(), "created the stream") })
+	b.Signal(unix.SIGTERM)
+	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 	events := stored(t, nc, "IFACE")
@@ -195,7 +203,7 @@ func TestServerIsDown(t *testing.T) {
 	if last := events[len(events)-1]; last.Kind != schema.Del {
 		t.Errorf("the last event is %v %s", last.Kind, last.Link.Name)
 	}
-	if n := strings.Count(b.output.String(), "cannot connect to NATS"); n != 1 {
+	if n := strings.Count(b.Output(), "cannot connect to NATS"); n != 1 {
 		t.Errorf("said %d times that NATS is down", n)
 	}
 }
@@ -203,9 +211,10 @@ func TestServerIsDown(t *testing.T) {
 // What the README says is true: its settings are the program's, its event is
 // valid, its commands are the program's commands.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
 	must(t, err)
-	out, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "config").Output()
+	out, err := exec.Command(harness.Command(t), "config").Output()
 	must(t, err)
 	for line := range strings.Lines(string(out)) {
 		variable := strings.Fields(line)[0]
@@ -220,7 +229,7 @@ func TestReadme(t *testing.T) {
 		}
 		schematest.Validate(t, []byte(block))
 	}
-	help, err := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"), "--help").Output()
+	help, err := exec.Command(harness.Command(t), "--help").Output()
 	must(t, err)
 	for _, block := range codeBlocks(string(readme), "sh") {
 		for line := range strings.Lines(block) {

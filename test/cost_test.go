@@ -19,17 +19,14 @@ import (
 // release builds the program as it is released.
 func release(t testing.TB) string {
 	t.Helper()
-	if tt, ok := t.(*testing.T); ok {
-		tt.Setenv("CGO_ENABLED", "0")
-	}
-	return natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed", "-trimpath", "-ldflags=-s -w")
+	return natstest.BinaryWith(t, []string{"CGO_ENABLED=0"}, "ifacebridge/cmd/ifacebridge", "-tags", "noembed", "-trimpath", "-ldflags=-s -w")
 }
 
 // switches returns how often all threads of a process have gone to sleep.
-func (p *process) switches() (sum int) {
-	p.t.Helper()
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
-	must(p.t, err)
+func switches(t testing.TB, p *process) (sum int) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.Pid()))
+	must(t, err)
 	for _, task := range tasks {
 		status, err := os.ReadFile(task)
 		if err != nil {
@@ -44,9 +41,9 @@ func (p *process) switches() (sum int) {
 }
 
 // With nothing to do, a bridge with 20 links sleeps: it wakes for NATS's ping and
-// little else, and is small.
+// little else, and is small. IFACE_TEST_IDLE=40s has two of the pings in it.
 func TestIdle(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	for i := range 10 {
 		_, _, err := k.AddVeth(fmt.Sprint("a", i), fmt.Sprint("b", i))
 		must(t, err)
@@ -57,34 +54,35 @@ func TestIdle(t *testing.T) {
 	var bridges []*process
 	for _, delivery := range deliveries {
 		b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=" + delivery, "IFACE_DELIVERY=" + delivery, "IFACE_HTTP_ADDR="})
-		b.says("read the links of this host")
+		b.Says("read the links of this host")
 		bridges = append(bridges, b)
 	}
-	const settle, long = 5 * time.Second, 40 * time.Second // two of NATS's pings
-	time.Sleep(settle)
+	time.Sleep(2 * time.Second) // what follows a start
+	long := duration(t, "IFACE_TEST_IDLE", 8*time.Second)
+	began := time.Now()
 	var before [2]int
 	for i, b := range bridges {
-		before[i] = b.switches()
+		before[i] = switches(t, b)
 	}
 	time.Sleep(long)
 	for i, b := range bridges {
-		perSecond, kib := float64(b.switches()-before[i])/long.Seconds(), residentKiB(t, b)
+		perSecond, kib := float64(switches(t, b)-before[i])/time.Since(began).Seconds(), residentKiB(t, b)
 		t.Logf("%s: %.1f voluntary context switches a second, %.1f MiB", deliveries[i], perSecond, float64(kib)/1024)
-		// 14.5 MiB are seen on a machine that does nothing else; three quarters of it are
-		// pages of the program's file, of which the kernel maps more or fewer.
 		// Around a timer the Go runtime polls for it, 20 times or so, which is most of what
-		// is counted: 0.9 to 3.0 a second were seen.
-		if perSecond >= 6 || kib >= 17<<10 {
-			t.Errorf("%s: %.1f voluntary context switches a second, want less than 6; %.1f MiB, want less than 17", deliveries[i], perSecond, float64(kib)/1024)
+		// is counted: 0.9 to 3.0 a second and 14.5 MiB were seen. Ten times that is a loop
+		// that does not sleep, or more than the DaemonSet's container may have.
+		if perSecond >= 30 || kib >= 128<<10 {
+			t.Errorf("%s: %.1f voluntary context switches a second, want less than 30; %.1f MiB, want less than 128", deliveries[i], perSecond, float64(kib)/1024)
 		}
 	}
 }
 
-// 10,000 links: how long until all of them are stored, and the memory it takes.
+// Very many links: all of them are stored, in memory that a DaemonSet's container has.
+// IFACE_TEST_LINKS=10000 is the long form.
 func TestManyLinks(t *testing.T) {
-	netnstest.Own(t)
-	k := netnstest.New(t) // all of its links go at once
-	const links = 10000
+	netnstest.Parallel(t)
+	k := netnstest.New(t)
+	links := number(t, "IFACE_TEST_LINKS", 3000)
 	for i := range links / 2 {
 		_, err := k.Add(fmt.Sprint("a", i), 0, netnstest.VethKind(fmt.Sprint("b", i)))
 		must(t, err)
@@ -95,55 +93,54 @@ func TestManyLinks(t *testing.T) {
 	path := release(t)
 	began := time.Now()
 	b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=" + k.ProcPath()})
-	for stored := uint64(0); stored < links+1; time.Sleep(2 * time.Millisecond) {
-		if stream, err := js.Stream(context.Background(), "IFACE"); err == nil {
-			stored = stream.CachedInfo().State.Msgs
-		}
-		if time.Since(began) > time.Minute {
-			t.Fatalf("only %d are stored", stored)
-		}
-	}
+	eventually(t, "all of them are stored", func() bool {
+		stream, err := js.Stream(context.Background(), "IFACE")
+		return err == nil && stream.CachedInfo().State.Msgs >= uint64(links+1)
+	})
 	took := time.Since(began)
 	eventually(t, "it is ready", func() bool {
-		return b.metric("ifacebridge_ready") == 1 && b.metric("ifacebridge_bucket_behind_keys") == 0
+		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_behind_keys") == 0
 	})
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.Pid()))
 	must(t, err)
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	kib := 0
 	_, err = fmt.Sscan(rest, &kib)
 	must(t, err)
 	t.Logf("%d links are stored %v after the start; %.1f MiB at most", links, took.Round(time.Millisecond), float64(kib)/1024)
-	if slack := 3 * 1500 * time.Millisecond; took > slack { // the figure is for a machine that does nothing else
-		t.Errorf("it took %v", took)
-	}
-	if kib >= 48<<10 {
-		t.Errorf("%.1f MiB, want less than 48", float64(kib)/1024)
+	if kib >= 128<<10 {
+		t.Errorf("%.1f MiB, want less than 128", float64(kib)/1024)
 	}
 }
 
-// 1,000 links at once do not overrun the buffer that is asked for by default.
+// As many links at once as the receive buffer that was granted has room for, 1,000 if
+// it is what is asked for by default, do not overrun it.
 func TestManyLinksAtOnce(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.ready()
-	b.signal(unix.SIGSTOP) // worse: nobody reads meanwhile
-	for i := range 1000 {
+	b.Ready()
+	_, text, _ := strings.Cut(b.Output(), " granted=")
+	links := 0
+	_, err := fmt.Sscan(text, &links)
+	must(t, err)
+	links = min(1000, 2*links/2304/2) // the kernel doubles it; 2,304 bytes a notification, and half is left free
+	b.Signal(unix.SIGSTOP)            // worse: nobody reads meanwhile
+	for i := range links {
 		_, err := k.Add(fmt.Sprint("a", i), 0, netnstest.Kind{Name: "ifb"})
 		must(t, err)
 	}
-	b.signal(unix.SIGCONT)
+	b.Signal(unix.SIGCONT)
 	f := settled(t, s)
-	if f.overruns > 0 || len(f.replay.links) != 1001 {
-		t.Errorf("%d overruns, %d links", f.overruns, len(f.replay.links))
+	if f.Overruns > 0 || len(f.Replay.Links) != links+1 {
+		t.Errorf("%d overruns, %d links of %d", f.Overruns, len(f.Replay.Links), links+1)
 	}
 }
 
 // What the environment says of CPUs holds; without, one is used. Profiles are served
 // when that is asked for, and only then.
 func TestRuntimeSettings(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	for _, tt := range []struct {
 		env    []string
@@ -154,17 +151,17 @@ func TestRuntimeSettings(t *testing.T) {
 		{[]string{"GOMAXPROCS=2", "GOMEMLIMIT=64MiB", "IFACE_PPROF=on"}, 2, 200},
 	} {
 		b := bridge(t, s, tt.env...)
-		b.says("serving /healthz")
-		if got := b.metric("go_sched_gomaxprocs_threads"); got != tt.cpus {
+		b.Says("serving /healthz")
+		if got := b.Metric("go_sched_gomaxprocs_threads"); got != tt.cpus {
 			t.Errorf("%v: %v CPUs, want %v", tt.env, got, tt.cpus)
 		}
 		if status, _ := get(t, "/debug/pprof/heap"); status != tt.status {
 			t.Errorf("%v: /debug/pprof/heap answers %d, want %d", tt.env, status, tt.status)
 		}
-		if limit := b.metric("go_gc_gomemlimit_bytes"); (limit == 64<<20) != (tt.env != nil) {
+		if limit := b.Metric("go_gc_gomemlimit_bytes"); (limit == 64<<20) != (tt.env != nil) {
 			t.Errorf("%v: a memory limit of %v", tt.env, limit)
 		}
-		b.signal(unix.SIGTERM)
-		b.wait(10 * time.Second)
+		b.Signal(unix.SIGTERM)
+		b.Wait()
 	}
 }

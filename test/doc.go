@@ -1,8 +1,62 @@
 // Package test holds the product to its promises as its users meet it: the real
 // command, the real kernel, real NATS servers.
 //
-// The test binary runs in a user and network namespace of its own. Every server
-// and bridge that a test starts runs there too, and ends with it. What a machine
-// does not have is said by a skipped test, or is a failure when
-// IFACE_TEST_REQUIRE (netns, ip) says that it must be there.
+// The test binary runs in a user and network namespace of its own, and most tests, six
+// at a time, in one more for each (netnstest.Parallel). Every server and bridge that
+// a test starts runs there too, and ends with it, so that nothing on the machine is in
+// the way. Those that look at all namespaces run before the others, one by one. What a
+// machine does not have is said by a skipped test, and by a line at the end; it is a
+// failure when IFACE_TEST_REQUIRE (netns, ip, nft, …) says that it must be there.
+// Package harness has what tests are made of.
+//
+// # Which test holds which promise
+//
+//	Nothing is lost silently
+//	    every notification is an event             TestEveryNotificationIsAnEvent
+//	    or is folded into one that says so         TestCoalesce, TestLongOutage
+//	    overruns are said, and made good           TestSoak, TestNamespaceChurn, TestWatcher
+//	    by default they do not come                TestManyLinksAtOnce
+//	    what the kernel does not announce          TestParityWithIP
+//	    an event that is too large                 TestTruncated, TestEncoderFits
+//	Order, each once, whatever happens to NATS
+//	    the server is killed                       TestServerKilled, TestCoreServerKilled
+//	    the server is down, stalled, moving        TestServerIsDown, TestServerStalled, TestLameDuck
+//	    a cluster loses servers, or is cut         TestClusterServersKilled, TestPartitions
+//	    the stream or the bucket is deleted        TestStreamDeleted, TestBucket
+//	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
+//	    the server refuses something               TestRefusals, TestBringYourOwnStream
+//	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
+//	One owner of a name
+//	    a second bridge takes it over              TestFence, TestSpoolComesTooLate
+//	Bounded
+//	    memory in an outage, with many links       TestLongOutage, TestManyLinks
+//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestSpoolIsBounded
+//	    no work when nothing happens               TestIdle
+//	    no memory for an event                     TestEventAllocates
+//	Late joiners are whole
+//	    by the stream                              TestLifeOfALink, TestSoak
+//	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
+//	    by a question                              TestQuery, TestFleetPresence
+//	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
+//	Across a crash, and the end
+//	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash, TestSpoolSurvivesCrashInCore
+//	    it is stopped                              TestSigterm, TestSpoolAtStop
+//	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
+//	Links, as ip shows them
+//	    every field of every kind                  TestParityWithIP, TestInfoData
+//	    a rename keeps its history                 TestRenames, TestLifeOfALink
+//	    any bytes in a name                        TestBytes
+//	    what is published, and what not            TestFilters, TestNamespaceFilter
+//	Network namespaces
+//	    they come, go, and are renamed             TestNamespaces, TestNamespaceEnds, TestNamespaceEndsWhileDown, TestNamespaceNamesSwapped
+//	    links move between them                    TestMoves, TestMovesBetweenNamespaces
+//	    nothing is left behind                     TestNamespaceCost
+//	    without the privilege the rest works       TestNamespacePrivilege
+//	What operators see
+//	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
+//	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
+//	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer
+//	    the README is true                         TestReadme, TestRecipesForNATS, TestRecipesInLanguages
+//	    manifests, documents                       TestDaemonSet, TestComposeFile, TestAsyncAPIHolds, TestCompose
+//	Within v1 fields are only added                TestFieldsAreKept, TestCorpus, TestNewerWriter
 package test

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -13,6 +13,7 @@ import (
 // doctor says what is wrong and what to do about it, with the status that a script
 // needs, and leaves no trace.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	users := func(permissions string) string {
 		return fmt.Sprintf("authorization { users: [ { user: u, password: s3cr3t-p, %s } ] }", permissions)
 	}
@@ -33,40 +34,40 @@ func TestDoctor(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			netnstest.Own(t)
+			netnstest.Parallel(t)
 			s := natstest.Start(t, tt.conf)
-			var r *recorder
+			var r *harness.Recorder
 			if tt.conf == "" {
 				r = record(t, s)
 			}
 			if tt.bridge {
 				b := bridge(t, s)
-				b.ready()
-				r.snapshot()
+				b.Ready()
+				r.Snapshot()
 				holds(t, s)
 			}
 			before := 0
 			if r != nil {
-				before = r.mark()
+				before = r.Mark()
 			}
 			d := start(t, append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, tt.env...), "doctor")
-			if status := d.wait(20 * time.Second); status != tt.status {
+			if status := d.Wait(); status != tt.status {
 				t.Errorf("exit status %d, want %d", status, tt.status)
 			}
 			for _, text := range tt.says {
-				d.says(text)
+				d.Says(text)
 			}
-			if strings.Contains(d.output.String(), "s3cr3t") {
+			if strings.Contains(d.Output(), "s3cr3t") {
 				t.Error("a secret is shown")
 			}
-			if r != nil && r.mark() != before {
+			if r != nil && r.Mark() != before {
 				t.Error("something was published")
 			}
 		})
 	}
 	d := start(t, []string{"NATS_URL=nats://127.0.0.1:1", "IFACE_HOST=test"}, "doctor")
-	if status := d.wait(10 * time.Second); status != 1 {
+	if status := d.Wait(); status != 1 {
 		t.Errorf("without a server: exit status %d", status)
 	}
-	d.says("connect: connection refused")
+	d.Says("connect: connection refused")
 }

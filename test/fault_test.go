@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -67,38 +68,13 @@ func (c *changes) end(t testing.TB) int64 {
 	return c.n.Load()
 }
 
-// settled waits until the replayed stream is the kernel's state, and returns what
-// was stored. Every event is there once, in order.
-func settled(t testing.TB, s *natstest.Server) *follower {
-	t.Helper()
-	return settledIn(t, nil, s)
-}
-
-// settledIn is settled for the links of another namespace than the test's.
-func settledIn(t testing.TB, in *netnstest.Kernel, s *natstest.Server) *follower {
-	t.Helper()
-	f := follow(t, s)
-	var diffs []string
-	defer func() {
-		if t.Failed() {
-			t.Log(diffs)
-		}
-	}()
-	eventually(t, "the stream leads to the kernel's state", func() bool {
-		f.catchUp()
-		_, diffs = sameAsIPIn(t, in, f.replay.links)
-		return len(diffs) == 0
-	})
-	return f
-}
-
 // recovery measures how long until the next event is stored.
 func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	must(t, err)
 	last := func() uint64 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		stream, err := js.Stream(ctx, "IFACE")
 		if err != nil {
@@ -107,7 +83,7 @@ func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 		return stream.CachedInfo().State.LastSeq
 	}
 	began, before := time.Now(), uint64(0)
-	within(t, time.Minute, "events are stored again", func() bool {
+	eventually(t, "events are stored again", func() bool {
 		if before == 0 {
 			before = last()
 			return false
@@ -120,12 +96,12 @@ func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 // kill -9 of the server under continuous churn, ten times: nothing is lost,
 // nothing is there twice.
 func TestServerKilled(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, sync_interval: always }", s.Dir+"/store"))
 	s.Start()
 	b := bridge(t, s, "IFACE_RESYNC=1s")
-	b.ready()
+	b.Ready()
 	nc := connect(t, s)
 	c := startChanges(t, k, 500*time.Microsecond)
 	longest := time.Duration(0)
@@ -139,9 +115,9 @@ func TestServerKilled(t *testing.T) {
 	n := c.end(t)
 	f := settled(t, s)
 	t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates avoided, longest recovery %v",
-		n, f.events, kills, b.duplicates(), longest.Round(time.Millisecond))
-	if f.overruns == 0 && f.replay.notifications < uint64(n) {
-		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+		n, f.Events, kills, b.Duplicates(), longest.Round(time.Millisecond))
+	if f.Overruns == 0 && f.Replay.Notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.Replay.Notifications)
 	}
 }
 
@@ -149,17 +125,15 @@ func TestServerKilled(t *testing.T) {
 // and a rolling restart, under continuous churn. IFACE_TEST_CLUSTER=10m is the
 // long form.
 func TestClusterServersKilled(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	servers := natstest.StartCluster(t)
 	var urls []string
 	for _, s := range servers {
 		urls = append(urls, s.URL)
 	}
 	b := start(t, []string{"NATS_URL=" + strings.Join(urls, ","), "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
-	b.ready()
-	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
-	must(t, err)
-	t.Cleanup(nc.Close)
+	b.Ready()
+	nc := harness.ConnectTo(t, strings.Join(urls, ","))
 	c := startChanges(t, k, 2*time.Millisecond)
 	longest, kills := time.Duration(0), 0
 	restart := func(s *natstest.Server, away time.Duration) {
@@ -185,9 +159,9 @@ func TestClusterServersKilled(t *testing.T) {
 	leaderOf(t, nc, servers)
 	f := settled(t, servers[0])
 	t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates avoided, longest recovery %v",
-		n, f.events, kills, b.duplicates(), longest.Round(time.Millisecond))
-	if f.overruns == 0 && f.replay.notifications < uint64(n) {
-		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+		n, f.Events, kills, b.Duplicates(), longest.Round(time.Millisecond))
+	if f.Overruns == 0 && f.Replay.Notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.Replay.Notifications)
 	}
 }
 
@@ -199,7 +173,7 @@ func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
 	must(t, err)
 	leader := -1
 	eventually(t, "the stream has a leader and current replicas", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		stream, err := js.Stream(ctx, "IFACE")
 		if err != nil || stream.CachedInfo().Cluster == nil {
@@ -220,31 +194,31 @@ func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
 
 // A server in lame duck mode is left at once for another one of the cluster.
 func TestLameDuck(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	servers := natstest.StartCluster(t)
 	b := start(t, []string{"NATS_URL=" + servers[0].URL, "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
-	b.ready()
+	b.Ready()
 	c := startChanges(t, k, time.Millisecond)
 	recovery(t, connect(t, servers[1]))
 	duck := connectedTo(t, b, servers)
 	nc := connect(t, servers[(duck+1)%3])
 	servers[duck].Signal(unix.SIGUSR2) // nats-server --signal ldm
-	b.says("the NATS server is shutting down and asks its clients to move")
+	b.Says("the NATS server is shutting down and asks its clients to move")
 	eventually(t, "another server", func() bool { return connectedTo(t, b, servers) != duck })
 	recovered := recovery(t, nc)
 	servers[duck].Kill()
 	n := c.end(t)
 	f := settled(t, servers[(duck+1)%3])
-	t.Logf("%d changes, %d events stored each once and in order, recovery %v", n, f.events, recovered.Round(time.Millisecond))
-	if f.overruns == 0 && f.replay.notifications < uint64(n) {
-		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	t.Logf("%d changes, %d events stored each once and in order, recovery %v", n, f.Events, recovered.Round(time.Millisecond))
+	if f.Overruns == 0 && f.Replay.Notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.Replay.Notifications)
 	}
 }
 
 // connectedTo returns which server the bridge says it is connected to.
 func connectedTo(t testing.TB, b *process, servers []*natstest.Server) int {
 	t.Helper()
-	said := b.output.String()
+	said := b.Output()
 	_, url, _ := strings.Cut(said[strings.LastIndex(said, "connected to NATS"):], "server=")
 	return slices.IndexFunc(servers, func(s *natstest.Server) bool { return strings.HasPrefix(url, s.URL+" ") })
 }
@@ -252,12 +226,13 @@ func connectedTo(t testing.TB, b *process, servers []*natstest.Server) int {
 // kill -9 of the bridge at random, with and without a spool: each epoch opens with
 // what vanished and a snapshot, and the end state is right. Then of both at once.
 func TestBridgeKilled(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		env  []string
 	}{{"without a spool", nil}, {"with a spool", []string{"IFACE_SPOOL_DIR=" + t.TempDir()}}} {
 		t.Run(tt.name, func(t *testing.T) {
-			k := netnstest.Own(t)
+			k := netnstest.Parallel(t)
 			s := natstest.Start(t, "")
 			env := append(tt.env, "IFACE_RESYNC=1s")
 			r := seed(t)
@@ -269,8 +244,7 @@ func TestBridgeKilled(t *testing.T) {
 				if i == kills-1 {
 					s.Kill()
 				}
-				b.signal(unix.SIGKILL)
-				b.wait(time.Second)
+				b.Kill()
 			}
 			s.Start()
 			b := bridge(t, s, env...)
@@ -278,17 +252,17 @@ func TestBridgeKilled(t *testing.T) {
 			f := settled(t, s)
 			holds(t, s)
 			t.Logf("%d changes, %d events stored each once and in order, %d kills, %v duplicates avoided in the last run",
-				n, f.events, kills, b.duplicates())
+				n, f.Events, kills, b.Duplicates())
 		})
 	}
 }
 
 // A server that is there and answers nothing, for longer than the ping limit.
 func TestServerStalled(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=1s")
-	b.ready()
+	b.Ready()
 	c := startChanges(t, k, time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
 	s.Signal(unix.SIGSTOP)
@@ -296,17 +270,17 @@ func TestServerStalled(t *testing.T) {
 	s.Signal(unix.SIGCONT)
 	n := c.end(t)
 	f := settled(t, s)
-	b.says("publishing again")
-	t.Logf("%d changes, %d events stored each once and in order", n, f.events)
-	if f.overruns == 0 && f.replay.notifications < uint64(n) {
-		t.Errorf("%d changes, and the events stand for %d notifications", n, f.replay.notifications)
+	b.Says("publishing again")
+	t.Logf("%d changes, %d events stored each once and in order", n, f.Events)
+	if f.Overruns == 0 && f.Replay.Notifications < uint64(n) {
+		t.Errorf("%d changes, and the events stand for %d notifications", n, f.Replay.Notifications)
 	}
 }
 
 // An outage with a queue of 1,000 and 100,000 changes on 50 links: the memory is
 // bounded, coalesced says what was folded, and the end state is right.
 func TestLongOutage(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	var links []int32
 	for i := range 25 {
@@ -329,7 +303,7 @@ func TestLongOutage(t *testing.T) {
 	s.Start()
 	f := settled(t, s)
 	t.Logf("%d changes on %d links in an outage of %v, %d events: %d KiB of memory before, %d KiB during it",
-		changes, len(links), time.Since(began).Round(time.Second), f.events, before, during)
+		changes, len(links), time.Since(began).Round(time.Second), f.Events, before, during)
 	if during > before+32<<10 {
 		t.Errorf("memory grew from %d KiB to %d KiB", before, during)
 	}
@@ -344,7 +318,7 @@ func TestLongOutage(t *testing.T) {
 
 func residentKiB(t testing.TB, p *process) int {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	must(t, err)
 	_, rest, _ := strings.Cut(string(status), "VmRSS:")
 	var kib int
@@ -357,30 +331,30 @@ func residentKiB(t testing.TB, p *process) int {
 // published again, with the same id; a consumer that was there all the time, on
 // another server of the cluster, would lose nothing.
 func TestCoreServerKilled(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_DELIVERY=core")
-	b.says("connected to NATS")
+	b.Says("connected to NATS")
 	c := startChanges(t, k, time.Millisecond)
 	time.Sleep(200 * time.Millisecond)
 	s.Kill()
 	time.Sleep(300 * time.Millisecond)
 	s.Start()
 	r := record(t, s)
-	r.until(0, "an event", func(*schema.Event) bool { return true })
+	r.Until(0, "an event", func(*schema.Event) bool { return true })
 	time.Sleep(300 * time.Millisecond)
 	c.end(t)
-	b.signal(unix.SIGTERM)
-	if status := b.wait(6 * time.Second); status != 0 {
+	b.Signal(unix.SIGTERM)
+	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	_, said, _ := strings.Cut(b.output.String(), "every event is confirmed\" events=")
+	_, said, _ := strings.Cut(b.Output(), "every event is confirmed\" events=")
 	var confirmed uint64
 	_, err := fmt.Sscan(said, &confirmed)
 	must(t, err)
-	r.until(0, "the last event that was confirmed", func(e *schema.Event) bool { return e.Seq == confirmed })
+	r.Until(0, "the last event that was confirmed", func(e *schema.Event) bool { return e.Seq == confirmed })
 	seq := uint64(0)
-	for _, e := range r.since(0) {
+	for _, e := range r.Since(0) {
 		if seq != 0 && e.Seq > seq+1 {
 			t.Fatalf("seq %d after %d", e.Seq, seq)
 		}
@@ -391,6 +365,7 @@ func TestCoreServerKilled(t *testing.T) {
 // What a server may refuse: the log and /readyz say why and what to do, and it is
 // counted; when the cause goes, the bridge goes on by itself.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	users := func(publish string) string {
 		return fmt.Sprintf("authorization { users = [ { user: bridge, password: secret-of-bridge, permissions: { %s } }, { user: admin, password: admin } ] }", publish)
 	}
@@ -433,15 +408,12 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			k := netnstest.Own(t)
+			k := netnstest.Parallel(t)
 			_, _, err := k.AddVeth("veth0", "veth1")
 			must(t, err)
 			s := natstest.Start(t, tt.conf)
 			admin := func() jetstream.JetStream {
-				nc, err := nats.Connect(s.URL, nats.UserInfo("admin", "admin"))
-				must(t, err)
-				t.Cleanup(nc.Close)
-				js, err := jetstream.New(nc)
+				js, err := jetstream.New(harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin")))
 				must(t, err)
 				return js
 			}
@@ -450,9 +422,9 @@ func TestRefusals(t *testing.T) {
 			}
 			b := bridge(t, s, tt.env...)
 			for _, text := range tt.says {
-				b.says(text)
+				b.Says(text)
 			}
-			eventually(t, "the failure is counted", func() bool { return b.metric("ifacebridge_publish_failures_total") > 0 })
+			eventually(t, "the failure is counted", func() bool { return b.Metric("ifacebridge_publish_failures_total") > 0 })
 			eventually(t, "/readyz says "+tt.readyz, func() bool {
 				status, body := get(t, "/readyz")
 				return status == 503 && strings.Contains(body, tt.readyz)
@@ -470,7 +442,7 @@ func TestRefusals(t *testing.T) {
 				return err == nil && stream.CachedInfo().State.Msgs >= 3
 			})
 			eventually(t, "ready", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
-			if strings.Contains(b.output.String(), "secret-of-bridge") {
+			if strings.Contains(b.Output(), "secret-of-bridge") {
 				t.Error("the password is in the log")
 			}
 		})
@@ -483,28 +455,31 @@ func fullStream(messages int64) jetstream.StreamConfig {
 
 // A server that takes smaller batches than ours gets smaller ones.
 func TestBatchLimit(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	s.Configure(fmt.Sprintf("jetstream { store_dir: %q, limits { batch { max_msgs: 50 } } }\n", s.Dir+"/store"))
 	a := upLink(t, k)
 	b := bridge(t, s)
-	b.says("cannot connect to NATS")
+	b.Says("cannot connect to NATS")
 	for i := range 2000 {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
+		if i%100 == 99 { // so many fit into any receive buffer
+			eventually(t, "they wait in the queue", func() bool { return b.Metric("ifacebridge_queue_events") > float64(i) })
+		}
 	}
 	s.Start()
-	b.ready()
-	if f := settled(t, s); f.events != 2000+3 {
-		t.Errorf("%d events are stored, want 2003", f.events)
+	b.Ready()
+	if f := settled(t, s); f.Events != 2000+3 {
+		t.Errorf("%d events are stored, want 2003", f.Events)
 	}
 }
 
 // A stream that is deleted under a running bridge is made again.
 func TestStreamDeleted(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.ready()
+	b.Ready()
 	holds(t, s)
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
@@ -515,26 +490,26 @@ func TestStreamDeleted(t *testing.T) {
 		stream, err := js.Stream(context.Background(), "IFACE")
 		return err == nil && stream.CachedInfo().State.Msgs >= 2
 	})
-	b.says("publishing again")
+	b.Says("publishing again")
 }
 
 // An event that is larger than the server takes says what it left out.
 func TestTruncated(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "max_payload: 4096")
 	a := upLink(t, k)
 	b := bridge(t, s)
-	b.ready()
+	b.Ready()
 	r := record(t, s)
 	for i := range 40 {
 		must(t, k.AddAltName(a, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))
 	}
 	must(t, k.SetAlias(a, "the end"))
-	e := r.until(0, "the alias", func(e *schema.Event) bool { return e.Link.Alias == "the end" })
+	e := r.Until(0, "the alias", func(e *schema.Event) bool { return e.Link.Alias == "the end" })
 	if !e.Truncated.Has("altnames") || e.Link.Alt != "" || !e.Changed.Has("ifalias") {
 		t.Errorf("got %s", e.AppendJSON(nil))
 	}
-	for _, e := range r.since(0) {
+	for _, e := range r.Since(0) {
 		if size := len(e.AppendJSON(nil)); size > 4096 {
 			t.Errorf("seq %d has %d bytes", e.Seq, size)
 		}
@@ -547,7 +522,7 @@ func BenchmarkFullQueue(b *testing.B) {
 	s := natstest.New(b, "")
 	a := upLink(b, k)
 	p := bridge(b, s, "IFACE_QUEUE=1000000")
-	p.says("cannot connect to NATS")
+	p.Says("cannot connect to NATS")
 	const events = 60000
 	for i := range events {
 		must(b, k.SetAlias(a, fmt.Sprint(i)))

@@ -14,6 +14,7 @@ import (
 
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -29,7 +30,7 @@ type fleetHost struct {
 // startBridge starts the host's bridge, again after a kill.
 func (h *fleetHost) startBridge(s *natstest.Server) {
 	h.t.Helper()
-	h.bridge = startWith(h.t, launch{enter: h.k.Enter}, natstest.Binary(h.t, "ifacebridge/cmd/ifacebridge"),
+	h.bridge = startWith(h.t, launch{On: h.k}, natstest.Binary(h.t, "ifacebridge/cmd/ifacebridge"),
 		[]string{"NATS_URL=" + s.URL, "IFACE_HOST=" + h.name, "IFACE_RESYNC=2s", "IFACE_HTTP_ADDR=", "GOMAXPROCS=1"})
 }
 
@@ -66,8 +67,7 @@ type consumer struct {
 
 func startConsumer(t testing.TB, s *natstest.Server, join fleet.Join) *consumer {
 	t.Helper()
-	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
-	must(t, err)
+	nc := harness.ConnectTo(t, s.URL, nats.RetryOnFailedConnect(true))
 	f, err := fleet.New(nc, fleet.Options{Join: join, Presence: time.Second, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	c := &consumer{join: join, fleet: f}
@@ -80,7 +80,7 @@ func startConsumer(t testing.TB, s *natstest.Server, join fleet.Join) *consumer 
 			}
 		})
 	}()
-	t.Cleanup(func() { cancel(); must(t, <-done); nc.Close() })
+	t.Cleanup(func() { cancel(); must(t, <-done) })
 	return c
 }
 
@@ -95,7 +95,7 @@ func (c *consumer) wrong(kernels map[string]map[int32]map[string]any) (diffs []s
 		for _, l := range h.Links {
 			links[l.Link.Index] = l.Link
 		}
-		_, d := sameLinks(links, kernels[h.Name])
+		_, d := harness.SameLinks(links, kernels[h.Name])
 		if !h.Whole {
 			d = append(d, "not whole")
 		}
@@ -117,7 +117,7 @@ func TestFleet(t *testing.T) {
 	for i, h := range startHosts(t, count) {
 		hosts = append(hosts, &fleetHost{host: h, name: fmt.Sprintf("host%02d.example.com", i)})
 	}
-	s := natstest.NewOn(t, "10.77.0.254", 4222, func() error { return nil }, "")
+	s := natstest.NewOn(t, "10.77.0.254", 4222, netnstest.Where(t).Enter, "")
 	s.Start()
 	for _, h := range hosts {
 		h.startBridge(s)
@@ -125,15 +125,14 @@ func TestFleet(t *testing.T) {
 	var consumers []*consumer
 	changes, bridgeKills, serverKills := 0, 0, 0
 	began := time.Now()
-	for end := began.Add(duration(t, "IFACE_TEST_FLEET", 20*time.Second)); time.Now().Before(end); {
+	for end := began.Add(duration(t, "IFACE_TEST_FLEET", 10*time.Second)); time.Now().Before(end); {
 		h := hosts[r.IntN(count)]
 		must(t, h.change(r, changes))
 		changes++
 		time.Sleep(2 * time.Millisecond)
 		switch n := r.IntN(1500); {
 		case n < 4:
-			h.bridge.signal(unix.SIGKILL)
-			h.bridge.wait(time.Second)
+			h.bridge.Kill()
 			h.startBridge(s)
 			bridgeKills++
 		case n == 4 && serverKills < 4:
@@ -150,16 +149,17 @@ func TestFleet(t *testing.T) {
 	quiet := time.Now()
 	kernels := map[string]map[int32]map[string]any{}
 	for _, h := range hosts {
-		kernels[h.name] = ipLinks(t, h.k)
+		kernels[h.name] = harness.IPLinks(t, h.k)
 	}
 	for i, c := range consumers {
 		var diffs []string
-		within(t, 60*time.Second, fmt.Sprintf("consumer %d, from the %v, sees what the kernels have", i, c.join), func() bool {
-			diffs = c.wrong(kernels)
-			if len(diffs) > 0 && time.Since(quiet) > 50*time.Second {
+		defer func() {
+			if t.Failed() {
 				t.Logf("%d differences: %q", len(diffs), diffs[:min(5, len(diffs))])
-				time.Sleep(5 * time.Second)
 			}
+		}()
+		eventually(t, fmt.Sprintf("consumer %d, from the %v, sees what the kernels have", i, c.join), func() bool {
+			diffs = c.wrong(kernels)
 			return len(diffs) == 0
 		})
 	}

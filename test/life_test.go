@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,19 +18,20 @@ import (
 // and a removed altname is simply absent. The life of a veth pair, as events: what each step of it is called, what it
 // changes, and what was there before. In both deliveries.
 func TestLifeOfALink(t *testing.T) {
+	t.Parallel()
 	for _, delivery := range []string{"jetstream", "core"} {
 		t.Run(delivery, func(t *testing.T) {
-			k := netnstest.Own(t)
+			k := netnstest.Parallel(t)
 			s := natstest.Start(t, "")
 			r := record(t, s)
 			b := bridge(t, s, "IFACE_DELIVERY="+delivery)
-			r.snapshot()
+			r.Snapshot()
 
-			n := r.mark()
+			n := r.Mark()
 			a, peer, err := k.AddVeth("veth0", "veth1")
 			must(t, err)
 			for _, index := range []int32{peer, a} {
-				e := r.until(n, "created", func(e *schema.Event) bool { return e.Link.Index == index })
+				e := r.Until(n, "created", func(e *schema.Event) bool { return e.Link.Index == index })
 				if e.Action != schema.Created || e.Kind != schema.New || e.Link.Info.Kind != "veth" {
 					t.Errorf("got %s of a %s", e.Action, e.Link.Info.Kind)
 				}
@@ -58,9 +60,9 @@ func TestLifeOfALink(t *testing.T) {
 				{"released", func() error { return k.SetUint32(a, unix.IFLA_MASTER, 0) }, schema.Updated, "master_index", master, master, [2]any{br, int32(0)}},
 			}
 			for _, step := range steps {
-				n := r.mark()
+				n := r.Mark()
 				must(t, step.do())
-				e := r.until(n, step.name, func(e *schema.Event) bool { return e.Link.Index == a && e.Changed.Has(step.changed) })
+				e := r.Until(n, step.name, func(e *schema.Event) bool { return e.Link.Index == a && e.Changed.Has(step.changed) })
 				if e.Action != step.action || e.Kind != schema.New || e.Cause != schema.Notification {
 					t.Errorf("%s: got %v %v, cause %v", step.name, e.Kind, e.Action, e.Cause)
 				}
@@ -76,38 +78,37 @@ func TestLifeOfALink(t *testing.T) {
 
 			// Fact: enslaved, the name of the master is there; deleted while enslaved, the
 			// kernel sends two DELLINKs, and there is one del for each end.
-			n = r.mark()
+			n = r.Mark()
 			must(t, k.SetUint32(a, unix.IFLA_MASTER, uint32(br)))
-			e := r.until(n, "enslaved again", func(e *schema.Event) bool { return e.Link.Index == a && e.Link.MasterIndex == br })
+			e := r.Until(n, "enslaved again", func(e *schema.Event) bool { return e.Link.Index == a && e.Link.MasterIndex == br })
 			if e.Link.MasterName != "br0" {
 				t.Errorf("the master is called %q", e.Link.MasterName)
 			}
-			n = r.mark()
+			n = r.Mark()
 			must(t, k.Delete(a))
 			must(t, k.Delete(br))
-			r.until(n, "the bridge deleted", func(e *schema.Event) bool { return e.Link.Index == br && e.Kind == schema.Del })
+			r.Until(n, "the bridge deleted", func(e *schema.Event) bool { return e.Link.Index == br && e.Kind == schema.Del })
 			for _, index := range []int32{a, peer, br} {
-				dels := slices.DeleteFunc(r.about(n, index), func(e schema.Event) bool { return e.Kind != schema.Del })
+				dels := slices.DeleteFunc(r.About(n, index), func(e schema.Event) bool { return e.Kind != schema.Del })
 				if len(dels) != 1 || dels[0].Action != schema.Deleted {
 					t.Errorf("link %d: got %d del events", index, len(dels))
 				}
 			}
 
-			b.signal(unix.SIGTERM)
-			if status := b.wait(6e9); status != 0 {
+			b.Signal(unix.SIGTERM)
+			if status := b.Wait(); status != 0 {
 				t.Errorf("exit status %d", status)
 			}
-			replayed := replayAll(t, r.since(0))
-			if names := linkNames(replayed.links); !reflect.DeepEqual(names, []string{"lo"}) {
+			replayed := replayAll(t, r.Since(0))
+			if names := linkNames(replayed.Links); !reflect.DeepEqual(names, []string{"lo"}) {
 				t.Errorf("a consumer still has %q", names)
 			}
 			if delivery == "jetstream" {
-				if got, want := len(stored(t, r.nc, "IFACE")), r.mark(); got != want {
-					t.Errorf("%d events are stored, %d were published", got, want)
-				}
+				want := len(stored(t, r.Conn, "IFACE"))
+				eventually(t, fmt.Sprintf("%d events are stored, and so many were published", want), func() bool { return r.Mark() == want })
 			}
-			if strings.Contains(b.output.String(), "level=ERROR") || strings.Contains(b.output.String(), "level=WARN msg=\"cannot") {
-				t.Errorf("complaints in the log:\n%s", b.output.String())
+			if strings.Contains(b.Output(), "level=ERROR") || strings.Contains(b.Output(), "level=WARN msg=\"cannot") {
+				t.Errorf("complaints in the log:\n%s", b.Output())
 			}
 		})
 	}

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"golang.org/x/sys/unix"
@@ -26,7 +25,7 @@ import (
 
 func get(t testing.TB, path string) (status int, body string) {
 	t.Helper()
-	resp, err := http.Get("http://127.0.0.1:9469" + path)
+	resp, err := netnstest.Where(t).HTTP().Get("http://127.0.0.1:9469" + path)
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -39,7 +38,7 @@ func get(t testing.TB, path string) (status int, body string) {
 // /healthz says that the loops run, /readyz that NATS has what a subscriber needs,
 // and neither can be written to.
 func TestHealth(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=500ms")
 	becomes := func(path string, status int, says string) {
@@ -52,10 +51,10 @@ func TestHealth(t *testing.T) {
 	check := func(want int, says string) {
 		t.Helper()
 		c := start(t, nil, "healthcheck")
-		if status := c.wait(7 * time.Second); status != want {
+		if status := c.Wait(); status != want {
 			t.Errorf("healthcheck: exit status %d", status)
 		}
-		c.says(says)
+		c.Says(says)
 	}
 	becomes("/healthz", 200, "ok")
 	becomes("/readyz", 503, "connect: connection refused\nthe snapshot is not confirmed yet\n")
@@ -68,47 +67,47 @@ func TestHealth(t *testing.T) {
 	becomes("/healthz", 200, "ok")
 	s.Start()
 	becomes("/readyz", 200, "ok")
-	resp, err := http.Post("http://127.0.0.1:9469/healthz", "text/plain", nil)
+	resp, err := netnstest.Where(t).HTTP().Post("http://127.0.0.1:9469/healthz", "text/plain", nil)
 	must(t, err)
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("a POST is answered %d", resp.StatusCode)
 	}
-	b.signal(unix.SIGTERM)
-	b.wait(6 * time.Second)
+	b.Signal(unix.SIGTERM)
+	b.Wait()
 	check(1, "the bridge does not answer")
 }
 
 // The default address, when another bridge has it, costs no event; one that was
 // asked for and cannot be had is an error, and an empty one serves nothing.
 func TestHTTPAddressIsTaken(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	l, err := net.Listen("tcp", "127.0.0.1:9469")
 	must(t, err)
 	b := bridge(t, s)
-	b.says("another process has the default address; retrying until it is free")
-	b.ready()
+	b.Says("another process has the default address; retrying until it is free")
+	b.Ready()
 	must(t, l.Close())
-	b.says("serving /healthz, /readyz and /metrics")
+	b.Says("serving /healthz, /readyz and /metrics")
 	asked := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=other", "IFACE_HTTP_ADDR=localhost:9469"})
-	if status := asked.wait(5 * time.Second); status != 1 {
+	if status := asked.Wait(); status != 1 {
 		t.Errorf("exit status %d", status)
 	}
-	asked.says("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: listen tcp 127.0.0.1:9469: bind: address already in use; set it to an address that is free, or empty to serve none")
+	asked.Says("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: listen tcp 127.0.0.1:9469: bind: address already in use; set it to an address that is free, or empty to serve none")
 	none := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=third", "IFACE_HTTP_ADDR="})
-	none.says("read the links of this host")
-	if strings.Contains(none.output.String(), "/metrics") {
-		t.Errorf("it serves:\n%s", none.output.String())
+	none.Says("read the links of this host")
+	if strings.Contains(none.Output(), "/metrics") {
+		t.Errorf("it serves:\n%s", none.Output())
 	}
 }
 
 // What is counted is what happened, under names that Prometheus's own linter likes.
 func TestMetrics(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=300ms", "IFACE_SPOOL_DIR="+t.TempDir())
-	b.ready()
+	b.Ready()
 	holds(t, s)
 	a := upLink(t, k)
 	must(t, k.Delete(a))
@@ -119,18 +118,24 @@ func TestMetrics(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	for _, line := range []string{
+	missing := func(line string) bool { return !strings.Contains(text, line) }
+	lines := []string{
 		`ifacebridge_events_total{action="existing",cause="snapshot",event="new"} 1`,
 		`ifacebridge_events_total{action="created",cause="notification",event="new"} 2`,
 		`ifacebridge_events_total{action="deleted",cause="notification",event="del"} 2`,
 		"ifacebridge_links 1", "ifacebridge_ready 1", "ifacebridge_nats_connected 1", "ifacebridge_queue_limit_events 65536",
 		"ifacebridge_netlink_overruns_total 0", "ifacebridge_fenced 0", "ifacebridge_bucket_behind_keys 0", "ifacebridge_spool_events 0",
 		`ifacebridge_publish_failures_total{reason="permission"} 0`, `ifacebridge_build_info{goversion="`,
-	} {
-		if !strings.Contains(text, line) {
-			t.Errorf("no line %s in\n%s", line, grep(text, "ifacebridge_"))
-		}
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("no lines %q in\n%s", slices.DeleteFunc(lines, func(line string) bool { return !missing(line) }), grep(text, "ifacebridge_"))
+		}
+	}()
+	eventually(t, "what happened is counted", func() bool {
+		_, text = get(t, "/metrics")
+		return !slices.ContainsFunc(lines, missing)
+	})
 }
 
 func grep(text, word string) string {
@@ -178,11 +183,11 @@ func TestDashboardAndAlerts(t *testing.T) {
 	if out, err := exec.Command(promtool, "check", "rules", "../deploy/prometheus/alerts.yml").CombinedOutput(); err != nil {
 		t.Fatalf("promtool: %v\n%s", err, out)
 	}
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	b := bridge(t, s, "IFACE_RESYNC=500ms", "IFACE_SPOOL_DIR="+t.TempDir())
-	r.snapshot()
+	r.Snapshot()
 
 	dir := t.TempDir()
 	rules, err := filepath.Abs("../deploy/prometheus/alerts.yml")
@@ -194,8 +199,9 @@ scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.
 `, rules), 0o600))
 	startBinary(t, prometheus, nil, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
+	client := netnstest.Where(t).HTTP()
 	query := func(expr string) (results int, err error) {
-		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/api/v1/query?query=%s", port, url.QueryEscape(expr)))
+		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/api/v1/query?query=%s", port, url.QueryEscape(expr)))
 		if err != nil {
 			return 0, err
 		}
@@ -218,7 +224,7 @@ scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.
 		must(t, k.SetAlias(a, expr[:min(len(expr), 200)])) // so that there is a rate
 		eventually(t, "data for "+expr, func() bool { n, err := query(expr); return err == nil && n > 0 })
 	}
-	r.until(0, "an event", func(e *schema.Event) bool { return e.Changed.Has("ifalias") })
+	r.Until(0, "an event", func(e *schema.Event) bool { return e.Changed.Has("ifalias") })
 	_, text := get(t, "/metrics")
 	for _, expr := range alerts {
 		for _, name := range regexp.MustCompile(`ifacebridge_\w+`).FindAllString(expr, -1) {
@@ -237,5 +243,5 @@ scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.
 	eventually(t, "the alert when NATS is away", func() bool { n, err := query(alerts[not]); return err == nil && n == 1 })
 	t.Logf("%d queries of the dashboard return data, %d alerts", len(dashboard), len(alerts))
 	s.Start()
-	b.says("publishing again")
+	b.Says("publishing again")
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -85,25 +85,25 @@ func TestNamespaces(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	b := bridge(t, s, "IFACE_NETNS=self,blue,gr*")
-	opening := r.until(0, "the end of the opening", func(e *schema.Event) bool {
+	opening := r.Until(0, "the end of the opening", func(e *schema.Event) bool {
 		return e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0
 	})
-	if opening.Netns != "blue" || opening.NetnsInode != inodeOf(t, blue) || opening.Seq != 6 || r.since(0)[0].Snapshot.More != 1 {
+	if opening.Netns != "blue" || opening.NetnsInode != inodeOf(t, blue) || opening.Seq != 6 || r.Since(0)[0].Snapshot.More != 1 {
 		t.Errorf("the opening ends with %s", opening.AppendJSON(nil))
 	}
-	n := r.mark()
+	n := r.Mark()
 	green := named(t, "green")
-	r.until(n, "a snapshot of green", func(e *schema.Event) bool {
+	r.Until(n, "a snapshot of green", func(e *schema.Event) bool {
 		return e.Netns == "green" && e.NetnsInode == inodeOf(t, green) && e.Snapshot.Pos == 3 && e.Snapshot.Of == 3
 	})
 	eth0, err := green.Index("eth0")
 	must(t, err)
 	must(t, green.SetAlias(eth0, "greener"))
-	r.until(n, "a change in green", func(e *schema.Event) bool { return e.Netns == "green" && e.Link.Alias == "greener" })
+	r.Until(n, "a change in green", func(e *schema.Event) bool { return e.Netns == "green" && e.Link.Alias == "greener" })
 
 	f := follow(t, s)
 	sameInNamespaces(t, f, map[string]*netnstest.Kernel{"": nil, "blue": blue, "green": green})
-	if _, ok := f.replay.netns["not-meant"]; ok {
+	if _, ok := f.Replay.Netns["not-meant"]; ok {
 		t.Error("a namespace that was not asked for is published")
 	}
 	var keys []string
@@ -111,54 +111,20 @@ func TestNamespaces(t *testing.T) {
 	if want := fmt.Sprintf("test.green.%d", eth0); !slices.Contains(keys, want) {
 		t.Errorf("the bucket has %v, not %s", keys, want)
 	}
-	reply, err := connect(t, s).Request("ifacebridge.test.links", nil, 5*time.Second)
+	reply, err := connect(t, s).Request("ifacebridge.test.links", nil, harness.Patience)
 	must(t, err)
 	var answer schema.Links
 	must(t, json.Unmarshal(reply.Data, &answer))
 	if !slices.ContainsFunc(answer.Links, func(l schema.LinkInNetns) bool { return l.Netns == "green" && l.Link.Alias == "greener" }) || len(answer.Links) != 9 {
 		t.Errorf("the answer is %s", reply.Data)
 	}
-	if n, links, others := b.metric("ifacebridge_namespaces"), b.metric("ifacebridge_links"), b.metric("ifacebridge_namespace_links"); n != 3 || links != 9 || others != 6 {
-		t.Errorf("metrics: %v namespaces, %v links, %v of them in others", n, links, others)
+	for name, want := range map[string]float64{"ifacebridge_namespaces": 3, "ifacebridge_links": 9, "ifacebridge_namespace_links": 6} {
+		eventually(t, fmt.Sprintf("%s is %v", name, want), func() bool { return b.Metric(name) == want })
 	}
 	show := start(t, []string{"NATS_URL=" + s.URL}, "links", "test")
-	if show.wait(10*time.Second) != 0 || !strings.Contains(show.output.String(), "green/eth0") {
-		t.Errorf("links shows:\n%s", show.output.String())
+	if show.Wait() != 0 || !strings.Contains(show.Output(), "green/eth0") {
+		t.Errorf("links shows:\n%s", show.Output())
 	}
-}
-
-// sameInNamespaces waits until a replayed stream is the kernel's state in each
-// namespace; nil is the test's own.
-func sameInNamespaces(t testing.TB, f *follower, kernels map[string]*netnstest.Kernel) (compared int) {
-	t.Helper()
-	var diffs []string
-	defer func() {
-		if t.Failed() {
-			t.Log(strings.Join(diffs[:min(len(diffs), 20)], "\n"))
-		}
-	}()
-	within(t, 30*time.Second, "the stream leads to the kernel's state in every namespace", func() bool {
-		f.catchUp()
-		compared, diffs = 0, nil
-		for name, k := range kernels {
-			links := f.replay.links
-			if name != "" {
-				links = f.replay.netns[name]
-			}
-			n, d := sameAsIPIn(t, k, links)
-			compared += n
-			for _, diff := range d {
-				diffs = append(diffs, name+": "+diff)
-			}
-		}
-		for name, links := range f.replay.netns {
-			if kernels[name] == nil && len(links) > 0 {
-				diffs = append(diffs, fmt.Sprintf("%d links in %s, which is not there", len(links), name))
-			}
-		}
-		return len(diffs) == 0
-	})
-	return compared
 }
 
 func bucketKeys(t testing.TB, s *natstest.Server) []string {
@@ -180,7 +146,7 @@ func TestMovesBetweenNamespaces(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	bridge(t, s, "IFACE_NETNS=all")
-	r.until(0, "the opening", func(e *schema.Event) bool {
+	r.Until(0, "the opening", func(e *schema.Event) bool {
 		return e.Snapshot.Pos > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0
 	})
 	must(t, k.SetFlags(1, unix.IFF_UP, true))
@@ -188,12 +154,12 @@ func TestMovesBetweenNamespaces(t *testing.T) {
 	must(t, err)
 	step := func(from, to *netnstest.Kernel, fromName, toName string, newIndex int32) {
 		t.Helper()
-		n := r.mark()
+		n := r.Mark()
 		must(t, from.Move(index, to, newIndex))
-		gone := r.until(n, "moved", func(e *schema.Event) bool {
+		gone := r.Until(n, "moved", func(e *schema.Event) bool {
 			return e.Netns == fromName && e.Link.Name == "mover" && e.Kind == schema.Del
 		})
-		came := r.until(n, "created", func(e *schema.Event) bool {
+		came := r.Until(n, "created", func(e *schema.Event) bool {
 			return e.Netns == toName && e.Link.Name == "mover" && e.Kind == schema.New
 		})
 		want := func(k *netnstest.Kernel, name string, index int32) schema.Counterpart {
@@ -219,10 +185,10 @@ func TestMovesBetweenNamespaces(t *testing.T) {
 		step(blue, red, "blue", "red", 815)
 		step(red, k, "red", "", 0)
 	}
-	n := r.mark()
+	n := r.Mark()
 	_, err = k.Add("fresh", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
-	if e := r.until(n, "a new link", func(e *schema.Event) bool { return e.Link.Name == "fresh" }); e.Counterpart != (schema.Counterpart{}) {
+	if e := r.Until(n, "a new link", func(e *schema.Event) bool { return e.Link.Name == "fresh" }); e.Counterpart != (schema.Counterpart{}) {
 		t.Errorf("a link that came from nowhere: %s", e.AppendJSON(nil))
 	}
 }
@@ -237,51 +203,51 @@ func TestNamespaceEnds(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	b := bridge(t, s, "IFACE_NETNS=all")
-	r.until(0, "the opening", func(e *schema.Event) bool { return e.Netns == "blue" && e.Snapshot.Pos == e.Snapshot.Of })
+	r.Until(0, "the opening", func(e *schema.Event) bool { return e.Netns == "blue" && e.Snapshot.Pos == e.Snapshot.Of })
 	here, _, err := k.AddVeth("outside", "inside")
 	must(t, err)
 	inside, err := k.Index("inside")
 	must(t, err)
 	must(t, k.Move(inside, blue, 0))
-	r.until(0, "the end inside", func(e *schema.Event) bool { return e.Netns == "blue" && e.Link.Name == "inside" })
+	r.Until(0, "the end inside", func(e *schema.Event) bool { return e.Netns == "blue" && e.Link.Name == "inside" })
 
 	process := lives(t, blue)
-	n, began := r.mark(), time.Now()
+	n, began := r.Mark(), time.Now()
 	must(t, netnstest.DeleteName("blue"))
 	pid := fmt.Sprint("pid:", process.Process.Pid)
-	eventually(t, "another name", func() bool { return len(story(r.since(n), pid)) == 4 })
+	eventually(t, "another name", func() bool { return len(story(r.Since(n), pid)) == 4 })
 	t.Logf("renamed after %v", time.Since(began).Round(time.Millisecond))
-	if got, want := story(r.since(n), pid), []string{"new renamed resync lo was blue", "new renamed resync eth0 was blue", "new renamed resync peer was blue", "new renamed resync inside was blue"}; !sameSet(got, want) {
+	if got, want := story(r.Since(n), pid), []string{"new renamed resync lo was blue", "new renamed resync eth0 was blue", "new renamed resync peer was blue", "new renamed resync inside was blue"}; !sameSet(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	for _, e := range r.since(n) {
+	for _, e := range r.Since(n) {
 		if e.NetnsInode != inode || e.Kind == schema.Del || e.Action == schema.Created {
 			t.Errorf("got %s", e.AppendJSON(nil))
 		}
 	}
 	must(t, blue.SetName("azure")) // a name is better than a process
-	eventually(t, "a name again", func() bool { return len(story(r.since(n), "azure")) == 4 })
+	eventually(t, "a name again", func() bool { return len(story(r.Since(n), "azure")) == 4 })
 	eventually(t, "the bucket has it under its name", func() bool {
 		keys := bucketKeys(t, s)
 		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "test.azure.") }) &&
 			!slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "test.pid=3A") || strings.HasPrefix(k, "test.blue") })
 	})
 
-	n, began = r.mark(), time.Now()
+	n, began = r.Mark(), time.Now()
 	must(t, netnstest.DeleteName("azure"))
-	eventually(t, "the process's name", func() bool { return len(story(r.since(n), pid)) == 4 })
+	eventually(t, "the process's name", func() bool { return len(story(r.Since(n), pid)) == 4 })
 	dies(t, process)
 	blue.Close() // nothing but the bridge keeps it now
 	dels := func() []schema.Event {
-		return slices.DeleteFunc(r.since(n), func(e schema.Event) bool { return e.Kind != schema.Del || e.Netns == "" })
+		return slices.DeleteFunc(r.Since(n), func(e schema.Event) bool { return e.Kind != schema.Del || e.Netns == "" })
 	}
 	eventually(t, "the dels", func() bool { return len(dels()) >= 4 })
-	r.until(n, "the other end in the bridge's own namespace", func(e *schema.Event) bool { return e.Netns == "" && e.Link.Index == here && e.Kind == schema.Del })
+	r.Until(n, "the other end in the bridge's own namespace", func(e *schema.Event) bool { return e.Netns == "" && e.Link.Index == here && e.Kind == schema.Del })
 	t.Logf("gone, with the other end of its pair, after %v", time.Since(began).Round(time.Millisecond))
 	if got, want := story(dels(), pid), []string{"del deleted resync lo", "del deleted resync eth0", "del deleted resync peer", "del deleted resync inside"}; !sameSet(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	b.says("a network namespace is gone")
+	b.Says("a network namespace is gone")
 }
 
 func sameSet(a, b []string) bool {
@@ -297,12 +263,12 @@ func TestNamespaceEndsWhileDown(t *testing.T) {
 	r := record(t, s)
 	opened := func(n int) {
 		t.Helper()
-		r.until(n, "the opening", func(e *schema.Event) bool { return e.Netns == "stays" && e.Snapshot.Pos == e.Snapshot.Of })
+		r.Until(n, "the opening", func(e *schema.Event) bool { return e.Netns == "stays" && e.Snapshot.Pos == e.Snapshot.Of })
 	}
 	b := bridge(t, s, "IFACE_NETNS=all")
 	opened(0)
-	b.signal(unix.SIGTERM)
-	if status := b.wait(10 * time.Second); status != 0 {
+	b.Signal(unix.SIGTERM)
+	if status := b.Wait(); status != 0 {
 		t.Fatalf("exit status %d", status)
 	}
 	must(t, netnstest.DeleteName("blue"))
@@ -310,7 +276,7 @@ func TestNamespaceEndsWhileDown(t *testing.T) {
 	blue.Close()
 	newRed := named(t, "red") // beside the old one, so that it has another inode
 	red.Close()
-	n := r.mark()
+	n := r.Mark()
 	bridge(t, s, "IFACE_NETNS=all")
 	opened(n)
 	for name, want := range map[string][]string{
@@ -318,7 +284,7 @@ func TestNamespaceEndsWhileDown(t *testing.T) {
 		"red":   {"del deleted resync lo", "del deleted resync eth0", "del deleted resync peer", "new existing snapshot lo", "new existing snapshot eth0", "new existing snapshot peer"},
 		"stays": {"new existing snapshot lo", "new existing snapshot eth0", "new existing snapshot peer"},
 	} {
-		if got := story(r.since(n), name); !sameSet(got, want) {
+		if got := story(r.Since(n), name); !sameSet(got, want) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
@@ -333,22 +299,22 @@ func TestNamespaceFilter(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	bridge(t, s, "IFACE_NETNS=self,*", "IFACE_INCLUDE=netns:web-*", "IFACE_EXCLUDE=lo")
-	r.until(0, "the opening", func(e *schema.Event) bool { return e.Netns == "web-1" && e.Snapshot.Pos == 2 && e.Snapshot.Of == 2 })
-	n := r.mark()
+	r.Until(0, "the opening", func(e *schema.Event) bool { return e.Netns == "web-1" && e.Snapshot.Pos == 2 && e.Snapshot.Of == 2 })
+	n := r.Mark()
 	must(t, blue.SetName("web-2"))
 	must(t, netnstest.DeleteName("blue"))
-	eventually(t, "both are renamed into what is published", func() bool { return len(story(r.since(n), "web-2")) == 2 })
-	if got := story(r.since(n), "web-2"); !sameSet(got, []string{"new renamed resync eth0", "new renamed resync peer"}) {
+	eventually(t, "both are renamed into what is published", func() bool { return len(story(r.Since(n), "web-2")) == 2 })
+	if got := story(r.Since(n), "web-2"); !sameSet(got, []string{"new renamed resync eth0", "new renamed resync peer"}) {
 		t.Errorf("got %q", got)
 	}
 	must(t, blue.SetName("other"))
 	t.Cleanup(func() { must(t, netnstest.DeleteName("other")) })
 	must(t, netnstest.DeleteName("web-2"))
-	eventually(t, "both are renamed out of it", func() bool { return len(story(r.since(n), "other")) == 2 })
-	if got := story(r.since(n), "other"); !sameSet(got, []string{"del renamed resync eth0 was web-2", "del renamed resync peer was web-2"}) {
+	eventually(t, "both are renamed out of it", func() bool { return len(story(r.Since(n), "other")) == 2 })
+	if got := story(r.Since(n), "other"); !sameSet(got, []string{"del renamed resync eth0 was web-2", "del renamed resync peer was web-2"}) {
 		t.Errorf("got %q", got)
 	}
-	for _, e := range r.since(0) {
+	for _, e := range r.Since(0) {
 		if e.Netns == "" || e.Netns == "blue" || e.Link.Name == "lo" {
 			t.Errorf("got %s", e.AppendJSON(nil))
 		}
@@ -364,7 +330,7 @@ func TestNamespacePrivilege(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	without := func(capabilities ...uintptr) launch {
-		return launch{enter: func() error {
+		return launch{Enter: func() error {
 			for _, c := range capabilities {
 				if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 					return err
@@ -374,20 +340,18 @@ func TestNamespacePrivilege(t *testing.T) {
 		}}
 	}
 	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
-	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+	binary := harness.Command(t)
 	t.Run("CAP_SYS_ADMIN", func(t *testing.T) {
 		b := startWith(t, without(unix.CAP_SYS_ADMIN), binary, append(env, "IFACE_NETNS=self,blue"))
-		r.until(0, "the links of its own namespace", func(e *schema.Event) bool { return e.Link.Name == "veth0" })
-		b.says("cannot watch a network namespace")
-		b.says("needs CAP_SYS_ADMIN")
-		if n := b.metric("ifacebridge_namespaces_failing"); n != 1 {
-			t.Errorf("%v namespaces are failing", n)
-		}
+		r.Until(0, "the links of its own namespace", func(e *schema.Event) bool { return e.Link.Name == "veth0" })
+		b.Says("cannot watch a network namespace")
+		b.Says("needs CAP_SYS_ADMIN")
+		eventually(t, "one namespace is failing", func() bool { return b.Metric("ifacebridge_namespaces_failing") == 1 })
 		doctor := startWith(t, without(unix.CAP_SYS_ADMIN), binary, append(env, "IFACE_NETNS=self,blue"), "doctor")
-		doctor.wait(20 * time.Second)
+		doctor.Wait()
 		for _, want := range []string{"1 of 2 can be watched", "blue: netlink", "CAP_SYS_ADMIN"} {
-			if !strings.Contains(doctor.output.String(), want) {
-				t.Errorf("doctor does not say %q:\n%s", want, doctor.output.String())
+			if !strings.Contains(doctor.Output(), want) {
+				t.Errorf("doctor does not say %q:\n%s", want, doctor.Output())
 			}
 		}
 	})
@@ -396,17 +360,17 @@ func TestNamespacePrivilege(t *testing.T) {
 		must(t, os.Mkdir(dir, 0o755))
 		must(t, os.Symlink("/run/netns/blue", filepath.Join(dir, "later")))
 		must(t, os.Chmod(dir, 0))
-		n := r.mark()
+		n := r.Mark()
 		b := startWith(t, without(unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH), binary,
 			append(env, "IFACE_NETNS=self,missing,"+filepath.Join(dir, "later")))
-		r.until(n, "the links of its own namespace", func(e *schema.Event) bool { return e.Link.Name == "veth0" })
-		b.says("permission denied")
-		b.says("it is watched as soon as it is there")
+		r.Until(n, "the links of its own namespace", func(e *schema.Event) bool { return e.Link.Name == "veth0" })
+		b.Says("permission denied")
+		b.Says("it is watched as soon as it is there")
 		named(t, "missing")
-		r.until(n, "the namespace that was missing", func(e *schema.Event) bool { return e.Netns == "missing" })
+		r.Until(n, "the namespace that was missing", func(e *schema.Event) bool { return e.Netns == "missing" })
 		must(t, os.Chmod(dir, 0o755))
-		r.until(n, "the namespace that was closed", func(e *schema.Event) bool { return e.Netns == "later" })
-		eventually(t, "nothing is failing", func() bool { return b.metric("ifacebridge_namespaces_failing") == 0 })
+		r.Until(n, "the namespace that was closed", func(e *schema.Event) bool { return e.Netns == "later" })
+		eventually(t, "nothing is failing", func() bool { return b.Metric("ifacebridge_namespaces_failing") == 0 })
 	})
 }
 
@@ -419,7 +383,7 @@ func TestNamespaceChurn(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := seed(t)
 	b := bridge(t, s, "IFACE_NETNS=all", "IFACE_RCVBUF=16KiB", "IFACE_RESYNC=1s") // nothing announces that the other end of a pair has moved
-	b.ready()
+	b.Ready()
 	alive := map[string]*netnstest.Kernel{}
 	all := func() (kernels []*netnstest.Kernel, names []string) {
 		kernels, names = append(kernels, k), append(names, "")
@@ -433,7 +397,7 @@ func TestNamespaceChurn(t *testing.T) {
 		alive[name].Close()
 		delete(alive, name)
 	}
-	count, moves := number(t, "IFACE_TEST_NAMESPACES", 200), 0
+	count, moves := number(t, "IFACE_TEST_NAMESPACES", 80), 0
 	for i := range count {
 		name := fmt.Sprint("ns", i)
 		other, err := netnstest.Open()
@@ -447,7 +411,7 @@ func TestNamespaceChurn(t *testing.T) {
 		alive[name] = other
 		stopped := i%10 == 0
 		if stopped {
-			b.signal(unix.SIGSTOP)
+			b.Signal(unix.SIGSTOP)
 		}
 		for range 12 {
 			moves += shuffle(r, all)
@@ -458,7 +422,7 @@ func TestNamespaceChurn(t *testing.T) {
 			}
 		}
 		if stopped {
-			b.signal(unix.SIGCONT)
+			b.Signal(unix.SIGCONT)
 		}
 		if len(alive) > 30 {
 			_, names := all()
@@ -473,8 +437,8 @@ func TestNamespaceChurn(t *testing.T) {
 	began := time.Now()
 	compared := sameInNamespaces(t, f, kernels)
 	t.Logf("%d namespaces, %d alive, %d moves, %d events, %d overruns, %d values compared, the same %v after the last change",
-		count, len(alive), moves, f.events, f.overruns, compared, time.Since(began).Round(time.Millisecond))
-	if f.overruns == 0 {
+		count, len(alive), moves, f.Events, f.Overruns, compared, time.Since(began).Round(time.Millisecond))
+	if f.Overruns == 0 {
 		t.Error("the kernel never overran the bridge: this was no test of it")
 	}
 }
@@ -513,37 +477,27 @@ func shuffle(r *rand.Rand, all func() ([]*netnstest.Kernel, []string)) int {
 	return 0
 }
 
-func number(t testing.TB, variable string, short int) int {
-	t.Helper()
-	text := os.Getenv(variable)
-	if text == "" {
-		return short
-	}
-	n, err := strconv.Atoi(text)
-	must(t, err)
-	return n
-}
-
 // usage is what a process holds.
 type usage struct{ files, threads, goroutines, kib int }
 
-func (p *process) usage() usage {
-	p.t.Helper()
-	dir := fmt.Sprintf("/proc/%d", p.cmd.Process.Pid)
+func usageOf(t testing.TB, p *process) usage {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d", p.Pid())
 	files, err := os.ReadDir(dir + "/fd")
-	must(p.t, err)
+	must(t, err)
 	threads, err := os.ReadDir(dir + "/task")
-	must(p.t, err)
-	return usage{len(files), len(threads), int(p.metric("go_goroutines")), residentKiB(p.t, p)}
+	must(t, err)
+	return usage{len(files), len(threads), int(p.Metric("go_goroutines")), residentKiB(t, p)}
 }
 
 // No descriptor, thread or goroutine is left behind by namespaces that came and
-// went, and none is in a wrong namespace. 500 at once cost what is printed.
+// went, and none is in a wrong namespace. What 300 at once, or IFACE_TEST_NAMESPACES,
+// cost is printed.
 func TestNamespaceCost(t *testing.T) {
 	netnstest.Own(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_NETNS=all")
-	b.ready()
+	b.Ready()
 	var mu sync.Mutex
 	var names []string
 	add := func(n int) {
@@ -570,21 +524,21 @@ func TestNamespaceCost(t *testing.T) {
 	t.Cleanup(removeAll)
 	watched := func(n float64) {
 		t.Helper()
-		within(t, time.Minute, fmt.Sprintf("%v namespaces watched", n), func() bool { return b.metric("ifacebridge_namespaces") == n })
+		eventually(t, fmt.Sprintf("%v namespaces watched", n), func() bool { return b.Metric("ifacebridge_namespaces") == n })
 	}
 	add(20) // what is made once and kept, such as threads
 	watched(21)
 	removeAll()
 	watched(1)
-	before := b.usage()
-	count := number(t, "IFACE_TEST_NAMESPACES", 500)
+	before := usageOf(t, b)
+	count := number(t, "IFACE_TEST_NAMESPACES", 300)
 	for range 2 {
 		began := time.Now()
 		add(count)
 		made := time.Since(began)
 		watched(float64(count + 1))
 		all := time.Since(began)
-		during := b.usage()
+		during := usageOf(t, b)
 		t.Logf("%d namespaces with 3 links each, made within %v, watched after %v: %.1f KiB, %.1f descriptors, %.1f goroutines for each; %d threads",
 			count, made.Round(time.Millisecond), all.Round(time.Millisecond), float64(during.kib-before.kib)/float64(count),
 			float64(during.files-before.files)/float64(count), float64(during.goroutines-before.goroutines)/float64(count), during.threads)
@@ -596,11 +550,11 @@ func TestNamespaceCost(t *testing.T) {
 	}
 	var after usage
 	defer func() { t.Logf("before %+v, after %+v", before, after) }()
-	eventually(t, "nothing is left behind", func() bool {
-		after = b.usage()
-		return after.files <= before.files && after.goroutines <= before.goroutines && after.threads <= before.threads+2
+	eventually(t, "nothing is left behind", func() bool { // a few come and go by themselves
+		after = usageOf(t, b)
+		return after.files <= before.files+10 && after.goroutines <= before.goroutines+10 && after.threads <= before.threads+10
 	})
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/ns/net", b.cmd.Process.Pid))
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/ns/net", b.Pid()))
 	must(t, err)
 	own, err := os.Readlink("/proc/self/ns/net")
 	must(t, err)
@@ -624,11 +578,11 @@ func TestNamespaceByProcess(t *testing.T) {
 	r := record(t, s)
 	bridge(t, s, fmt.Sprintf("IFACE_NETNS=self,/proc/%d/ns/net", process.Process.Pid))
 	pid := fmt.Sprint("pid:", process.Process.Pid)
-	eventually(t, "its links", func() bool { return len(story(r.since(0), pid)) == 3 })
+	eventually(t, "its links", func() bool { return len(story(r.Since(0), pid)) == 3 })
 	dies(t, process)
-	eventually(t, "their dels", func() bool { return len(story(r.since(0), pid)) == 6 })
+	eventually(t, "their dels", func() bool { return len(story(r.Since(0), pid)) == 6 })
 	want := []string{"new existing snapshot lo", "new existing snapshot eth0", "new existing snapshot peer", "del deleted resync lo", "del deleted resync eth0", "del deleted resync peer"}
-	if got := story(r.since(0), pid); !sameSet(got, want) {
+	if got := story(r.Since(0), pid); !sameSet(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -646,16 +600,16 @@ func TestNamespaceNamesSwapped(t *testing.T) {
 	s := natstest.Start(t, "")
 	r := record(t, s)
 	b := bridge(t, s, "IFACE_NETNS=all")
-	eventually(t, "the opening", func() bool { return len(story(r.since(0), "blue")) == 4 && len(story(r.since(0), "red")) == 4 })
-	n := r.mark()
-	b.signal(unix.SIGSTOP)
+	eventually(t, "the opening", func() bool { return len(story(r.Since(0), "blue")) == 4 && len(story(r.Since(0), "red")) == 4 })
+	n := r.Mark()
+	b.Signal(unix.SIGSTOP)
 	must(t, netnstest.DeleteName("blue"))
 	must(t, netnstest.DeleteName("red"))
 	must(t, blue.SetName("red"))
 	must(t, red.SetName("blue"))
-	b.signal(unix.SIGCONT)
+	b.Signal(unix.SIGCONT)
 	sameInNamespaces(t, follow(t, s), map[string]*netnstest.Kernel{"": nil, "blue": red, "red": blue})
-	for _, e := range r.since(n) {
+	for _, e := range r.Since(n) {
 		if e.Kind == schema.Del || e.Action != schema.Renamed {
 			t.Errorf("got %s", e.AppendJSON(nil))
 		}

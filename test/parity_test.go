@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -61,10 +60,10 @@ func kinds(lower int32) []netnstest.Kind {
 // same moment, for every kind of link that this kernel can make.
 func TestParityWithIP(t *testing.T) {
 	netnstest.Tool(t, "ip")
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_RESYNC=200ms")
-	b.ready()
+	b.Ready()
 
 	a, peer, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
@@ -115,16 +114,16 @@ func TestParityWithIP(t *testing.T) {
 	var compared int
 	var diffs []string
 	var links map[int32]schema.Link
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		links = replayAll(t, stored(t, nc, "IFACE")).links
-		if compared, diffs = sameAsIP(t, links); len(diffs) == 0 || time.Now().After(deadline) {
-			break
+	defer func() {
+		if t.Failed() {
+			t.Logf("%q", diffs)
 		}
-	}
-	for _, d := range diffs {
-		t.Error(d)
-	}
+	}()
+	eventually(t, "every link is what ip says", func() bool {
+		links = replayAll(t, stored(t, nc, "IFACE")).Links
+		compared, diffs = sameAsIP(t, links)
+		return len(diffs) == 0
+	})
 	t.Logf("compared %d values of %d links; kinds made: %s; this kernel cannot make: %s",
 		compared, len(links), strings.Join(made, " "), strings.Join(missing, " "))
 	if compared < 400 {
@@ -136,8 +135,9 @@ func TestParityWithIP(t *testing.T) {
 
 	// Nothing is published when nothing differs.
 	r := record(t, s)
-	time.Sleep(600 * time.Millisecond) // three comparisons
-	for _, e := range r.since(0) {
+	dumps := b.Metric("ifacebridge_netlink_dumps_total")
+	eventually(t, "three comparisons", func() bool { return b.Metric("ifacebridge_netlink_dumps_total") >= dumps+3 })
+	for _, e := range r.Since(0) {
 		if e.Cause != schema.Notification { // the kernel may still announce that a link has come up
 			t.Errorf("published without a change: %s", e.AppendJSON(nil))
 		}
@@ -168,10 +168,10 @@ func openTap(name string) (*os.File, error) {
 // that are not UTF-8, or that mean something to JSON, NATS or a shell: each
 // stays itself, in the events and in what a consumer makes of them.
 func TestBytes(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.ready()
+	b.Ready()
 	names := []string{"a\xff", "a\xfe", "a\xff\xfe", `a"b`, `a\b`, "a\x01b", "a*b", "a>b", "a<&>b", "a\u2028b", "eth0.100", "a'b;$(c)", "\xc3\x28", "ü"}
 	for _, name := range names {
 		index, err := k.Add(name, 0, netnstest.Kind{Name: "ifb"})
@@ -180,15 +180,15 @@ func TestBytes(t *testing.T) {
 		must(t, k.SetAlias(index, "alias of "+name+"\x7f\xf0"))
 		must(t, k.AddAltName(index, "alt-"+name))
 	}
-	b.signal(unix.SIGTERM)
-	b.wait(6 * time.Second)
-	got := linkNames(replayAll(t, stored(t, connect(t, s), "IFACE")).links)
+	b.Signal(unix.SIGTERM)
+	b.Wait()
+	got := linkNames(replayAll(t, stored(t, connect(t, s), "IFACE")).Links)
 	want := append(slices.Clone(names), "lo")
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("got names\n%q\nwant\n%q", got, want)
 	}
-	for _, l := range replayAll(t, stored(t, connect(t, s), "IFACE")).links {
+	for _, l := range replayAll(t, stored(t, connect(t, s), "IFACE")).Links {
 		if l.Name != "lo" && (l.Alias != "alias of "+l.Name+"\x7f\xf0" || string(l.Alt) != "alt-"+l.Name) {
 			t.Errorf("%q: alias %q, altnames %q", l.Name, l.Alias, l.Alt.List())
 		}

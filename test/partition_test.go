@@ -7,8 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -23,9 +22,9 @@ type host struct {
 
 // startHosts makes hosts 10.77.0.1 and up that reach each other. The test has
 // 10.77.0.254.
-func startHosts(t testing.TB, n int) []*host {
+func startHosts(t *testing.T, n int) []*host {
 	t.Helper()
-	own := netnstest.Own(t)
+	own := netnstest.Parallel(t)
 	sw, err := own.Add("switch", 0, netnstest.Kind{Name: "bridge"})
 	must(t, err)
 	must(t, own.Up(sw))
@@ -98,28 +97,26 @@ func TestPartitions(t *testing.T) {
 		servers, urls = append(servers, s), append(urls, s.URL)
 	}
 	natstest.JoinCluster(servers, []int{6222, 6222, 6222})
-	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
-	must(t, err)
-	t.Cleanup(nc.Close)
+	nc := harness.ConnectTo(t, strings.Join(urls, ","))
 	here := hosts[3]
 	c := startChanges(t, here.k, 2*time.Millisecond)
 	run := func(url string) *process {
-		return startWith(t, launch{enter: here.k.Enter}, natstest.Binary(t, "ifacebridge/cmd/ifacebridge"),
+		return startWith(t, launch{On: here.k}, harness.Command(t),
 			[]string{"NATS_URL=" + url, "IFACE_HOST=test", "IFACE_REPLICAS=3", "IFACE_RESYNC=1s"})
 	}
 	b := run(urls[0])
-	b.ready()
+	b.Ready()
 	longest, cuts := time.Duration(0), 0
 	// cut drops packets between a host and others, for this long, while the bridge is
 	// connected to the leader.
 	cut := func(what string, between func(leader int) (*host, []*host)) {
 		leader := leaderOf(t, nc, servers)
-		b.signal(15)
-		if status := b.wait(7 * time.Second); status != 0 {
+		b.Signal(15)
+		if status := b.Wait(); status != 0 {
 			t.Fatalf("exit status %d", status)
 		}
 		b = run(urls[leader])
-		b.says("connected to NATS")
+		b.Says("connected to NATS")
 		recovery(t, nc)
 		one, others := between(leader)
 		began := time.Now()
@@ -144,5 +141,5 @@ func TestPartitions(t *testing.T) {
 	n := c.end(t)
 	leaderOf(t, nc, servers)
 	f := settledIn(t, here.k, servers[leaderOf(t, nc, servers)])
-	t.Logf("%d changes, %d events stored each once and in order, %d partitions, longest recovery %v", n, f.events, cuts, longest.Round(time.Millisecond))
+	t.Logf("%d changes, %d events stored each once and in order, %d partitions, longest recovery %v", n, f.Events, cuts, longest.Round(time.Millisecond))
 }

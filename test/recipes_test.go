@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -24,11 +25,11 @@ func readme(t testing.TB) string {
 // server of the README's first command.
 func TestRecipesForNATS(t *testing.T) {
 	cli := netnstest.Tool(t, "nats")
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	b := start(t, []string{"IFACE_HOST=web01.example.com"})
-	b.ready()
+	b.Ready()
 	eventually(t, "the query service", func() bool {
-		return b.metric("ifacebridge_ready") == 1 && b.metric("ifacebridge_bucket_behind_keys") == 0
+		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_behind_keys") == 0
 	})
 	home := t.TempDir()
 	ran := 0
@@ -44,7 +45,7 @@ func TestRecipesForNATS(t *testing.T) {
 			if strings.HasPrefix(args, "sub ") {
 				args += " --count=1" // it would follow for ever
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", cli+" "+args)
 			cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
 			stop := make(chan struct{})
@@ -84,10 +85,10 @@ func changeUntil(k *netnstest.Kernel, stop <-chan struct{}) error {
 // The README's programs: the Go one runs; Python's and JavaScript's run where their
 // runtime has a NATS client, and are checked by their runtime otherwise.
 func TestRecipesInLanguages(t *testing.T) {
-	netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s)
-	b.ready()
+	b.Ready()
 	holds(t, s)
 	for _, tt := range []struct {
 		language, file string
@@ -111,7 +112,7 @@ func TestRecipesInLanguages(t *testing.T) {
 					if out, err := exec.Command(tt.check[0], append(tt.check[1:], path)...).CombinedOutput(); err != nil {
 						t.Fatalf("%v\n%s", err, out)
 					}
-					t.Skipf("checked, not run: no NATS client for %s here", tt.language)
+					netnstest.Skip(t, "nats-for-"+tt.language, "checked, not run: no NATS client for it here")
 				}
 			}
 			command := append(tt.run, path)
@@ -124,15 +125,7 @@ func TestRecipesInLanguages(t *testing.T) {
 				}
 				command = []string{program}
 			}
-			cmd := exec.Command(command[0], command[1:]...)
-			cmd.Env = append(os.Environ(), "NATS_URL="+s.URL)
-			var out lockedBuffer
-			cmd.Stdout, cmd.Stderr = &out, &out
-			must(t, cmd.Start())
-			done := make(chan error, 1)
-			go func() { done <- cmd.Wait() }()
-			defer func() { _ = cmd.Process.Kill(); <-done }()
-			within(t, 60*time.Second, "it prints the loopback", func() bool { return strings.Contains(out.String(), " lo\n") })
+			startWith(t, launch{On: k}, command[0], append(os.Environ(), "NATS_URL="+s.URL), command[1:]...).Says(" lo\n")
 		})
 	}
 }

@@ -2,7 +2,11 @@ package test
 
 import (
 	"encoding/json"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +88,47 @@ func TestDependenciesRunOneWay(t *testing.T) {
 	}
 	if found != len(allowed) {
 		t.Errorf("found %d of %d packages", found, len(allowed))
+	}
+}
+
+// What only tests need is no module that a consumer's module graph gets: the libraries
+// of those who read our manifests and documents, plots, and the linter are required by
+// modules of their own.
+func TestModulesThatOnlyTestsNeed(t *testing.T) {
+	requirements, err := os.ReadFile("../go.mod")
+	must(t, err)
+	for line := range strings.Lines(string(requirements)) {
+		for _, other := range []string{"k8s.io/", "compose-spec", "gonum.org", "yaml", "honnef.co"} {
+			if strings.Contains(line, other) {
+				t.Errorf("go.mod has %s", line)
+			}
+		}
+	}
+}
+
+// Every test that doc.go names is there.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	must(t, err)
+	there := map[string]bool{}
+	must(t, filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	}))
+	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(doc), -1)
+	for _, name := range named {
+		if !there[name] {
+			t.Errorf("doc.go names %s, which is not there", name)
+		}
+	}
+	if len(named) < 50 {
+		t.Errorf("doc.go names %d tests only", len(named))
 	}
 }
 

@@ -1,49 +1,17 @@
 package test
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
-	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
-	"ifacebridge/test/schematest"
 )
-
-// duration is how long a soak takes: a short form, or what the variable says.
-func duration(t testing.TB, variable string, short time.Duration) time.Duration {
-	t.Helper()
-	text := os.Getenv(variable)
-	if text == "" {
-		return short
-	}
-	d, err := time.ParseDuration(text)
-	must(t, err)
-	return d
-}
-
-// seed is random, or what IFACE_TEST_SEED says; it is printed either way.
-func seed(t testing.TB) *rand.Rand {
-	t.Helper()
-	n := rand.Uint64()
-	if text := os.Getenv("IFACE_TEST_SEED"); text != "" {
-		var err error
-		n, err = strconv.ParseUint(text, 10, 64)
-		must(t, err)
-	}
-	t.Logf("IFACE_TEST_SEED=%d", n)
-	return rand.New(rand.NewPCG(n, 0))
-}
 
 // A churn changes links at random.
 type churn struct {
@@ -151,74 +119,27 @@ func (c *churn) odd() string {
 	return []string{"", "", "", "\xff", "\xfe", `"`, `\`, "*", ">", "ü"}[c.r.IntN(10)]
 }
 
-// A follower reads a stream in order as it grows, and replays it.
-type follower struct {
-	t        testing.TB
-	consumer jetstream.Consumer
-	replay   replay
-	events   int
-	overruns uint64
-}
-
-func follow(t testing.TB, s *natstest.Server) *follower {
-	t.Helper()
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	f := &follower{t: t}
-	eventually(t, "a consumer", func() bool { // a cluster may just be electing its leader
-		f.consumer, err = js.OrderedConsumer(context.Background(), "IFACE", jetstream.OrderedConsumerConfig{})
-		return err == nil
-	})
-	return f
-}
-
-// catchUp applies what is in the stream now. It validates a sample: each event
-// would take longer than the soak.
-func (f *follower) catchUp() {
-	f.t.Helper()
-	for {
-		batch, err := f.consumer.FetchNoWait(5000)
-		must(f.t, err)
-		n := 0
-		for m := range batch.Messages() {
-			if n++; f.events%100 == 0 {
-				schematest.Validate(f.t, m.Data())
-			}
-			var e schema.Event
-			must(f.t, json.Unmarshal(m.Data(), &e))
-			if err := f.replay.apply(&e); err != nil {
-				f.t.Fatal(err)
-			}
-			f.events++
-			f.overruns = max(f.overruns, e.Overruns)
-		}
-		if n == 0 {
-			return
-		}
-	}
-}
-
 // A soak: links are changed at random at full speed, with the bridge stopped and
 // continued so that the kernel overruns it. A consumer that applies the stream in
 // order holds exactly the kernel's links at the end. IFACE_TEST_SOAK=60s is the
 // long form.
 func TestSoak(t *testing.T) {
 	netnstest.Tool(t, "ip")
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	r := seed(t)
 	b := bridge(t, s, "IFACE_RCVBUF=64KiB", "IFACE_RESYNC=1s")
-	b.ready()
+	b.Ready()
 	c := newChurn(t, k, r)
 	stops := 0
-	for end := time.Now().Add(duration(t, "IFACE_TEST_SOAK", 4*time.Second)); time.Now().Before(end); {
+	for end := time.Now().Add(duration(t, "IFACE_TEST_SOAK", 4*time.Second)); stops < 3 || time.Now().Before(end); {
 		if r.IntN(200) == 0 {
-			b.signal(unix.SIGSTOP)
+			b.Signal(unix.SIGSTOP)
 			stops++
 			for range 300 {
 				c.step()
 			}
-			b.signal(unix.SIGCONT)
+			b.Signal(unix.SIGCONT)
 		}
 		c.step()
 	}
@@ -226,18 +147,19 @@ func TestSoak(t *testing.T) {
 	var compared int
 	var diffs []string
 	began := time.Now()
-	for {
-		f.catchUp()
-		if compared, diffs = sameAsIP(t, f.replay.links); len(diffs) == 0 || time.Since(began) > 10*time.Second {
-			break
+	defer func() {
+		if t.Failed() {
+			t.Logf("%q", diffs)
 		}
-	}
-	for _, d := range diffs {
-		t.Error(d)
-	}
+	}()
+	eventually(t, "the replayed stream is the kernel's state", func() bool {
+		f.CatchUp()
+		compared, diffs = sameAsIP(t, f.Replay.Links)
+		return len(diffs) == 0
+	})
 	t.Logf("%d steps, %d indexes reused, %d stops, %d events, %d overruns, %d values of %d links compared, the same %v after the last change",
-		c.n, c.reused, stops, f.events, f.overruns, compared, len(f.replay.links), time.Since(began).Round(time.Millisecond))
-	if f.overruns == 0 {
+		c.n, c.reused, stops, f.Events, f.Overruns, compared, len(f.Replay.Links), time.Since(began).Round(time.Millisecond))
+	if f.Overruns == 0 {
 		t.Error("the kernel never overran the bridge: this was no test of it")
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -72,17 +72,17 @@ func (m *terminal) shows(what string, texts ...string) string {
 // watch in a real terminal: the table, typing to filter, a link's last events, a
 // lost connection, narrow and wide, and without colours.
 func TestWatchTable(t *testing.T) {
-	k := netnstest.Own(t)
+	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_HOST=web01.example.com")
-	b.ready()
+	b.Ready()
 	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
 	must(t, err)
 	a, peer, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.SetUint32(a, unix.IFLA_MASTER, uint32(br)))
 	must(t, k.Up(br, a, peer))
-	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge")
+	binary := harness.Command(t)
 	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
 	m.shows("the table", "ifacebridge watch  1 hosts  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0", "web01.example.com", "type to filter")
 	if !m.colours() {
@@ -113,8 +113,8 @@ func TestWatchTable(t *testing.T) {
 	m.shows("a lost connection", "CONNECTION LOST", "what is shown is old")
 	s.Start()
 	m.shows("the connection is back", "ifacebridge watch  1 hosts")
-	b.signal(unix.SIGKILL) // it goes without a word
-	b.wait(time.Second)
+	b.Signal(unix.SIGKILL) // it goes without a word
+	b.Wait()
 	m.keys("C-c")
 	eventually(t, "it has ended", func() bool {
 		_, err := os.Stat(m.socket)

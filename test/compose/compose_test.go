@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,30 +22,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
+	"ifacebridge/test/proctest"
 )
 
+// The tests run where the host's links are.
 func TestMain(m *testing.M) {
-	defer natstest.Clean()
-	m.Run()
+	netnstest.Summarize(func() { m.Run() })
+	natstest.Clean()
+	proctest.Clean()
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
-}
+var (
+	must       = harness.Must
+	eventually = harness.Eventually
+)
 
 func output(t testing.TB, name string, args ...string) string {
 	t.Helper()
@@ -84,7 +78,7 @@ func newProject(t testing.TB, name string, env ...string) *project {
 		prepared = true
 	}
 	port := natstest.FreePort(t)
-	p := &project{t: t, name: name, natsURL: fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	p := &project{t: t, name: fmt.Sprint(name, "-", os.Getpid()), natsURL: fmt.Sprintf("nats://127.0.0.1:%d", port)}
 	p.env = append(os.Environ(), "GO_IMAGE="+goImage, "NATS_IMAGE="+natsImage, "IFACEBRIDGE_IMAGE="+ourImage,
 		fmt.Sprintf("NATS_PORT=%d", port), "NATS_URL="+p.natsURL, fmt.Sprintf("IFACE_HTTP_ADDR=127.0.0.1:%d", natstest.FreePort(t)))
 	p.env = append(p.env, env...)
@@ -133,9 +127,9 @@ func (p *project) pid(service string) int {
 	return pid
 }
 
-func (p *project) healthy(within time.Duration) {
+func (p *project) healthy() {
 	p.t.Helper()
-	eventually(p.t, within, "the bridge is healthy", func() bool { return p.inspect("ifacebridge", "{{.State.Health.Status}}") == "healthy" })
+	eventually(p.t, "the bridge is healthy", func() bool { return p.inspect("ifacebridge", "{{.State.Health.Status}}") == "healthy" })
 }
 
 // buildNATS makes an image of nats-server as the public one is: the binary in an
@@ -212,59 +206,6 @@ func (p *project) viewer() *nats.Conn {
 	return nc
 }
 
-// state replays the stream, checks that each epoch is whole and in order, and
-// returns the links that are left, and the number of events.
-func state(t testing.TB, nc *nats.Conn) (links map[int32]string, events int) {
-	t.Helper()
-	js, err := jetstream.New(nc)
-	must(t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	stream, err := js.Stream(ctx, "IFACE")
-	must(t, err)
-	consumer, err := js.OrderedConsumer(ctx, "IFACE", jetstream.OrderedConsumerConfig{})
-	must(t, err)
-	links = map[int32]string{}
-	epoch, seq := "", uint64(0)
-	for uint64(events) < stream.CachedInfo().State.Msgs {
-		batch, err := consumer.FetchNoWait(1000)
-		must(t, err)
-		for m := range batch.Messages() {
-			var e schema.Event
-			must(t, json.Unmarshal(m.Data(), &e))
-			if e.Epoch != epoch {
-				epoch, seq = e.Epoch, 0
-			}
-			if seq++; e.Seq != seq {
-				t.Fatalf("epoch %s: seq %d, want %d", epoch, e.Seq, seq)
-			}
-			if e.Snapshot.Pos == 1 {
-				clear(links)
-			}
-			if links[e.Link.Index] = e.Link.Name; e.Kind == schema.Del {
-				delete(links, e.Link.Index)
-			}
-			events++
-		}
-	}
-	return links, events
-}
-
-// kernelLinks are the links of the host.
-func kernelLinks(t testing.TB) map[int32]string {
-	t.Helper()
-	var list []struct {
-		Ifindex int32
-		Ifname  string
-	}
-	must(t, json.Unmarshal([]byte(output(t, "ip", "-j", "link", "show")), &list))
-	links := map[int32]string{}
-	for _, l := range list {
-		links[l.Ifindex] = l.Ifname
-	}
-	return links
-}
-
 // same waits until the replayed stream is the host's state.
 func (p *project) same(nc *nats.Conn) (events int) {
 	p.t.Helper()
@@ -274,10 +215,16 @@ func (p *project) same(nc *nats.Conn) (events int) {
 			p.t.Logf("stream: %v\nkernel: %v", links, kernel)
 		}
 	}()
-	eventually(p.t, 30*time.Second, "the stream leads to the host's links", func() bool {
-		links, events = state(p.t, nc)
-		kernel = kernelLinks(p.t)
-		return fmt.Sprint(links) == fmt.Sprint(kernel)
+	eventually(p.t, "the stream leads to the host's links", func() bool {
+		all := harness.Stored(p.t, nc, "IFACE")
+		events, links, kernel = len(all), map[int32]string{}, map[int32]string{}
+		for index, l := range harness.ReplayAll(p.t, all).Links {
+			links[index] = l.Name
+		}
+		for index, l := range harness.IPLinks(p.t, nil) {
+			kernel[index] = l["ifname"].(string)
+		}
+		return maps.Equal(links, kernel)
 	})
 	return events
 }
@@ -289,7 +236,7 @@ func TestCompose(t *testing.T) {
 	p.run("build", "--no-cache", "ifacebridge")
 	began := time.Now()
 	p.run("up", "-d")
-	p.healthy(30 * time.Second)
+	p.healthy()
 	t.Logf("healthy %v after docker-compose up", time.Since(began).Round(time.Second))
 
 	nc := p.viewer()
@@ -300,7 +247,7 @@ func TestCompose(t *testing.T) {
 	k := hostKernel(t)
 	until := func(what string, ok func(*schema.Event) bool) {
 		t.Helper()
-		for deadline := time.After(10 * time.Second); ; {
+		for deadline := time.After(harness.Patience); ; {
 			select {
 			case m := <-events:
 				var e schema.Event
@@ -341,7 +288,7 @@ func TestCompose(t *testing.T) {
 	before := p.pid("ifacebridge")
 	must(t, syscall.Kill(before, syscall.SIGKILL))
 	must(t, k.Delete(link))
-	eventually(t, 30*time.Second, "Docker starts the bridge again", func() bool { pid := p.pid("ifacebridge"); return pid != 0 && pid != before })
+	eventually(t, "Docker starts the bridge again", func() bool { pid := p.pid("ifacebridge"); return pid != 0 && pid != before })
 	until("deleted", func(e *schema.Event) bool { return e.Link.Name == name && e.Kind == schema.Del })
 	p.same(nc)
 
@@ -356,7 +303,7 @@ func TestCompose(t *testing.T) {
 		must(t, k.SetAlias(link, fmt.Sprint(i)))
 	}
 	must(t, k.Delete(link))
-	p.healthy(60 * time.Second)
+	p.healthy()
 	n := p.same(nc)
 	t.Logf("%d events, each once and in order", n)
 
@@ -371,7 +318,7 @@ func TestComposeCluster(t *testing.T) {
 	p := newProject(t, "ifacebridge-test-cluster", "IFACE_REPLICAS=3", "NATS_URL=nats://127.0.0.1:4231,nats://127.0.0.1:4232,nats://127.0.0.1:4233")
 	p.natsURL = "nats://127.0.0.1:4232"
 	p.run("--profile", "cluster", "up", "-d", "--build")
-	p.healthy(90 * time.Second)
+	p.healthy()
 	nc := p.viewer()
 	p.same(nc)
 	js, err := jetstream.New(nc)
@@ -393,7 +340,7 @@ func TestComposeBadCredentials(t *testing.T) {
 		t.Run(tt.env, func(t *testing.T) {
 			p := newProject(t, "ifacebridge-test-bad", tt.env)
 			p.run("up", "-d")
-			eventually(t, 60*time.Second, tt.says, func() bool { return strings.Contains(p.try("logs", "--no-color", "ifacebridge"), tt.says) })
+			eventually(t, tt.says, func() bool { return strings.Contains(p.try("logs", "--no-color", "ifacebridge"), tt.says) })
 		})
 	}
 }

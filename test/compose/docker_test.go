@@ -1,21 +1,16 @@
 package compose
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -25,50 +20,20 @@ import (
 func TestDockerContainer(t *testing.T) {
 	requireDocker(t)
 	s := natstest.Start(t, "")
-	nc, err := nats.Connect(s.URL)
-	must(t, err)
-	defer nc.Close()
-	var mu sync.Mutex
-	var events []schema.Event
-	_, err = nc.Subscribe("iface.>", func(m *nats.Msg) {
-		var e schema.Event
-		if err := json.Unmarshal(m.Data, &e); err != nil {
-			t.Errorf("%s: %v", m.Data, err)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		events = append(events, e)
-	})
-	must(t, err)
-	until := func(what string, ok func(*schema.Event) bool) (found schema.Event) {
+	r := harness.Record(t, s)
+	n := 0
+	until := func(what string, ok func(*schema.Event) bool) schema.Event {
 		t.Helper()
-		eventually(t, 20*time.Second, what, func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			i := slices.IndexFunc(events, func(e schema.Event) bool { return ok(&e) })
-			if i >= 0 {
-				found = events[i]
-			}
-			return i >= 0
-		})
-		return found
+		return r.Until(n, what, ok)
 	}
-
-	var log bytes.Buffer
-	bridge := exec.Command(natstest.Binary(t, "ifacebridge/cmd/ifacebridge"))
-	bridge.Env = []string{"NATS_URL=" + s.URL, "IFACE_HOST=docker-test", "IFACE_NETNS=all", "IFACE_HTTP_ADDR="}
-	bridge.Stdout, bridge.Stderr = &log, &log
-	must(t, bridge.Start())
+	bridge := harness.Start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=docker-test", "IFACE_NETNS=all", "IFACE_HTTP_ADDR="})
 	defer func() {
-		_ = bridge.Process.Signal(syscall.SIGTERM)
-		_ = bridge.Wait()
+		bridge.Signal(syscall.SIGTERM)
+		bridge.Wait()
 		if t.Failed() {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, e := range events {
+			for _, e := range r.Since(0) {
 				t.Logf("%s %s %v %v %d:%s %+v", e.Netns, e.Kind, e.Action, e.Cause, e.Link.Index, e.Link.Name, e.Counterpart)
 			}
-			t.Log(log.String())
 		}
 	}()
 	until("the opening", func(e *schema.Event) bool {
@@ -88,9 +53,7 @@ func TestDockerContainer(t *testing.T) {
 	})
 	t.Logf("%s was %s, moved to %+v; its other end is %s", eth0.Link.Name, moved.Link.Name, moved.Counterpart, outside.Link.Name)
 
-	mu.Lock()
-	events = nil
-	mu.Unlock()
+	n = r.Mark()
 	began := time.Now()
 	output(t, "docker", "stop", "--time", "2", name)
 	until("the last link of the container", func(e *schema.Event) bool { return e.Netns == netns && e.Kind == schema.Del && e.Link.Name == "lo" })
@@ -106,9 +69,12 @@ func TestDockerContainer(t *testing.T) {
 // builtNATS is whether natsImage is there.
 var builtNATS bool
 
-// requireDocker skips where there is no Docker, and makes the image that is run.
+// requireDocker skips where Docker is not asked for, or not there, and makes the image that is run.
 func requireDocker(t testing.TB) {
 	t.Helper()
+	if os.Getenv("IFACE_TEST_DOCKER") != "on" && !netnstest.Required("docker") {
+		netnstest.Skip(t, "IFACE_TEST_DOCKER=on", "images are built and started, which takes minutes")
+	}
 	netnstest.Tool(t, "docker")
 	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
 		netnstest.Skip(t, "docker", fmt.Sprintf("docker info: %v: %s", err, out))

@@ -13,15 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/plotutil"
-	"gonum.org/v1/plot/vg"
-
 	"ifacebridge/test/natstest"
 )
 
-var results = flag.String("results", "", "directory for results.md and results.svg of BenchmarkHosts; none: they are not written")
+var results = flag.String("results", "", "directory for results.md and results.json of BenchmarkHosts; none: they are not written")
 
 // A cost is what so many hosts cost.
 type cost struct {
@@ -62,23 +57,6 @@ func BenchmarkHosts(b *testing.B) {
 	}
 }
 
-// A host more costs the same, whether there are few or many: the messages that it
-// sends, and memory. BenchmarkHosts shows more, and with more hosts.
-func TestCostGrowsByTheHost(t *testing.T) {
-	t.Parallel()
-	var costs []cost
-	for _, hosts := range []int{10, 40, 160} {
-		costs = append(costs, measureCost(t, hosts, 0, 3*time.Second))
-	}
-	for _, q := range quantities {
-		few, many := q.growth(costs[0], costs[1]), q.growth(costs[1], costs[2])
-		t.Logf("%s: %.1f for each host more among %d, %.1f among %d", q.name, few, costs[1].hosts, many, costs[2].hosts)
-		if q.steady && many > 1.25*few {
-			t.Errorf("%s: a host costs %.1f among %d and %.1f among %d", q.name, few, costs[1].hosts, many, costs[2].hosts)
-		}
-	}
-}
-
 func measureCost(t testing.TB, hosts int, idle, load time.Duration) cost {
 	c := cost{hosts: hosts, links: 50, idle: idle, load: load}
 	monitors := []int{natstest.FreePort(t), natstest.FreePort(t), natstest.FreePort(t)}
@@ -93,16 +71,16 @@ func measureCost(t testing.TB, hosts int, idle, load time.Duration) cost {
 		for _, server := range servers {
 			all += cpu(t, server.Pid())
 		}
-		return cpu(t, s.cmd.Process.Pid), all
+		return cpu(t, s.run.Cmd.Process.Pid), all
 	}
 	bridges0, servers0 := both()
 	began := time.Now()
 	a := powerUp(cl, s, hosts, c.links)
 	c.start = time.Since(began)
-	within(t, time.Minute, "nothing more to do", func() bool {
-		before := cpu(t, s.cmd.Process.Pid)
+	eventually(t, "nothing more to do", func() bool {
+		before := cpu(t, s.run.Cmd.Process.Pid)
 		time.Sleep(time.Second)
-		return cpu(t, s.cmd.Process.Pid)-before < time.Duration(hosts)*200*time.Microsecond+5*time.Millisecond
+		return cpu(t, s.run.Cmd.Process.Pid)-before < time.Duration(hosts)*200*time.Microsecond+5*time.Millisecond
 	})
 	bridges1, servers1 := both()
 	c.bridges.startCPU, c.servers.startCPU = bridges1-bridges0, servers1-servers0
@@ -121,7 +99,7 @@ func measureCost(t testing.TB, hosts int, idle, load time.Duration) cost {
 	loaded := readTraffic(t, monitors)
 	c.bridges.loadCPU, c.servers.loadCPU = bridges3-bridges2, servers3-servers2
 	c.traffic = traffic{loaded.messages - rested.messages, loaded.bytes - rested.bytes, loaded.between - rested.between}
-	c.bridges.memory = memory(t, s.cmd.Process.Pid)
+	c.bridges.memory = memory(t, s.run.Cmd.Process.Pid)
 	for _, server := range servers {
 		c.servers.memory += memory(t, server.Pid())
 	}
@@ -213,7 +191,7 @@ func read(t testing.TB, port int, what string, into any) {
 // stored returns how many bytes the stream has on the disk of each server, by message.
 func stored(t testing.TB, c *client) (perMessage uint64) {
 	t.Helper()
-	c.within(10*time.Second, "the stream's size", func(ctx context.Context) bool {
+	c.eventually("the stream's size", func(ctx context.Context) bool {
 		st, err := c.js.Stream(ctx, "IFACE")
 		if err == nil {
 			state := st.CachedInfo().State
@@ -224,7 +202,7 @@ func stored(t testing.TB, c *client) (perMessage uint64) {
 	return perMessage
 }
 
-// report writes the costs as a table and as a plot.
+// report writes the costs as a table, and as what test/bench/hosts draws.
 func report(dir string, costs []cost) error {
 	var b strings.Builder
 	per := func(d time.Duration, n int) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(n) }
@@ -272,14 +250,40 @@ func report(dir string, costs []cost) error {
 	if err := os.WriteFile(filepath.Join(dir, "results.md"), []byte(b.String()), 0o644); err != nil {
 		return err
 	}
-	return draw(filepath.Join(dir, "results.svg"), costs)
+	return save(filepath.Join(dir, "results.json"), costs)
+}
+
+// save writes each quantity by the number of hosts, for a plot.
+func save(path string, costs []cost) error {
+	type series struct {
+		Name   string
+		Values []float64
+	}
+	var results struct {
+		Hosts  []int
+		Series []series
+	}
+	for _, c := range costs {
+		results.Hosts = append(results.Hosts, c.hosts)
+	}
+	for _, q := range quantities {
+		one := series{Name: q.name}
+		for _, c := range costs {
+			one.Values = append(one.Values, q.of(c))
+		}
+		results.Series = append(results.Series, one)
+	}
+	text, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
 // A quantity is a cost that grows with the number of hosts.
 type quantity struct {
-	name   string
-	steady bool // enough so among few hosts that a test can hold it
-	of     func(cost) float64
+	name string
+	of   func(cost) float64
 }
 
 // growth is what each host more costs.
@@ -288,36 +292,11 @@ func (q *quantity) growth(few, many cost) float64 {
 }
 
 var quantities = []quantity{
-	{"bridges: memory, KiB", true, func(c cost) float64 { return float64(c.bridges.memory) / 1024 }},
-	{"bridges: CPU of a start, ms", false, func(c cost) float64 { return c.bridges.startCPU.Seconds() * 1e3 }},
-	{"bridges: CPU under load, µs a second", false, func(c cost) float64 { return c.bridges.loadCPU.Seconds() * 1e6 / c.load.Seconds() }},
-	{"bridges: messages under load, a second", true, func(c cost) float64 { return float64(c.traffic.messages) / c.load.Seconds() }},
-	{"servers: memory, KiB", false, func(c cost) float64 { return float64(c.servers.memory) / 1024 }},
-	{"servers: CPU of a start, ms", false, func(c cost) float64 { return c.servers.startCPU.Seconds() * 1e3 }},
-	{"servers: CPU under load, µs a second", false, func(c cost) float64 { return c.servers.loadCPU.Seconds() * 1e6 / c.load.Seconds() }},
-}
-
-// draw draws what each host costs by the number of hosts, as a multiple of what it
-// costs among the fewest.
-func draw(path string, costs []cost) error {
-	p := plot.New()
-	p.Title.Text = "Cost of a host, by the number of hosts"
-	p.X.Label.Text, p.Y.Label.Text, p.Y.Min = "hosts", fmt.Sprintf("÷ that among %d", costs[0].hosts), 0
-	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	for i, q := range quantities {
-		var points plotter.XYs
-		for _, c := range costs {
-			points = append(points, plotter.XY{X: float64(c.hosts), Y: q.of(c) / float64(c.hosts) / (q.of(costs[0]) / float64(costs[0].hosts))})
-		}
-		line, dots, err := plotter.NewLinePoints(points)
-		if err != nil {
-			return err
-		}
-		line.Color, dots.Color = plotutil.Color(i), plotutil.Color(i)
-		p.Add(line, dots)
-		p.Legend.Add(strings.TrimSuffix(q.name, q.name[strings.LastIndex(q.name, ","):]), line, dots)
-	}
-	p.Legend.Left, p.Legend.YOffs = true, vg.Centimeter
-	p.X.Max *= 1.3
-	return p.Save(20*vg.Centimeter, 12*vg.Centimeter, path)
+	{"bridges: memory, KiB", func(c cost) float64 { return float64(c.bridges.memory) / 1024 }},
+	{"bridges: CPU of a start, ms", func(c cost) float64 { return c.bridges.startCPU.Seconds() * 1e3 }},
+	{"bridges: CPU under load, µs a second", func(c cost) float64 { return c.bridges.loadCPU.Seconds() * 1e6 / c.load.Seconds() }},
+	{"bridges: messages under load, a second", func(c cost) float64 { return float64(c.traffic.messages) / c.load.Seconds() }},
+	{"servers: memory, KiB", func(c cost) float64 { return float64(c.servers.memory) / 1024 }},
+	{"servers: CPU of a start, ms", func(c cost) float64 { return c.servers.startCPU.Seconds() * 1e3 }},
+	{"servers: CPU under load, µs a second", func(c cost) float64 { return c.servers.loadCPU.Seconds() * 1e6 / c.load.Seconds() }},
 }

@@ -10,13 +10,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/proctest"
 )
 
 // Binary builds a program of this module, or of one that it requires, once for
@@ -24,9 +27,15 @@ import (
 // folder, and Go's build cache makes the second build a copy.
 func Binary(t testing.TB, pkg string, flags ...string) string {
 	t.Helper()
+	return BinaryWith(t, nil, pkg, flags...)
+}
+
+// BinaryWith is Binary with more of an environment for the go command.
+func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string {
+	t.Helper()
 	buildMu.Lock()
 	defer buildMu.Unlock()
-	key := pkg + " " + strings.Join(flags, " ")
+	key := strings.Join(slices.Concat(env, []string{pkg}, flags), " ")
 	if path, ok := built[key]; ok {
 		return path
 	}
@@ -36,11 +45,23 @@ func Binary(t testing.TB, pkg string, flags ...string) string {
 	}
 	path := filepath.Join(dir, filepath.Base(strings.TrimSuffix(pkg, "/v2")))
 	args := append(append([]string{"build", "-o", path}, flags...), pkg)
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = moduleDir(t) // go.mod there names what is built, whatever module the test is in
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	built[key] = path
 	return path
+}
+
+func moduleDir(t testing.TB) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "ifacebridge").Output()
+	if err != nil {
+		t.Fatalf("go list -m ifacebridge: %v", err)
+	}
+	return strings.TrimSpace(string(dir))
 }
 
 var (
@@ -60,7 +81,7 @@ type Server struct {
 	URL  string
 	Host string // its address, 127.0.0.1 unless it is on a test host of its own
 	Port int
-	Dir  string   // its store and log
+	Dir  string   // its store and configuration
 	Env  []string // more of its environment, "NAME=value", for its next start
 
 	conf  string       // as it was given to New
@@ -68,8 +89,8 @@ type Server struct {
 	t     testing.TB
 	path  string
 	args  []string
-	cmd   *exec.Cmd     // nil when it is not running
-	done  chan struct{} // closed when it has ended
+	log   *proctest.Log
+	run   *proctest.Process // nil when it is not running
 }
 
 // Start starts a server with JetStream in a store of its own and waits until it
@@ -81,10 +102,11 @@ func Start(t testing.TB, conf string) *Server {
 	return s
 }
 
-// New is Start for a server that is not started yet.
+// New is Start for a server that is not started yet. It will run where the calling
+// goroutine is now.
 func New(t testing.TB, conf string) *Server {
 	t.Helper()
-	return NewOn(t, "127.0.0.1", FreePort(t), func() error { return nil }, conf)
+	return NewOn(t, "127.0.0.1", FreePort(t), netnstest.Where(t).Enter, conf)
 }
 
 // NewOn is New for a server on another host: enter puts the calling thread there,
@@ -95,15 +117,11 @@ func NewOn(t testing.TB, host string, port int, enter func() error, conf string)
 	s := &Server{Host: host, Port: port, Dir: dir, conf: conf, enter: enter, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
 	s.URL = fmt.Sprintf("nats://%s:%d", host, port)
 	s.Configure(conf)
-	s.args = []string{"-c", filepath.Join(dir, "nats.conf"), "-l", filepath.Join(dir, "nats.log")}
+	s.args = []string{"-c", filepath.Join(dir, "nats.conf")}
+	s.log = proctest.NewLog(t, fmt.Sprint("nats-server-", port))
 	t.Cleanup(func() {
-		if s.cmd != nil {
+		if s.run != nil {
 			s.Kill()
-		}
-		if t.Failed() {
-			if log, err := os.ReadFile(filepath.Join(dir, "nats.log")); err == nil {
-				t.Logf("nats-server log, its end:\n%s", log[max(0, len(log)-4000):])
-			}
 		}
 	})
 	return s
@@ -146,74 +164,81 @@ func (s *Server) Configure(conf string) {
 // Start starts the process, again on the same store.
 func (s *Server) Start() {
 	s.t.Helper()
-	cmd, done := exec.Command(s.path, s.args...), make(chan struct{})
+	cmd := exec.Command(s.path, s.args...)
 	cmd.Env = append(os.Environ(), s.Env...)
-	s.cmd, s.done = cmd, done
-	started := make(chan error)
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		err := s.enter()
-		if err == nil {
-			err = cmd.Start()
-		}
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it is killed, as a rule
-		}
-	}()
-	if err := <-started; err != nil {
+	run, err := proctest.Start(cmd, s.enter, s.log)
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		conn, err := net.Dial("tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.Port)))
+	s.run = run
+	for deadline := time.After(proctest.Patience); ; {
+		conn, err := s.dial()
 		if err == nil {
 			conn.Close()
 			return
 		}
 		select {
-		case <-done:
+		case <-run.Ended():
 			s.t.Fatalf("nats-server ended at its start: %v", cmd.ProcessState)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
+		case <-deadline:
 			s.t.Fatalf("nats-server does not start: %v", err)
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
+// dial connects to the server from where it runs.
+func (s *Server) dial() (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() { // to be thrown away with its thread
+		defer close(done)
+		if err = s.enter(); err == nil {
+			conn, err = net.Dial("tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.Port)))
+		}
+	}()
+	<-done
+	return conn, err
+}
+
 // Pid is the process's id.
-func (s *Server) Pid() int { return s.cmd.Process.Pid }
+func (s *Server) Pid() int { return s.run.Cmd.Process.Pid }
+
+// Log is what the server has written so far, in all its runs.
+func (s *Server) Log() string { return s.log.String() }
 
 // Kill ends the process with SIGKILL and waits for it.
 func (s *Server) Kill() {
-	_ = s.cmd.Process.Kill() // fails only when it has ended
-	<-s.done
-	s.cmd = nil
+	s.run.Kill()
+	s.run = nil
 }
 
 // Signal sends the process a signal.
 func (s *Server) Signal(sig syscall.Signal) {
 	s.t.Helper()
-	if err := s.cmd.Process.Signal(sig); err != nil {
+	if err := s.run.Cmd.Process.Signal(sig); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// FreePort returns a TCP port on 127.0.0.1 that nothing listens on, and that it has
-// not returned before. It lies below those that the kernel gives to connections
-// (net.ipv4.ip_local_port_range): one of these may be taken before it is listened on,
-// by a test that runs beside this one.
+// FreePort returns a TCP port on 127.0.0.1 that nothing listens on, and that no test
+// of this or another process has got. It lies below those that the kernel gives to
+// connections (net.ipv4.ip_local_port_range): one of these may be taken before it is
+// listened on, by a test that runs beside this one.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range portsEnd - portsBegin {
 		port := portsBegin + int(nextPort.Add(1))%(portsEnd-portsBegin)
+		// Kept until the process ends: whoever else tries this port finds it reserved.
+		reserved, err := net.Listen("unix", fmt.Sprint("@ifacebridge-test-port-", port))
+		if err != nil {
+			continue
+		}
 		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 			l.Close()
+			reservations.Store(port, reserved)
 			return port
 		}
+		reserved.Close()
 	}
 	t.Fatalf("no port between %d and %d is free", portsBegin, portsEnd)
 	return 0
@@ -223,5 +248,8 @@ const portsBegin, portsEnd = 16384, 32768
 
 // nextPort begins anywhere: the tests of other packages may run at the same time.
 var nextPort atomic.Uint32
+
+// reservations are the listeners by which ports are reserved, in a network namespace.
+var reservations sync.Map
 
 func init() { nextPort.Store(rand.Uint32N(portsEnd)) }

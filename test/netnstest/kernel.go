@@ -26,9 +26,7 @@ type Kernel struct {
 // test. It skips when the process is not allowed to make one.
 func New(t testing.TB) *Kernel {
 	t.Helper()
-	if state := os.Getenv(inside); state != "yes" {
-		Skip(t, "netns", "no user and network namespace: "+state)
-	}
+	need(t)
 	k, err := Open()
 	if err != nil {
 		t.Fatal(err)
@@ -37,14 +35,35 @@ func New(t testing.TB) *Kernel {
 	return k
 }
 
-// Own returns the links of the namespace that the test process itself is in, and
-// in which the servers and bridges run that it starts. All links but the loopback
-// are deleted after the test.
-func Own(t testing.TB) *Kernel {
+func need(t testing.TB) {
 	t.Helper()
 	if state := os.Getenv(inside); state != "yes" {
 		Skip(t, "netns", "no user and network namespace: "+state)
 	}
+}
+
+// Parallel has the test run beside others, in a network namespace of its own, and
+// returns the links of that. The test's goroutine is there from then on, with all
+// processes that it starts and all sockets that it opens; what other goroutines open
+// is not (see [Where]). Subtests are not there either.
+func Parallel(t *testing.T) *Kernel {
+	t.Helper()
+	need(t)
+	t.Parallel()
+	k := New(t)
+	if err := errors.Join(k.Enter(), k.Up(1)); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// Own returns the links of the namespace that the test process itself is in, and
+// in which the servers and bridges run that it starts. All links but the loopback
+// are deleted after the test. It is for tests that look at all namespaces, or at
+// their names: those run alone, before the ones of [Parallel].
+func Own(t testing.TB) *Kernel {
+	t.Helper()
+	need(t)
 	k, err := Here()
 	if err != nil {
 		t.Fatal(err)
@@ -58,10 +77,10 @@ func Own(t testing.TB) *Kernel {
 	return k
 }
 
-// Here returns the links of the namespace that the process is in, whatever that
-// is. The caller closes it, and deletes what it makes.
+// Here returns the links of the namespace that the calling goroutine is in, whatever
+// that is. The caller closes it, and deletes what it makes.
 func Here() (*Kernel, error) {
-	file, err := os.Open("/proc/self/ns/net")
+	file, err := os.Open(here)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +89,7 @@ func Here() (*Kernel, error) {
 		file.Close()
 		return nil, err
 	}
-	return &Kernel{Path: "/proc/self/ns/net", File: file, conn: conn}, nil
+	return &Kernel{Path: here, File: file, conn: conn}, nil
 }
 
 // DeleteAll deletes every link that can be deleted.
@@ -378,9 +397,11 @@ func (k *Kernel) Do(f func() error) error {
 
 // Enter puts the calling goroutine's thread into the namespace, for good: the
 // thread ends with the goroutine. What it starts is there too.
-func (k *Kernel) Enter() error {
+func (k *Kernel) Enter() error { return enter(k.File) }
+
+func enter(namespace *os.File) error {
 	runtime.LockOSThread() // never unlocked
-	if err := unix.Setns(int(k.File.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter namespace: %w", err)
 	}
 	return nil

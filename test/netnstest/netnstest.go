@@ -30,26 +30,31 @@ const inside = "IFACEBRIDGE_NETNSTEST"
 // the process starts itself again there, with the loopback link up. Where that is
 // not allowed, the tests run where they are and [New] skips. It returns when
 // they have run, and the process's exit status is theirs.
+//
+// It ends with a line that says which tests were skipped, for want of what.
 func Main(m *testing.M) {
-	if os.Getenv(inside) != "" || listing() {
-		if os.Getenv(inside) == "yes" {
-			if err := errors.Join(loopbackUp(), emptyRun()); err != nil {
-				fmt.Fprintln(os.Stderr, "netnstest:", err)
-				os.Exit(1)
-			}
+	if listing() {
+		m.Run()
+		return
+	}
+	if os.Getenv(inside) == "yes" {
+		if err := errors.Join(loopbackUp(), emptyRun()); err != nil {
+			fmt.Fprintln(os.Stderr, "netnstest:", err)
+			os.Exit(1)
 		}
 		m.Run()
 		return
 	}
-	err := again()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
-	default:
-		os.Setenv(inside, err.Error())
-		m.Run()
+	status := 0
+	Summarize(func() {
+		var err error
+		if status, err = again(); err != nil {
+			os.Setenv(inside, err.Error())
+			m.Run()
+		}
+	})
+	if status != 0 {
+		os.Exit(status)
 	}
 }
 
@@ -67,8 +72,9 @@ func emptyRun() error {
 	return os.NewSyscallError("mount", err)
 }
 
-// again runs this process in a new user, network and mount namespace, as root of it.
-func again() error {
+// again runs this process in a new user, network and mount namespace, as root of it,
+// and returns the status with which it ended, or an error when it could not start.
+func again() (status int, err error) {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=yes")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -80,17 +86,12 @@ func again() error {
 		Pdeathsig:                  syscall.SIGKILL,
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
-	return cmd.Run()
-}
-
-// Skip skips the test because the machine lacks what, or fails it when
-// IFACE_TEST_REQUIRE, a comma-separated list, says that it must not.
-func Skip(t testing.TB, what, why string) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("IFACE_TEST_REQUIRE"), ","), what) {
-		t.Fatalf("%s is required (IFACE_TEST_REQUIRE) and missing: %s", what, why)
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil // -1: by a signal
 	}
-	t.Skipf("needs %s: %s", what, why)
+	return 0, err
 }
 
 // Tool returns the path of a program, or skips.

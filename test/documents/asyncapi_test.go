@@ -1,4 +1,4 @@
-package test
+package documents
 
 import (
 	"bytes"
@@ -13,17 +13,20 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
+
+func TestMain(m *testing.M) { harness.Main(m) }
 
 // asyncAPI returns the document, decoded.
 func asyncAPI(t testing.TB) map[string]any {
 	t.Helper()
 	raw, err := yaml.YAMLToJSON(schema.AsyncAPI())
-	must(t, err)
+	harness.Must(t, err)
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	must(t, err)
+	harness.Must(t, err)
 	return doc.(map[string]any)
 }
 
@@ -48,7 +51,7 @@ func TestAsyncAPI(t *testing.T) {
 		t.Errorf("it is version %q", version)
 	}
 	events, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema()))
-	must(t, err)
+	harness.Must(t, err)
 	references := 0
 	var walk func(v any)
 	walk = func(v any) {
@@ -100,22 +103,22 @@ func TestAsyncAPI(t *testing.T) {
 // What the document says holds for what is on the wire: the subjects, the headers
 // of an event, the answer to a query.
 func TestAsyncAPIHolds(t *testing.T) {
-	netnstest.Own(t)
+	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	doc := asyncAPI(t)
 	events, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema()))
-	must(t, err)
+	harness.Must(t, err)
 	c := jsonschema.NewCompiler()
-	must(t, c.AddResource("file:///schema/asyncapi.yaml", doc))
-	must(t, c.AddResource("file:///schema/iface.v1.schema.json", events))
+	harness.Must(t, c.AddResource("file:///schema/asyncapi.yaml", doc))
+	harness.Must(t, c.AddResource("file:///schema/iface.v1.schema.json", events))
 	valid := func(pointer string, value any) {
 		t.Helper()
 		s, err := c.Compile("file:///schema/asyncapi.yaml#" + pointer)
-		must(t, err)
+		harness.Must(t, err)
 		data, err := json.Marshal(value)
-		must(t, err)
+		harness.Must(t, err)
 		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-		must(t, err)
+		harness.Must(t, err)
 		if err := s.Validate(v); err != nil {
 			t.Errorf("%s: %v\n%s", pointer, err, data)
 		}
@@ -123,18 +126,18 @@ func TestAsyncAPIHolds(t *testing.T) {
 	address := func(channel string) string {
 		return strings.Replace(at(doc, "/channels/"+channel+"/address").(string), "{host}", "test", 1)
 	}
-	nc := connect(t, s)
+	nc := harness.Connect(t, s)
 	sub, err := nc.SubscribeSync(address("new"))
-	must(t, err)
-	bridge(t, s)
-	m, err := sub.NextMsg(10 * time.Second)
-	must(t, err)
+	harness.Must(t, err)
+	harness.Bridge(t, s)
+	m, err := sub.NextMsg(harness.Patience)
+	harness.Must(t, err)
 	headers := map[string]string{}
 	for name, values := range m.Header {
 		headers[name] = values[0]
 	}
 	valid("/components/schemas/headers", headers)
-	eventually(t, "an answer", func() bool {
+	harness.Eventually(t, "an answer", func() bool {
 		reply, err := nc.Request(address("links"), nil, time.Second)
 		if err != nil || len(reply.Data) == 0 {
 			return false

@@ -1,0 +1,115 @@
+// Package harness is what the tests of the whole product are made of: the real command
+// as a [Process], a [Recorder] and a [Follower] of what it publishes, the [Replay] that
+// holds a host's events to what is promised, and the oracle, which is what `ip` says of
+// the kernel's links.
+//
+// Waits are for conditions, for up to [Patience]: its end means that something is
+// broken, not that the machine is slow.
+package harness
+
+import (
+	"flag"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+	"ifacebridge/test/proctest"
+)
+
+// Patience is how long a test waits for a condition that has to come.
+const Patience = proctest.Patience
+
+// Main is the TestMain of a package whose tests start processes: [netnstest.Main], so
+// many tests of [netnstest.Parallel] at a time (they mostly wait), and nothing is left
+// behind.
+func Main(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", "6") // it is a flag, and a number
+	}
+	netnstest.Main(m)
+	natstest.Clean()
+	proctest.Clean()
+}
+
+// Must fails the test on an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Eventually waits until ok, and returns how long that took. Between two tries it
+// waits longer the longer it has waited.
+func Eventually(t testing.TB, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !ok() {
+		waited := time.Since(began)
+		if waited > Patience {
+			t.Fatalf("not within %v: %s", Patience, what)
+		}
+		time.Sleep(min(5*time.Millisecond+waited/20, 200*time.Millisecond))
+	}
+	return time.Since(began)
+}
+
+// Connect connects to a server, again and again, from where the calling goroutine is.
+func Connect(t testing.TB, s *natstest.Server) *nats.Conn {
+	t.Helper()
+	return ConnectTo(t, s.URL)
+}
+
+// ConnectTo is Connect for the URLs of several servers, or with more options.
+func ConnectTo(t testing.TB, urls string, options ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(urls, append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond),
+		nats.ReconnectJitter(0, 0), nats.Timeout(Patience), nats.SetCustomDialer(netnstest.Where(t))}, options...)...)
+	Must(t, err)
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// Duration is how long a test takes that has a short form and, by a variable, longer
+// ones.
+func Duration(t testing.TB, variable string, short time.Duration) time.Duration {
+	t.Helper()
+	return setting(t, variable, short, time.ParseDuration)
+}
+
+// Number is how many a test makes that has a short form and, by a variable, larger
+// ones.
+func Number(t testing.TB, variable string, short int) int {
+	t.Helper()
+	return setting(t, variable, short, strconv.Atoi)
+}
+
+func setting[T any](t testing.TB, variable string, short T, parse func(string) (T, error)) T {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return short
+	}
+	v, err := parse(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return v
+}
+
+// Seed is random, or what IFACE_TEST_SEED says; it is printed either way.
+func Seed(t testing.TB) *rand.Rand {
+	t.Helper()
+	n := setting(t, "IFACE_TEST_SEED", rand.Uint64(), func(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) })
+	t.Logf("IFACE_TEST_SEED=%d", n)
+	return rand.New(rand.NewPCG(n, 0))
+}

@@ -1,0 +1,77 @@
+package netnstest
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// here is the network namespace of the thread that opens it.
+const here = "/proc/thread-self/ns/net"
+
+// A Place is the network namespace that a goroutine was in when it asked. With it,
+// other goroutines start processes and open connections there: those of a client
+// that connects again by itself, for instance.
+type Place struct {
+	file *os.File // nil: the one of the process, for which nobody needs a privilege
+}
+
+// Where returns the place of the calling goroutine, for as long as the test runs.
+func Where(t testing.TB) *Place {
+	t.Helper()
+	var process, thread unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &process); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fstat(int(file.Fd()), &thread); err != nil {
+		t.Fatal(err)
+	}
+	if thread.Ino == process.Ino {
+		file.Close()
+		return &Place{}
+	}
+	t.Cleanup(func() { file.Close() })
+	return &Place{file}
+}
+
+// Enter puts the calling goroutine's thread there, for good: the thread ends with the
+// goroutine.
+func (p *Place) Enter() error {
+	if p.file == nil {
+		return nil
+	}
+	return enter(p.file)
+}
+
+// Dial opens a connection there. It makes a Place what nats.SetCustomDialer takes.
+func (p *Place) Dial(network, address string) (net.Conn, error) {
+	return p.dial(context.Background(), network, address)
+}
+
+func (p *Place) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() { // to be thrown away with its thread
+		defer close(done)
+		if err = p.Enter(); err == nil {
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// HTTP returns a client for the servers there. It keeps no connections.
+func (p *Place) HTTP() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: p.dial, DisableKeepAlives: true}}
+}
+
+// Place is the namespace, as long as the Kernel is not closed.
+func (k *Kernel) Place() *Place { return &Place{k.File} }
