@@ -254,6 +254,9 @@ func (n *namespaces) adopt(begun []*namespace, opening bool) {
 	})
 	for _, w := range begun {
 		links += len(w.table.links)
+		if w.ns.Own() && config.InContainer(w.table.all()) {
+			n.log.Warn("only a container's own links are visible", "advice", config.ContainerAdvice)
+		}
 		n.watched[w.ns.Inode] = w
 		n.follow(w)
 	}

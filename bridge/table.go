@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -409,6 +410,17 @@ func (t *table) nameOf(index int32) (string, bool) {
 		return e.link.Name, true
 	}
 	return "", false
+}
+
+// all returns the links, in no order.
+func (t *table) all() iter.Seq[*schema.Link] {
+	return func(yield func(*schema.Link) bool) {
+		for _, e := range t.links {
+			if !yield(e.link) {
+				return
+			}
+		}
+	}
 }
 
 // published returns how many links are published.

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -11,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/schema"
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
@@ -29,6 +32,62 @@ func TestPermissionFiles(t *testing.T) {
 		if string(got) != string(want) {
 			t.Errorf("deploy/nats/%s is not what `ifacebridge permissions %s` prints:\n%s", file, strings.Join(args, " "), want)
 		}
+	}
+}
+
+// One user for the bridges of all hosts: each works in full, and none may do more.
+func TestPermissionsOfAllHosts(t *testing.T) {
+	netnstest.Parallel(t)
+	block, err := exec.Command(harness.Command(t), "permissions", "--all-hosts").Output()
+	must(t, err)
+	s := natstest.Start(t, fmt.Sprintf(`authorization { users: [
+		{ user: fleet, password: shared, %s }
+		{ user: admin, password: admin }
+	] }`, block))
+	admin := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin"))
+	for _, host := range []string{"a", "b"} {
+		b := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=" + host, "NATS_USER=fleet", "NATS_PASSWORD=shared", "IFACE_HTTP_ADDR="})
+		eventually(t, host+" answers", func() bool {
+			_, err := admin.Request(schema.QuerySubject(host), nil, time.Second)
+			return err == nil
+		})
+		eventually(t, host+" is in the bucket", func() bool {
+			_, there := bucketOf(t, admin, "iface_links")[host+".1"]
+			return there
+		})
+		if strings.Contains(b.Output(), "ermissions") {
+			t.Errorf("something was refused to %s:\n%s", host, b.Output())
+		}
+	}
+}
+
+// What --nsc prints is one command of a shell, which gives nsc the same subjects.
+func TestPermissionsForNSC(t *testing.T) {
+	t.Parallel()
+	const host = "it's.example.com"
+	print := func(args ...string) string {
+		out, err := exec.Command(harness.Command(t), append([]string{"permissions"}, args...)...).Output()
+		must(t, err)
+		return string(out)
+	}
+	script := `nsc() { for argument; do printf '%s\n' "$argument"; done; }` + "\n" + print("--nsc", host)
+	out, err := exec.Command("/bin/sh", "-euc", script).Output()
+	must(t, err)
+	args := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if head := args[:4]; !slices.Equal(head, []string{"add", "user", "--name", host}) {
+		t.Errorf("nsc %q", head)
+	}
+	var got, want []string
+	for _, arg := range args[4:] {
+		if !strings.HasPrefix(arg, "--allow-") {
+			got = append(got, arg)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^    "(.*)"$`).FindAllStringSubmatch(print(host), -1) {
+		want = append(want, m[1])
+	}
+	if !slices.Equal(got, want) || args[len(args)-1] != "--allow-pub-response" {
+		t.Errorf("got %q, want %q and a response", got, want)
 	}
 }
 

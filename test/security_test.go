@@ -1,15 +1,7 @@
 package test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,53 +19,6 @@ import (
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
-
-// An authority makes certificates, in files.
-type authority struct {
-	t    testing.TB
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	CA   string // file
-}
-
-func newAuthority(t testing.TB, name string) *authority {
-	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	a.CA, _ = a.issue(name, time.Now().Add(time.Hour))
-	return a
-}
-
-// issue makes a certificate and its key. The first one is the authority's own.
-func (a *authority) issue(name string, until time.Time) (cert, key string) {
-	a.t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(a.t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		template.IsCA, template.BasicConstraintsValid, template.KeyUsage, template.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
-		parent, signer = template, private
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &private.PublicKey, signer)
-	must(a.t, err)
-	if a.cert == nil {
-		a.cert, err = x509.ParseCertificate(der)
-		must(a.t, err)
-		a.key = private
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(private)
-	must(a.t, err)
-	base := filepath.Join(a.dir, name)
-	must(a.t, os.WriteFile(base+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	must(a.t, os.WriteFile(base+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600))
-	return base + ".pem", base + ".key"
-}
 
 // jwtServer is the configuration of a server whose users have credentials, and a
 // user's credentials file. Valid says whether they are still good.
@@ -142,11 +87,11 @@ func nkeyUser(t testing.TB) (public, seedFile string) {
 // publishes, and a wrong one says in one line what a person has to do.
 func TestAuthentication(t *testing.T) {
 	t.Parallel()
-	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
-	serverCert, serverKey := ca.issue("server", time.Now().Add(time.Hour))
-	expiredCert, expiredKey := ca.issue("expired", time.Now().Add(-time.Hour))
-	clientCert, clientKey := ca.issue("client", time.Now().Add(time.Hour))
-	strangerCert, strangerKey := other.issue("stranger", time.Now().Add(time.Hour))
+	ca, other := harness.NewAuthority(t, "ca"), harness.NewAuthority(t, "other")
+	serverCert, serverKey := ca.Issue(t, "server", time.Now().Add(time.Hour))
+	expiredCert, expiredKey := ca.Issue(t, "expired", time.Now().Add(-time.Hour))
+	clientCert, clientKey := ca.Issue(t, "client", time.Now().Add(time.Hour))
+	strangerCert, strangerKey := other.Issue(t, "stranger", time.Now().Add(time.Hour))
 	tls := func(cert, key, more string) string {
 		return fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, %s }", cert, key, ca.CA, more)
 	}

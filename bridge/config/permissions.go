@@ -42,6 +42,14 @@ func (c *Config) HostPermissions() Permissions {
 	return p
 }
 
+// AllHostsPermissions are what the bridges of all hosts need that share one user. Whoever
+// has that user's secret can write as any of the hosts.
+func (c *Config) AllHostsPermissions() Permissions {
+	all := *c
+	all.Token = "*"
+	return all.HostPermissions()
+}
+
 // ViewerPermissions are what a consumer of all hosts needs: it can change nothing.
 func (c *Config) ViewerPermissions() Permissions {
 	p := Permissions{
@@ -79,6 +87,24 @@ func (p Permissions) String() string {
 		b.WriteString("  allow_responses: true\n")
 	}
 	b.WriteString("}")
+	return b.String()
+}
+
+// NSC returns the nsc command that adds a user with the permissions to the account
+// that nsc has selected.
+func (p Permissions) NSC(user string) string {
+	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	var b strings.Builder
+	b.WriteString("nsc add user --name " + quoted(user))
+	for _, s := range p.Publish {
+		b.WriteString(" \\\n  --allow-pub " + quoted(s))
+	}
+	for _, s := range p.Subscribe {
+		b.WriteString(" \\\n  --allow-sub " + quoted(s))
+	}
+	if p.Responses {
+		b.WriteString(" \\\n  --allow-pub-response")
+	}
 	return b.String()
 }
 

@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
 )
 
 // notificationBytes is about how much of the receive buffer a notification takes.
@@ -19,9 +21,11 @@ func (e *examination) checkKernel(ctx context.Context) {
 		return
 	}
 	defer src.Close()
-	links, published := 0, 0
+	var links []*schema.Link
+	published := 0
 	_, err = src.Dump(ctx, func(m *netlinksrc.Message) {
-		links++
+		link := m.Link // the message is the source's
+		links = append(links, &link)
 		if e.cfg.Filter.Publishes(&m.Link, "") {
 			published++
 		}
@@ -30,7 +34,10 @@ func (e *examination) checkKernel(ctx context.Context) {
 		e.fail("netlink", err.Error(), "")
 		return
 	}
-	e.good("netlink", "%d links, %d of them published", links, published)
+	e.good("netlink", "%d links, %d of them published", len(links), published)
+	if config.InContainer(slices.Values(links)) {
+		e.warn("netlink", "only a container's own links are visible", config.ContainerAdvice)
+	}
 	wanted, granted := e.cfg.ReadBuffer, src.ReadBuffer()
 	if granted >= wanted {
 		e.good("receive buffer", "%d bytes, as asked for", granted)

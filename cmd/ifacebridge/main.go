@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
@@ -118,6 +120,7 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 	}
 	log := newLogger(cfg, stderr)
 	log.Info("ifacebridge starts", "version", version())
+	limitMemory(environ, log)
 	if len(cfg.Servers) == 0 {
 		url, shutdown, err := serveNATS(cfg, log)
 		if err != nil {
@@ -142,15 +145,34 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 // A smaller heap: between the socket and NATS there is next to no garbage, so that to
 // collect it early costs nothing, while twice the memory of many links is a lot.
 func tuneRuntime(environ []string) {
-	isSet := func(name string) bool {
-		return slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, name+"=") })
-	}
-	if !isSet("GOMAXPROCS") {
+	if !isSet(environ, "GOMAXPROCS") {
 		runtime.GOMAXPROCS(1)
 	}
-	if !isSet("GOGC") {
+	if !isSet(environ, "GOGC") {
 		debug.SetGCPercent(25)
 	}
+}
+
+// limitMemory makes the garbage collector work harder before the limit of the cgroup
+// (a container's, or MemoryMax= of a unit) ends the process, unless GOMEMLIMIT says
+// otherwise.
+func limitMemory(environ []string, log *slog.Logger) {
+	if isSet(environ, "GOMEMLIMIT") {
+		return
+	}
+	limit, err := memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup))
+	if err != nil {
+		log.Debug("cannot read the cgroup's memory limit; GOMEMLIMIT sets one", "cause", err)
+		return
+	}
+	if limit < math.MaxInt64 {
+		log.Debug("memory limit, from the cgroup", "bytes", limit)
+	}
+}
+
+// isSet reports whether the environment has a variable, empty or not.
+func isSet(environ []string, name string) bool {
+	return slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, name+"=") })
 }
 
 func newLogger(cfg config.Config, w io.Writer) *slog.Logger {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,48 +11,102 @@ import (
 	"ifacebridge/bridge/config"
 )
 
+// permissionsFlags are the flags of permissions.
+type permissionsFlags struct {
+	viewer, allHosts, nsc bool
+}
+
 func permissionsCommand(environ []string) *cobra.Command {
-	var viewer bool
+	var flags permissionsFlags
 	cmd := &cobra.Command{
 		Use:   "permissions [host…]",
 		Short: "Print what a NATS user needs to publish as a host, or to read",
 		Long: `Print, for each host, the permissions block of a nats-server configuration that lets
 its bridge publish as that host and as no other: its events, its keys of the bucket
 and its query endpoint. Without an argument it is this host. With --viewer, what a
-consumer of all hosts needs, which can change nothing.`,
+consumer of all hosts needs, which can change nothing.
+
+With --all-hosts, what one user needs that all bridges share. Whoever has its secret
+can write as any host, so a user for each host is better.
+
+With --nsc, the command that adds such a user to an account of JWTs.`,
 		Example: `  ifacebridge permissions web01.example.com
+  ifacebridge permissions --all-hosts --nsc
   ifacebridge permissions --viewer`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
-			parse := config.Parse
-			if len(hosts) > 0 || viewer {
-				parse = config.ParseConnection
-			}
-			cfg, err := parse(environ)
+			grants, err := flags.grants(environ, hosts)
 			if err != nil {
 				return err
 			}
-			if viewer {
-				if len(hosts) > 0 {
-					return &usageError{fmt.Errorf("--viewer is for all hosts, it takes no host (got %s)", strings.Join(hosts, ", "))}
-				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "# reads all hosts\n%s\n", cfg.ViewerPermissions())
-				return err
-			}
-			if len(hosts) == 0 {
-				hosts = []string{cfg.Host}
-			}
-			for _, host := range hosts {
-				cfg, err := cfg.WithHost(host)
-				if err != nil {
-					return &usageError{err}
-				}
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "# publishes as %q\n%s\n", host, cfg.HostPermissions()); err != nil {
+			for _, g := range grants {
+				if err := g.print(cmd.OutOrStdout(), flags.nsc); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&viewer, "viewer", false, "what a consumer of all hosts needs")
+	cmd.Flags().BoolVar(&flags.viewer, "viewer", false, "what a consumer of all hosts needs")
+	cmd.Flags().BoolVar(&flags.allHosts, "all-hosts", false, "what one user needs that the bridges of all hosts share")
+	cmd.Flags().BoolVar(&flags.nsc, "nsc", false, "the command for nsc in the place of a block for nats-server")
 	return cmd
+}
+
+// A grant is the permissions of one user.
+type grant struct {
+	user, purpose string
+	permissions   config.Permissions
+}
+
+func (g *grant) print(w io.Writer, nsc bool) error {
+	text := g.permissions.String()
+	if nsc {
+		text = g.permissions.NSC(g.user)
+	}
+	_, err := fmt.Fprintf(w, "# %s\n%s\n", g.purpose, text)
+	return err
+}
+
+func (f *permissionsFlags) grants(environ, hosts []string) ([]grant, error) {
+	if err := f.check(hosts); err != nil {
+		return nil, err
+	}
+	parse := config.ParseConnection
+	thisHost := len(hosts) == 0 && !f.viewer && !f.allHosts
+	if thisHost {
+		parse = config.Parse
+	}
+	cfg, err := parse(environ)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.viewer:
+		return []grant{{"viewer", "reads all hosts", cfg.ViewerPermissions()}}, nil
+	case f.allHosts:
+		return []grant{{"ifacebridge", "publishes as any host", cfg.AllHostsPermissions()}}, nil
+	case thisHost:
+		hosts = []string{cfg.Host}
+	}
+	var grants []grant
+	for _, host := range hosts {
+		cfg, err := cfg.WithHost(host)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		grants = append(grants, grant{host, fmt.Sprintf("publishes as %q", host), cfg.HostPermissions()})
+	}
+	return grants, nil
+}
+
+// check refuses flags and arguments that contradict each other.
+func (f *permissionsFlags) check(hosts []string) error {
+	if f.viewer && f.allHosts {
+		return &usageError{errors.New("--viewer and --all-hosts are two users; name one of them")}
+	}
+	for name, set := range map[string]bool{"--viewer": f.viewer, "--all-hosts": f.allHosts} {
+		if set && len(hosts) > 0 {
+			return &usageError{fmt.Errorf("%s is for all hosts, it takes no host (got %s)", name, strings.Join(hosts, ", "))}
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package compose
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -56,13 +57,19 @@ const (
 	ourImage  = "ifacebridge-test/ifacebridge"
 )
 
-// prepared is whether the images that stand in for the public ones are there.
-var prepared bool
+// prepared is whether the images that stand in for the public ones are there, and
+// imageCA the only authority in that of Go.
+var (
+	prepared bool
+	imageCA  *harness.Authority
+)
 
-// A project is one docker-compose project of the repository's file.
+// A project is one docker-compose project of the repository's file, and maybe others
+// on top of it.
 type project struct {
 	t       testing.TB
 	name    string
+	files   []string // in the repository
 	env     []string
 	natsURL string
 }
@@ -79,30 +86,37 @@ func newProject(t testing.TB, name string, env ...string) *project {
 	}
 	port := natstest.FreePort(t)
 	p := &project{t: t, name: fmt.Sprint(name, "-", os.Getpid()), natsURL: fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	p.files = []string{"docker-compose.yml"}
 	p.env = append(os.Environ(), "GO_IMAGE="+goImage, "NATS_IMAGE="+natsImage, "IFACEBRIDGE_IMAGE="+ourImage,
-		fmt.Sprintf("NATS_PORT=%d", port), "NATS_URL="+p.natsURL, fmt.Sprintf("IFACE_HTTP_ADDR=127.0.0.1:%d", natstest.FreePort(t)))
+		fmt.Sprintf("NATS_PORT=%d", port), fmt.Sprintf("IFACE_HTTP_ADDR=127.0.0.1:%d", natstest.FreePort(t)))
 	p.env = append(p.env, env...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(p.try("logs", "--no-color", "--tail=40"))
 		}
-		p.try("--profile", "cluster", "down", "--volumes", "--timeout", "6")
+		p.try("down", "--volumes", "--timeout", "6")
 	})
 	return p
 }
 
-func (p *project) try(args ...string) string {
-	cmd := exec.Command("docker-compose", append([]string{"-p", p.name, "-f", "../../docker-compose.yml"}, args...)...)
+func (p *project) command(args ...string) *exec.Cmd {
+	before := []string{"-p", p.name}
+	for _, file := range p.files {
+		before = append(before, "-f", "../../"+file)
+	}
+	cmd := exec.Command("docker-compose", append(before, args...)...)
 	cmd.Env = p.env
-	out, _ := cmd.CombinedOutput()
+	return cmd
+}
+
+func (p *project) try(args ...string) string {
+	out, _ := p.command(args...).CombinedOutput()
 	return string(out)
 }
 
 func (p *project) run(args ...string) string {
 	p.t.Helper()
-	cmd := exec.Command("docker-compose", append([]string{"-p", p.name, "-f", "../../docker-compose.yml"}, args...)...)
-	cmd.Env = p.env
-	out, err := cmd.CombinedOutput()
+	out, err := p.command(args...).CombinedOutput()
 	if err != nil {
 		p.t.Fatalf("docker-compose %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -145,7 +159,8 @@ func buildNATS(t testing.TB) {
 }
 
 // importGo makes an image that has what the public golang image is used for: a
-// shell, Go, and modules to be had, here from this machine's module cache.
+// shell, Go, certificate authorities, and modules to be had, here from this machine's
+// module cache.
 func importGo(t testing.TB) {
 	t.Helper()
 	output(t, "go", "mod", "download")
@@ -163,6 +178,8 @@ func importGo(t testing.TB) {
 		return !strings.HasPrefix(path, "test") && !strings.HasPrefix(path, "doc") && !strings.HasPrefix(path, "api")
 	})
 	addTree(t, w, filepath.Join(goEnv("GOMODCACHE"), "cache", "download"), "modules", func(string) bool { return true })
+	imageCA = harness.NewAuthority(t, "ca")
+	addFile(t, w, imageCA.CA, "etc/ssl/certs/ca-certificates.crt")
 	addFile(t, w, "/bin/sh", "bin/sh")
 	for _, m := range regexp.MustCompile(`(/\S+) \(0x`).FindAllStringSubmatch(output(t, "ldd", "/bin/sh"), -1) {
 		addFile(t, w, m[1], strings.TrimPrefix(m[1], "/"))
@@ -236,6 +253,8 @@ func TestCompose(t *testing.T) {
 	p.run("build", "--no-cache", "ifacebridge")
 	began := time.Now()
 	p.run("up", "-d")
+	first := p.firstEvent()
+	t.Logf("the first event is there %v after docker-compose up: %s", time.Since(began).Round(100*time.Millisecond), first)
 	p.healthy()
 	t.Logf("healthy %v after docker-compose up", time.Since(began).Round(time.Second))
 
@@ -313,11 +332,12 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// The cluster profile: three servers, the stream on all of them.
+// cluster.yml on top: three servers, the stream on all of them.
 func TestComposeCluster(t *testing.T) {
-	p := newProject(t, "ifacebridge-test-cluster", "IFACE_REPLICAS=3", "NATS_URL=nats://127.0.0.1:4231,nats://127.0.0.1:4232,nats://127.0.0.1:4233")
-	p.natsURL = "nats://127.0.0.1:4232"
-	p.run("--profile", "cluster", "up", "-d", "--build")
+	ports := []string{fmt.Sprint("NATS_PORT_2=", natstest.FreePort(t)), fmt.Sprint("NATS_PORT_3=", natstest.FreePort(t))}
+	p := newProject(t, "ifacebridge-test-cluster", ports...)
+	p.files = append(p.files, "deploy/nats/cluster.yml")
+	p.run("up", "-d", "--build")
 	p.healthy()
 	nc := p.viewer()
 	p.same(nc)
@@ -342,6 +362,90 @@ func TestComposeBadCredentials(t *testing.T) {
 			p.run("up", "-d")
 			eventually(t, tt.says, func() bool { return strings.Contains(p.try("logs", "--no-color", "ifacebridge"), tt.says) })
 		})
+	}
+}
+
+// firstEvent waits for what `watch` shows in the bridge's container: no Go, no nats
+// command, nothing but docker-compose.
+func (p *project) firstEvent() string {
+	p.t.Helper()
+	watch := p.command("exec", "-T", "-e", "NATS_USER=viewer", "-e", "NATS_PASSWORD=viewer", "ifacebridge", "/ifacebridge", "watch", "--since", "1h")
+	out, err := watch.StdoutPipe()
+	must(p.t, err)
+	watch.Stderr = os.Stderr
+	must(p.t, watch.Start())
+	defer func() {
+		_ = watch.Process.Kill()
+		_ = watch.Wait()
+	}()
+	lines := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		lines <- line
+	}()
+	select {
+	case line := <-lines:
+		var e schema.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Host != "demo" {
+			p.t.Fatalf("watch shows no event of the host: %v: %q", err, line)
+		}
+		return strings.TrimSpace(line)
+	case <-time.After(harness.Patience):
+		p.t.Fatal("watch shows nothing")
+	}
+	return ""
+}
+
+// A password that the server would read as something else than a string.
+func TestComposePasswords(t *testing.T) {
+	p := newProject(t, "ifacebridge-test-passwords", `BRIDGE_PASSWORD=1st "#$x`, "VIEWER_PASSWORD=2k", "ADMIN_PASSWORD=true")
+	p.run("up", "-d", "--build")
+	p.healthy()
+	nc, err := nats.Connect(p.natsURL, nats.UserInfo("viewer", "2k"))
+	must(t, err)
+	nc.Close()
+}
+
+// A server's certificate is accepted when an authority has signed it that is only in
+// the image, where it comes from the base image of the build.
+func TestImageAuthorities(t *testing.T) {
+	p := newProject(t, "ifacebridge-test-authorities")
+	p.run("build", "ifacebridge")
+	cert, key := imageCA.Issue(t, "server", time.Now().Add(time.Hour))
+	strange, strangeKey := harness.NewAuthority(t, "other").Issue(t, "server", time.Now().Add(time.Hour))
+	for _, tt := range []struct{ name, cert, key, logs string }{
+		{"known", cert, key, "created the stream"},
+		{"unknown", strange, strangeKey, "certificate signed by unknown authority"},
+	} {
+		s := natstest.Start(t, fmt.Sprintf("tls { cert_file: %q, key_file: %q }", tt.cert, tt.key))
+		name := fmt.Sprint(p.name, "-", tt.name)
+		began := time.Now()
+		output(t, "docker", "run", "--detach", "--name", name, "--network", "host", "--read-only", "--cap-drop", "ALL",
+			"--env", fmt.Sprintf("NATS_URL=tls://127.0.0.1:%d", s.Port), "--env", "IFACE_HOST=image", "--env", "IFACE_HTTP_ADDR=", ourImage)
+		t.Cleanup(func() { _, _ = exec.Command("docker", "rm", "--force", name).CombinedOutput() })
+		eventually(t, tt.logs, func() bool { return strings.Contains(output(t, "docker", "logs", name), tt.logs) })
+		t.Logf("%s: %q after %v", tt.name, tt.logs, time.Since(began).Round(time.Millisecond))
+	}
+	labels := output(t, "docker", "inspect", "--format", "{{json .Config.Labels}}", ourImage)
+	if !strings.Contains(labels, `"org.opencontainers.image.title":"ifacebridge"`) {
+		t.Errorf("labels: %s", labels)
+	}
+	size := output(t, "docker", "inspect", "--format", "{{.Size}}", ourImage)
+	t.Logf("%s bytes", size)
+}
+
+// In a network of its own a container sees its own links only, and is told so.
+func TestImageInANetworkOfItsOwn(t *testing.T) {
+	p := newProject(t, "ifacebridge-test-bridged")
+	p.run("build", "ifacebridge")
+	const hint = "only a container's own links are visible"
+	name := fmt.Sprint(p.name, "-container")
+	output(t, "docker", "run", "--detach", "--name", name, "--env", "NATS_URL=nats://127.0.0.1:4222", "--env", "IFACE_HOST=image", ourImage)
+	t.Cleanup(func() { _, _ = exec.Command("docker", "rm", "--force", name).CombinedOutput() })
+	eventually(t, hint, func() bool { return strings.Contains(output(t, "docker", "logs", name), hint) })
+	out, err := exec.Command("docker", "exec", name, "/ifacebridge", "doctor").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), hint) || !strings.Contains(string(out), "--network host") {
+		t.Errorf("doctor: %v\n%s", err, out) // it fails, since there is no server
 	}
 }
 
