@@ -1,21 +1,51 @@
 #!/bin/sh
-# Builds a release into dist/: deploy/release.sh v1.2.3
+# Builds a release into dist/, or the empty folder $OUT: deploy/release.sh v1.2.3
 #
-# The same source and the same Go make the same binaries, on any machine and in any
-# folder. Beside each stands what it is made of (CycloneDX), and SHA256SUMS over all
-# of it.
+# For each architecture a static binary, what it is made of (CycloneDX), a deb and an
+# rpm, and SHA256SUMS over all of it. The same source and the same Go make the same
+# bytes, on any machine and in any folder.
+#
+# The image, for the same architectures, is not part of it, since it goes to a registry:
+#   docker buildx build --platform linux/amd64,linux/arm64,linux/riscv64 \
+#     --build-arg VERSION=v1.2.3 --build-arg REVISION="$(git rev-parse HEAD)" \
+#     --tag registry.example.com/ifacebridge:v1.2.3 --push .
 set -eu
-version=${1:?usage: deploy/release.sh VERSION}
+export VERSION="${1:?usage: deploy/release.sh VERSION}"
 cd "$(dirname "$0")/.."
-rm -rf dist
-mkdir dist
-for arch in ${ARCHES:-amd64 arm64 riscv64}; do
-  name=ifacebridge-$version-linux-$arch
-  CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -tags noembed -trimpath -buildvcs=false \
-    -ldflags "-s -w -X main.release=$version" -o "dist/$name" ./cmd/ifacebridge
-  go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 \
-    bin -json -std -noserial -version "$version" -output "dist/$name.cdx.json" "dist/$name"
+# The time that the files in the packages have.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
+[ -n "${OUT:-}" ] || rm -rf dist
+export OUT="${OUT:-dist}"
+parts=$OUT/packages
+mkdir -p "$parts"
+
+build() { # build ARCH OUTPUT
+  CGO_ENABLED=0 GOOS=linux GOARCH=$1 go build -tags noembed -trimpath -buildvcs=false \
+    -ldflags "-s -w -X main.release=$VERSION" -o "$2" ./cmd/ifacebridge
+}
+
+# What the packages have beside the binary, from a binary that runs here.
+build "$(go env GOHOSTARCH)" "$parts/ifacebridge"
+cp deploy/systemd/* "$parts"
+"$parts/ifacebridge" man | gzip -n9 > "$parts/ifacebridge.1.gz"
+for shell in bash zsh fish; do
+  "$parts/ifacebridge" completion $shell > "$parts/ifacebridge.$shell"
 done
-cd dist
+
+for ARCH in ${ARCHES:-amd64 arm64 riscv64}; do
+  export ARCH
+  name=ifacebridge-$VERSION-linux-$ARCH
+  build "$ARCH" "$OUT/$name"
+  go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 \
+    bin -json -std -noserial -notimestamp -version "$VERSION" -output "$OUT/$name.cdx.json" "$OUT/$name"
+  mkdir "$parts/$ARCH"
+  cp "$OUT/$name" "$parts/$ARCH/ifacebridge"
+  find "$parts" -exec touch --date="@$SOURCE_DATE_EPOCH" {} +
+  for packager in deb rpm; do
+    go tool -modfile=tools/go.mod nfpm package --config deploy/packages/nfpm.yaml --packager $packager --target "$OUT/$name.$packager"
+  done
+done
+rm -r "$parts"
+cd "$OUT"
 sha256sum -- * > SHA256SUMS
 cat SHA256SUMS

@@ -99,7 +99,8 @@ func TestSystemdUnit(t *testing.T) {
 	must(t, err)
 	lines := strings.Split(string(unit), "\n")
 	for _, line := range []string{"Type=notify", "DynamicUser=yes", "RestartPreventExitStatus=2 3", "Restart=always",
-		"EnvironmentFile=/etc/ifacebridge/ifacebridge.env", "ExecStart=/usr/local/bin/ifacebridge", "CapabilityBoundingSet="} {
+		"EnvironmentFile=/etc/ifacebridge/ifacebridge.env", "ExecStart=/usr/bin/ifacebridge", "CapabilityBoundingSet=",
+		"Documentation=man:ifacebridge(1)"} {
 		if !slices.Contains(lines, line) {
 			t.Errorf("no line %q", line)
 		}
@@ -112,12 +113,18 @@ func TestSystemdUnit(t *testing.T) {
 			t.Errorf("%s is no variable", name[1])
 		}
 	}
+	// Each file that the settings may name is one that systemd loads.
+	for _, file := range regexp.MustCompile(`=/run/credentials/ifacebridge.service/(\S+)`).FindAllStringSubmatch(string(env), -1) {
+		if !slices.Contains(lines, "LoadCredential="+file[1]) {
+			t.Errorf("systemd does not load %s", file[1])
+		}
+	}
 	analyze := netnstest.Tool(t, "systemd-analyze")
 	// verify wants the program to be there.
 	dir := t.TempDir()
 	path := filepath.Join(dir, "ifacebridge.service")
 	binary := harness.Command(t)
-	must(t, os.WriteFile(path, []byte(strings.Replace(string(unit), "/usr/local/bin/ifacebridge", binary, 1)), 0o644))
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(unit), "/usr/bin/ifacebridge", binary, 1)), 0o644))
 	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}

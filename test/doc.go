@@ -57,6 +57,7 @@
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer
 //	    the README is true                         TestReadme, TestRecipesForNATS, TestRecipesInLanguages
+//	    image, packages                            TestImageAuthorities, TestImageInANetworkOfItsOwn, TestDeb, TestRPM
 //	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestCompose
 //	Within v1 fields are only added                TestFieldsAreKept, TestCorpus, TestNewerWriter
 package test

@@ -195,7 +195,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 	port := natstest.FreePort(t)
 	must(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), fmt.Appendf(nil, `global: { scrape_interval: 1s, evaluation_interval: 1s }
 rule_files: [%q]
-scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.1:9469"] }] }]
+scrape_configs: [{ job_name: network, static_configs: [{ targets: ["127.0.0.1:9469"] }] }]
 `, rules), 0o600))
 	startBinary(t, prometheus, nil, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
@@ -244,4 +244,7 @@ scrape_configs: [{ job_name: ifacebridge, static_configs: [{ targets: ["127.0.0.
 	t.Logf("%d queries of the dashboard return data, %d alerts", len(dashboard), len(alerts))
 	s.Start()
 	b.Says("publishing again")
+	b.Signal(unix.SIGKILL)
+	down := slices.IndexFunc(alerts, func(expr string) bool { return strings.HasPrefix(expr, "up == 0 ") })
+	eventually(t, "the alert when the bridge is gone", func() bool { n, err := query(alerts[down]); return err == nil && n == 1 })
 }

@@ -140,3 +140,19 @@ func TestPackageComments(t *testing.T) {
 		}
 	}
 }
+
+// An address on the web that a file names is somebody's, or reserved for examples.
+func TestAddressesHaveAnOwner(t *testing.T) {
+	owned := regexp.MustCompile(`^(127\.0\.0\.1|localhost|([a-z-]+\.)*example\.com|docs\.nats\.io|json-schema\.org|www\.w3\.org|h|host|%s)$`)
+	files, err := exec.Command("git", "-C", "..", "ls-files", "--cached", "--others", "--exclude-standard").Output()
+	must(t, err)
+	for file := range strings.Lines(string(files)) {
+		text, err := os.ReadFile(filepath.Join("..", strings.TrimSpace(file)))
+		must(t, err)
+		for _, m := range regexp.MustCompile(`https?://([\w.%-]+)`).FindAllSubmatch(text, -1) {
+			if !owned.Match(m[1]) {
+				t.Errorf("%s: %s", strings.TrimSpace(file), m[0])
+			}
+		}
+	}
+}

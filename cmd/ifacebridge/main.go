@@ -100,7 +100,7 @@ configuration, 3 when another bridge has taken this host's name.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ),
-		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand())
+		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand(), manCommand())
 	return root
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
+
+	"ifacebridge/bridge/config"
 )
 
 // run is main without the process: what counts is the environment that it is given,
@@ -29,6 +32,29 @@ func TestRunWithoutTheProcess(t *testing.T) {
 		}
 		if strings.Contains(stdout.String(), "PROCESS") {
 			t.Errorf("%v: the process's environment counts:\n%s", tt.environ, &stdout)
+		}
+	}
+}
+
+// The man page has every command and every variable, and nothing that roff would take
+// for a request of its own.
+func TestManPage(t *testing.T) {
+	root := newRoot(nil)
+	page := manPage(root)
+	for _, cmd := range root.Commands() {
+		if want := ".SS ifacebridge " + cmd.Name(); cmd.IsAvailableCommand() && !strings.Contains(page, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	for _, v := range config.Variables(nil) {
+		if !strings.Contains(page, ".B "+v.Name+"\n") {
+			t.Errorf("no %s", v.Name)
+		}
+	}
+	for line := range strings.Lines(page) {
+		request, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".SS", ".TP", ".B", ".PP", ".nf", ".fi"}, request) {
+			t.Errorf("%q is no request of a man page", line)
 		}
 	}
 }

@@ -179,6 +179,7 @@ func importGo(t testing.TB) {
 	})
 	addTree(t, w, filepath.Join(goEnv("GOMODCACHE"), "cache", "download"), "modules", func(string) bool { return true })
 	imageCA = harness.NewAuthority(t, "ca")
+	must(t, os.Chmod(imageCA.CA, 0o644))
 	addFile(t, w, imageCA.CA, "etc/ssl/certs/ca-certificates.crt")
 	addFile(t, w, "/bin/sh", "bin/sh")
 	for _, m := range regexp.MustCompile(`(/\S+) \(0x`).FindAllStringSubmatch(output(t, "ldd", "/bin/sh"), -1) {
@@ -422,7 +423,12 @@ func TestImageAuthorities(t *testing.T) {
 		began := time.Now()
 		output(t, "docker", "run", "--detach", "--name", name, "--network", "host", "--read-only", "--cap-drop", "ALL",
 			"--env", fmt.Sprintf("NATS_URL=tls://127.0.0.1:%d", s.Port), "--env", "IFACE_HOST=image", "--env", "IFACE_HTTP_ADDR=", ourImage)
-		t.Cleanup(func() { _, _ = exec.Command("docker", "rm", "--force", name).CombinedOutput() })
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Log(output(t, "docker", "logs", "--tail", "10", name))
+			}
+			output(t, "docker", "rm", "--force", name)
+		})
 		eventually(t, tt.logs, func() bool { return strings.Contains(output(t, "docker", "logs", name), tt.logs) })
 		t.Logf("%s: %q after %v", tt.name, tt.logs, time.Since(began).Round(time.Millisecond))
 	}
