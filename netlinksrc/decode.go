@@ -70,6 +70,7 @@ type Decoder struct {
 	strings  interner
 	settings settingsCache
 	scratch  []byte
+	known    [remembered]*known // by index
 
 	// BadMessages and BadAttributes count what was malformed and left out.
 	BadMessages, BadAttributes uint64
@@ -86,7 +87,7 @@ func NewDecoder() *Decoder {
 // a message that names no link is Other and counted as bad. It keeps no
 // reference to body. m.Time is left alone.
 func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
-	m.Kind, m.Partial, m.Port, m.Link = Other, false, false, schema.Link{}
+	m.Kind, m.Partial, m.Port = Other, false, false
 	if typ == unix.RTM_NEWNSID || typ == unix.RTM_DELNSID {
 		m.Kind = Netns
 		return
@@ -111,6 +112,32 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	default:
 		return
 	}
+	if d.again(typ, body, m) {
+		return
+	}
+	bad := d.BadAttributes
+	d.all(body, m)
+	if m.Link.Index <= 0 || m.Link.Name == "" && !m.Partial {
+		d.BadMessages++
+		return
+	}
+	m.Kind = kindOf(typ)
+	if d.BadAttributes == bad {
+		d.remember(typ, body, m)
+	}
+}
+
+// kindOf returns what a message of this type says of its link.
+func kindOf(typ uint16) Kind {
+	if typ == unix.RTM_DELLINK {
+		return Del
+	}
+	return New
+}
+
+// all decodes all attributes of a message.
+func (d *Decoder) all(body []byte, m *Message) {
+	m.Link = schema.Link{}
 	l := &m.Link
 	l.Type = schema.LinkType(binary.NativeEndian.Uint16(body[2:]))
 	l.Index = int32(binary.NativeEndian.Uint32(body[4:]))
@@ -137,15 +164,11 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	if l.PermAddress == l.Address {
 		l.PermAddress = schema.LLAddr{}
 	}
-	l.PointToPoint = l.Flags&unix.IFF_POINTOPOINT != 0 && !l.Broadcast.IsZero()
-	if l.Index <= 0 || l.Name == "" && !m.Partial {
-		d.BadMessages++
-		return
-	}
-	m.Kind = New
-	if typ == unix.RTM_DELLINK {
-		m.Kind = Del
-	}
+	l.PointToPoint = isPointToPoint(l)
+}
+
+func isPointToPoint(l *schema.Link) bool {
+	return l.Flags&unix.IFF_POINTOPOINT != 0 && !l.Broadcast.IsZero()
 }
 
 // bridgePort decodes what a bridge says of its port. Other drivers answer for ports in
@@ -170,7 +193,7 @@ func (d *Decoder) bridgePort(body []byte, m *Message) {
 		d.BadMessages++
 		return
 	}
-	m.Kind, m.Partial, m.Port, m.Link.Index = New, true, true, index
+	m.Kind, m.Partial, m.Port, m.Link = New, true, true, schema.Link{Index: index}
 	m.Link.Info.SlaveData = d.settingsOf(bridgePort, settings)
 }
 
