@@ -62,7 +62,7 @@ func TestSpoolSurvivesCrashInCore(t *testing.T) {
 	b = bridge(t, away, env...)
 	b = crashTwice(t, k, a, b, 3, func() *process { return bridge(t, away, env...) })
 	b.Kill()
-	b = bridge(t, s, env...)
+	bridge(t, s, env...)
 	must(t, k.SetAlias(a, "the end"))
 	r.Until(0, "the end", func(e *schema.Event) bool { return e.Link.Alias == "the end" })
 	holdsAllChanges(t, r.Since(0))
