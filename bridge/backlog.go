@@ -60,7 +60,7 @@ const maxBatch = 1000
 
 // yieldEvery is after how many events the publisher lets the kernel's reader run, on
 // the one CPU that they may have: a millisecond or so.
-const yieldEvery = 256
+const yieldEvery = 512
 
 // yield is called with each event's place in a batch.
 func yield(i int) {
@@ -74,14 +74,13 @@ func yield(i int) {
 type direct struct {
 	id    identity
 	queue *queue
-	taken []change     // room for next
-	event schema.Event // likewise
+	taken [maxTake]delta // room for next
 }
 
 var _ backlog = (*direct)(nil)
 
 func newDirect(id identity, q *queue) *direct {
-	return &direct{id: id, queue: q, taken: make([]change, maxBatch)}
+	return &direct{id: id, queue: q}
 }
 
 func (d *direct) opening(ctx context.Context) (opening, error) {
@@ -90,14 +89,17 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 }
 
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
-	n, wait := d.queue.take(d.taken, now)
-	for i := range d.taken[:n] {
-		yield(i)
-		d.id.event(&d.event, &d.taken[i])
-		to.add(&d.event)
+	for len(to.batch) < maxBatch {
+		n, wait := d.queue.take(d.taken[:min(maxTake, maxBatch-len(to.batch))], now)
+		for i := range d.taken[:n] {
+			to.addDelta(&d.taken[i])
+		}
+		if n < maxTake {
+			return wait, nil
+		}
+		yield(len(to.batch) - 1)
 	}
-	d.queue.recycle(d.taken[:n])
-	return wait, nil
+	return 0, nil
 }
 
 func (d *direct) confirm()               {}

@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -23,17 +26,17 @@ type route struct {
 	queue   *queue
 	backlog *direct
 	encoder *encoder
-	out     *message
+	frames  *frames
 	bodies  [2][]byte
 }
 
 func newRoute(links int) *route {
 	q := newQueue(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
-		encoder: newEncoder(Config{Prefix: "iface", Token: "web01"}, func() int64 { return 1 << 20 }), out: newMessage("web01"),
+		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
+		encoder: newEncoder(config.Config{Prefix: "iface", Token: "web01"}, identity{host: "web01", bootID: "boot"}, func() int64 { return 1 << 20 }),
+		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
 	}
-	p.table.fresh = q.fresh
 	for i := range links {
 		p.table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
 	}
@@ -82,9 +85,9 @@ func (p *route) event(i int) {
 	}
 	p.encoder.reset()
 	_, _ = p.backlog.next(p.encoder, time.Time{})
-	p.encoder.seal()
+	p.frames.buf = p.frames.buf[:0]
 	for i := range p.encoder.batch {
-		p.out.of(&p.encoder.batch[i])
+		p.frames.add(&p.encoder.batch[i], i, nil)
 	}
 }
 
@@ -113,45 +116,33 @@ func BenchmarkEvent(b *testing.B) {
 	}
 }
 
-// The last part of it: an event becomes a message; when the one before was about the
-// same link, and when it was about another.
-func BenchmarkEncode(b *testing.B) {
-	var changes []change
-	for _, index := range []int32{5, 6} {
-		one, other := link(index, "eth4", mtu(1500)), link(index, "eth4", mtu(9000))
-		c := change{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), wasThere: true}
-		c.link, c.before = &one, &other
-		changes = append(changes, c)
-		c.link, c.before = &other, &one
-		changes = append(changes, c)
-	}
-	for name, turns := range map[string][]int{"same": {0, 1}, "other": {0, 2, 1, 3}} {
+// A change on its way through the queue, and what it takes to make its event: when the
+// one before was of the same link, and when it was of one that has not changed lately.
+func BenchmarkQueue(b *testing.B) {
+	for name, links := range map[string]int32{"recent": 1, "thousands": 4 * maxTracks} {
 		b.Run(name, func(b *testing.B) {
+			q, taken := newQueue(65536, 0), make([]delta, maxBatch)
 			p := newRoute(10)
+			var states [2]schema.Link
+			c := change{about: about{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), count: 1, wasThere: true}}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if i%maxBatch == 0 {
-					p.encoder.seal()
-					p.encoder.reset()
+				index := int32(i) % links
+				for j := range states {
+					states[j] = link(index+1, "eth4", mtu(uint32(1500+i+j)))
 				}
-				p.backlog.id.event(&p.backlog.event, &changes[turns[i%len(turns)]])
-				p.encoder.add(&p.backlog.event)
+				c.id.index, c.before, c.link = index+1, &states[0], &states[1]
+				q.push(&c)
+				if i%maxBatch < maxBatch-1 {
+					continue
+				}
+				n, _ := q.take(taken, time.Time{})
+				p.encoder.reset()
+				for i := range taken[:n] {
+					p.encoder.addDelta(&taken[i])
+				}
 			}
 		})
-	}
-}
-
-// A change on its way through the queue.
-func BenchmarkQueue(b *testing.B) {
-	one := link(5, "eth4", mtu(1500))
-	c := change{id: linkID{index: 5}, kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), link: &one, wasThere: true}
-	q, taken := newQueue(65536, 0), make([]change, maxBatch)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		q.push(&c)
-		if i%maxBatch == maxBatch-1 {
-			q.take(taken, time.Time{})
-		}
 	}
 }
 
@@ -160,9 +151,9 @@ func BenchmarkQueue(b *testing.B) {
 func BenchmarkPublish(b *testing.B) {
 	b.Cleanup(natstest.Clean)
 	s := natstest.Start(b, "")
-	for _, mode := range []Delivery{Core, JetStream} {
+	for _, mode := range []config.Delivery{config.Core, config.JetStream} {
 		b.Run(string(mode), func(b *testing.B) {
-			cfg := Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
+			cfg := config.Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
 			log := slog.New(slog.DiscardHandler)
 			nc, err := Connect(cfg, "bench", log)
 			if err != nil {
@@ -172,7 +163,7 @@ func BenchmarkPublish(b *testing.B) {
 			for !nc.IsConnected() {
 				time.Sleep(time.Millisecond)
 			}
-			d, _, err := newDelivery(cfg, newState(), nc, log)
+			d, _, err := newDelivery(cfg, newState(), nc, log, metrics.Registry{Registry: prometheus.NewRegistry()})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -190,7 +181,6 @@ func BenchmarkPublish(b *testing.B) {
 					p.table.apply(&p.message, 0, p.queue.push)
 				}
 				_, _ = p.backlog.next(p.encoder, time.Time{})
-				p.encoder.seal()
 				b.StartTimer()
 				if n, err := d.store(b.Context(), p.encoder.batch); n != len(p.encoder.batch) || err != nil {
 					b.Fatal(n, err)

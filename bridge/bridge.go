@@ -1,5 +1,5 @@
 // Package bridge publishes the network links of a host to NATS: what the kernel
-// says over rtnetlink, as events of schema iface.v1, each once and in order.
+// reports over rtnetlink, as events of schema iface.v1, each once and in order.
 //
 //	kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
 //	                             table     folds   seq         core, JetStream
@@ -7,24 +7,27 @@
 // What each of them is for:
 //
 //   - A watcher (watch.go) reads one namespace's notifications, and compares with
-//     a dump when some were lost. It never waits for NATS. Which namespaces there
-//     are, come, go and are renamed is followed besides (namespaces.go).
+//     a dump when some were lost. It never waits for NATS. There is one for each
+//     namespace, while it exists (namespaces.go); links move between them (moves.go).
 //   - Its table (table.go) decides what a notification changes. No clock, no
 //     socket: a pure function of the messages.
 //   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
 //     when it is full, it folds the changes of one link into one.
 //   - The publisher (publish.go) has the changes made into numbered events
-//     (encode.go) and keeps at it until NATS has confirmed them (outage.go).
+//     (encode.go) and keeps at it until NATS has confirmed them.
 //   - The spool (spool.go), where one is wanted, keeps them on disk until then. To
 //     the publisher it and the queue are one thing, a backlog (backlog.go).
 //   - A delivery (jetstream.go, core.go) is what confirmed means.
 //   - The state (state.go) is what a consumer holds that has applied all of it.
-//   - The bucket (bucket.go) follows the stream with that state, and tells the next
-//     run what was there. The query service (query.go) answers with it.
+//   - The bucket (bucket.go) follows the stream with that state; the next run finds
+//     in it what was there. The query service (query.go) answers with it.
 //
-// What all of them do is counted (metrics.go) and can be asked over HTTP
-// (health.go). [Run] is all of it. Settings come from the environment ([LoadSettings],
-// [ParseConfig]).
+// Each of them registers what it counts (metrics.go). Whether they work can be asked
+// over HTTP (health.go), and systemd is told (systemd.go). [Run] is all of it.
+//
+// Below this package are the settings ([config.Config], from the environment), the
+// connection and the meaning of its errors (internal/natsio), and the checks of
+// `ifacebridge doctor` (doctor), none of which knows this one.
 package bridge
 
 import (
@@ -41,12 +44,28 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
 )
+
+// Connect opens a connection to NATS, with the options of a bridge of this
+// configuration, that never gives up: when no server can be reached, or none accepts
+// the credentials, it retries in the background, and logs why. It fails only for
+// options that cannot be used. The caller closes the connection.
+func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, error) {
+	conn, err := natsio.Connect(cfg, name, log)
+	if err != nil {
+		return nil, err
+	}
+	return conn.Conn, nil
+}
 
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second
 
-// UnconfirmedError says that the bridge had to stop before NATS had confirmed
+// An UnconfirmedError reports that the bridge had to stop before NATS had confirmed
 // all events.
 type UnconfirmedError struct {
 	Events int
@@ -64,68 +83,62 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // waited out. It returns an error when the settings or netlink cannot be used,
 // an [UnconfirmedError], or a [FencedError] when another bridge has taken the
 // host's name. Its metrics are registered in reg.
-func Run(ctx context.Context, cfg Config, log *slog.Logger, reg *prometheus.Registry) error {
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
 	return RunFrom(ctx, cfg, nil, log, reg)
 }
 
 // RunFrom is [Run] with the links that src has in the place of those of the kernel,
 // for simulations of many hosts in one process. It is the host's own namespace, the
 // only one: cfg.Netns is to be that alone. The caller closes src.
-func RunFrom(ctx context.Context, cfg Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
+func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
 		return err
 	}
-	m := newMetrics(reg, cfg.Version)
+	counted := metrics.Registry{Registry: reg}
+	registerProcess(counted, cfg.Version)
 	q := newQueue(cfg.Queue, cfg.Coalesce)
-	n, err := newNamespaces(cfg, src, q, log, m)
+	q.register(counted)
+	n, err := newNamespaces(cfg, src, q, log, newKernelMetrics(counted))
 	if err != nil {
 		return err
 	}
 	defer n.close()
-
+	n.register(counted)
 	var s *spool
 	if cfg.SpoolDir != "" {
 		if s, err = openSpool(cfg, id, log); err != nil {
 			return err
 		}
 		defer s.close()
+		s.register(counted)
 	}
-	nc, err := Connect(cfg, "ifacebridge "+cfg.Host, log)
+	conn, err := natsio.Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	defer nc.Close()
-	p := &publisher{id: id, state: newState(), encoder: newEncoder(cfg, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log, metrics: m}
-	if s != nil {
-		p.spool, p.backlog = s, s
-	} else {
-		p.backlog = newDirect(id, q)
-	}
-	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log); err != nil {
+	defer conn.Close()
+	conn.Register(counted)
+	p, err := newPublisher(cfg, id, q, s, conn.Conn, log, counted)
+	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	m.observe(n, p)
-	p.query = newQuery(cfg, id, p.state, nc, n.overruns.Load, p.isWhole, log)
+	p.query = newQuery(cfg, id, p.state, conn.Conn, n.overruns.Load, p.isWhole, log)
 	p.query.serve()
 	defer p.query.stop()
-	h := &health{n, p, cfg.Pprof}
-	stopHTTP, err := serveHTTP(cfg, h.handler(m), log)
+	h := &health{n, p, conn, cfg.Pprof}
+	h.register(counted)
+	stopHealth, err := h.start(ctx, cfg, reg, log)
 	if err != nil {
 		return err
 	}
-	defer stopHTTP()
-	var supervisor sync.WaitGroup
-	supervising, stopSupervising := context.WithCancel(ctx)
-	supervisor.Go(func() { h.supervise(supervising, log) })
-	defer supervisor.Wait()
-	defer stopSupervising()
+	defer stopHealth()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
 	return run(ctx, n, p, log)
 }
 
-func newIdentity(cfg Config) (identity, error) {
+func newIdentity(cfg config.Config) (identity, error) {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return identity{}, fmt.Errorf("boot id: %w", err)
@@ -135,18 +148,46 @@ func newIdentity(cfg Config) (identity, error) {
 	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: hex.EncodeToString(epoch[:])}, nil
 }
 
+// newPublisher returns what publishes from the queue, or from the spool if there is one.
+func newPublisher(
+	cfg config.Config, id identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+) (*publisher, error) {
+	p := &publisher{
+		id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		metrics: newPublishMetrics(counted),
+	}
+	if s != nil {
+		p.spool, p.backlog = s, s
+	} else {
+		p.backlog = newDirect(id, q)
+	}
+	var err error
+	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
+		return nil, err
+	}
+	p.register(counted)
+	return p, nil
+}
+
 // newDelivery returns the way to NATS that cfg names, and with JetStream the
 // bucket beside it.
-func newDelivery(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (delivery, *bucket, error) {
-	if cfg.Delivery == Core {
-		return newCoreDelivery(nc, cfg.Token), nil, nil
+func newDelivery(
+	cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+) (delivery, *bucket, error) {
+	if cfg.Delivery == config.Core {
+		return newCoreDelivery(cfg, nc), nil, nil
 	}
 	b, err := newBucket(cfg, st, nc, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	d, err := newJetStreamDelivery(cfg, nc, log)
-	return d, b, err
+	if err != nil {
+		return nil, nil, err
+	}
+	b.register(counted)
+	d.register(counted)
+	return d, b, nil
 }
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
@@ -186,7 +227,8 @@ func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) err
 		return err
 	}
 	if spooled > 0 {
-		log.Info("stopped; what NATS has not confirmed is in the spool, and the next start publishes it", "events", p.confirmed.Load(), "spooled", spooled)
+		log.Info("stopped; what NATS has not confirmed is in the spool, and the next start publishes it",
+			"events", p.confirmed.Load(), "spooled", spooled)
 		return nil
 	}
 	log.Info("stopped; every event is confirmed", "events", p.confirmed.Load())

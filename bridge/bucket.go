@@ -18,6 +18,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
 
@@ -31,7 +34,7 @@ import (
 // or holds something else, is made right when that is noticed, at the latest
 // after an IFACE_RESYNC.
 type bucket struct {
-	cfg Config
+	cfg config.Config
 	js  jetstream.JetStream
 	nc  *nats.Conn
 	log *slog.Logger
@@ -60,9 +63,9 @@ const (
 	bucketPause = 20 * time.Millisecond
 )
 
-func newBucket(cfg Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout),
-		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(confirmTimeout))
+func newBucket(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout),
+		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +105,10 @@ func (b *bucket) verify() {
 // run follows put until done is closed and everything is in the bucket, or ctx
 // ends.
 func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
-	outage := outage{log: b.log, failing: "cannot put link states into the bucket; events are not affected", over: "the bucket follows again"}
+	retry := natsio.Retry{
+		Log:     b.log,
+		Failing: "cannot put link states into the bucket; events are not affected", Over: "the bucket follows again",
+	}
 	for ending := false; ; {
 		if !b.behind() {
 			if ending {
@@ -119,12 +125,12 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 		}
 		if err := b.catchUp(ctx); err != nil {
 			b.opened = false // look it up again: it may be gone
-			if outage.wait(ctx, b.nc, err, b.unsaid()) != nil {
+			if retry.Wait(ctx, b.nc, err, b.behindBy()) != nil {
 				return
 			}
 			continue
 		}
-		outage.end()
+		retry.End()
 		select { // gather what comes next
 		case <-time.After(bucketPause):
 		case <-done:
@@ -135,8 +141,8 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 	}
 }
 
-// unsaid returns how many keys are not in the bucket as they should be.
-func (b *bucket) unsaid() int {
+// behindBy returns how many keys are not in the bucket as they should be.
+func (b *bucket) behindBy() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.dirty) + len(b.stray)
@@ -168,7 +174,7 @@ func (b *bucket) catchUp(ctx context.Context) error {
 	if err == nil {
 		err = b.flush(ctx)
 	}
-	return explainPermission(b.nc, lastErr, err)
+	return natsio.ExplainPermission(b.nc, lastErr, err)
 }
 
 // flush puts every dirty key and waits for the acknowledgments. A key is on its
@@ -181,7 +187,8 @@ func (b *bucket) flush(ctx context.Context) error {
 	puts := b.takeDirty()
 	for i := range puts {
 		if failure == nil { // else each would wait for the same
-			puts[i].ack, failure = b.js.PublishMsgAsync(b.message(puts[i].name, b.last(puts[i].link)), jetstream.WithRetryAttempts(0))
+			msg := b.message(puts[i].name, b.last(puts[i].link))
+			puts[i].ack, failure = b.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
 		}
 		if failure != nil {
 			b.again(&puts[i])
@@ -213,8 +220,8 @@ func (b *bucket) last(k *schema.LinkKey) []byte {
 	return b.state.last(*k)
 }
 
-// A put is one key on its way into the bucket, or out of it.
-type put struct {
+// A keyPut is one key on its way into the bucket, or out of it.
+type keyPut struct {
 	name string
 	link *schema.LinkKey // nil: it is no link's
 	ack  jetstream.PubAckFuture
@@ -225,24 +232,24 @@ type put struct {
 const maxPuts = 512
 
 // takeDirty returns what is not in the bucket as it should be, at most maxPuts.
-func (b *bucket) takeDirty() (puts []put) {
+func (b *bucket) takeDirty() (puts []keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k := range b.dirty {
 		if len(puts) == maxPuts {
 			break
 		}
-		puts = append(puts, put{name: b.key(k), link: &k})
+		puts = append(puts, keyPut{name: b.key(k), link: &k})
 		delete(b.dirty, k)
 	}
 	for name := range b.stray {
 		if len(puts) == maxPuts {
 			break
 		}
-		puts = append(puts, put{name: name})
+		puts = append(puts, keyPut{name: name})
 		delete(b.stray, name)
 	}
-	slices.SortFunc(puts, func(a, b put) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(puts, func(a, b keyPut) int { return strings.Compare(a.name, b.name) })
 	return puts
 }
 
@@ -262,7 +269,7 @@ func (b *bucket) message(key string, data []byte) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(p *put) {
+func (b *bucket) again(p *keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.link != nil {
@@ -277,7 +284,7 @@ func (b *bucket) open(ctx context.Context) error {
 	if b.opened {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
 	stream, err := b.js.Stream(ctx, b.stream())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -290,7 +297,8 @@ func (b *bucket) open(ctx context.Context) error {
 	}
 	cfg := stream.CachedInfo().Config
 	if !cfg.AllowDirect {
-		return fmt.Errorf("bucket %s: its stream does not allow to be read directly; have someone who may run: nats stream edit %s --allow-direct", b.cfg.Bucket, cfg.Name)
+		return natsio.WithAdvice(fmt.Errorf("bucket %s: its stream does not allow direct gets", b.cfg.Bucket),
+			"have someone who may run: nats stream edit %s --allow-direct", cfg.Name)
 	}
 	b.opened, b.markers = true, cfg.SubjectDeleteMarkerTTL > 0
 	return nil
@@ -305,7 +313,9 @@ func (b *bucket) create(ctx context.Context) error {
 		History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, LimitMarkerTTL: markerTTL,
 	}
 	if _, err := b.js.CreateKeyValue(ctx, cfg); err != nil {
-		return fmt.Errorf("create it: %w; or have someone who may run: nats kv add %s --storage=file --replicas=%d", err, cfg.Bucket, cfg.Replicas)
+		return natsio.WithAdvice(fmt.Errorf("create it: %w", err),
+			"let this user create it, or have someone who may run: nats kv add %s --storage=file --replicas=%d",
+			cfg.Bucket, cfg.Replicas)
 	}
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
 	b.mu.Lock()
@@ -328,7 +338,7 @@ func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
 	held := map[string][]byte{}
 	for seq, whole := uint64(1), false; !whole; {
@@ -342,8 +352,11 @@ func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
 
 // readFrom adds what the bucket holds from a sequence of its stream on. It returns
 // where to go on, and whether that was all.
-func (b *bucket) readFrom(ctx context.Context, seq uint64, held map[string][]byte) (next uint64, whole bool, err error) {
-	page, err := jetstreamext.GetBatch(ctx, b.js, b.stream(), readPage, jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
+func (b *bucket) readFrom(
+	ctx context.Context, seq uint64, held map[string][]byte,
+) (next uint64, whole bool, err error) {
+	page, err := jetstreamext.GetBatch(ctx, b.js, b.stream(), readPage,
+		jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
 	if err != nil {
 		return 0, false, err
 	}
@@ -352,7 +365,8 @@ func (b *bucket) readFrom(ctx context.Context, seq uint64, held map[string][]byt
 		switch {
 		case errors.Is(err, jetstreamext.ErrNoMessages):
 			return seq, true, nil
-		case errors.Is(err, jetstreamext.ErrBatchUnsupported) && atLeast(b.nc.ConnectedServerVersion(), 2, 11): // it is what an answer without a message looks like
+		case errors.Is(err, jetstreamext.ErrBatchUnsupported) && natsio.AtLeast(b.nc.ConnectedServerVersion(), 2, 11):
+			// To the library an answer without a message looks like that.
 			return 0, false, nats.ErrNoResponders
 		case err != nil:
 			return 0, false, err
@@ -369,7 +383,7 @@ func (b *bucket) readFrom(ctx context.Context, seq uint64, held map[string][]byt
 	case ctx.Err() != nil: // which ends the page as if it were over
 		return 0, false, ctx.Err()
 	case pending == "":
-		return 0, false, errNotConnected
+		return 0, false, natsio.ErrNotConnected
 	}
 	return seq, pending == "0", nil
 }
@@ -406,30 +420,31 @@ func (b *bucket) linkOf(key string) (schema.LinkKey, bool) {
 	return k, ours && err == nil && b.key(k) == key
 }
 
-// vanished returns, as changes, the links that the bucket holds, or is about to,
+// vanished returns, as the dels to publish, the links that the bucket holds, or is about to,
 // and that are not among those that an epoch begins with: they went while no
 // bridge was running. After a reboot that is all of them: what has the same index
 // is another link.
-func (b *bucket) vanished(ctx context.Context, o opening) ([]change, error) {
+func (b *bucket) vanished(ctx context.Context, o opening) ([]schema.Event, error) {
 	held, err := b.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	b.overlay(held)
-	var gone []change
+	var gone []schema.Event
 	for _, key := range slices.Sorted(maps.Keys(held)) {
 		var e schema.Event
 		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
-			b.log.Warn("the bucket holds something else than a link's last event; removing it", "bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.again(&put{name: key})
+			b.log.Warn("the bucket holds something other than a link's last event; removing it",
+				"bucket", b.cfg.Bucket, "key", key, "cause", err)
+			b.again(&keyPut{name: key})
 			continue
 		}
 		if o.has(&e) {
 			continue
 		}
-		gone = append(gone, change{
-			kind: schema.Del, action: schema.Deleted, cause: schema.Resync, time: o.at, wasThere: true,
-			netns: netns{e.Netns, e.NetnsInode}, link: &e.Link, linkNames: names{lower: e.Link.LowerName, master: e.Link.MasterName, infoData: e.Link.Info.Data},
+		gone = append(gone, schema.Event{
+			Host: b.cfg.Host, BootID: o.bootID, Time: o.at, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
 	}
 	return gone, nil
@@ -451,14 +466,10 @@ func (b *bucket) overlay(held map[string][]byte) {
 	}
 }
 
-// explainPermission puts the permission that the server refused in the place of
-// an error that only says that there was no answer.
-func explainPermission(nc *nats.Conn, before, err error) error {
-	if err == nil {
-		return nil
-	}
-	if refused := permissionError(nc, before); refused != nil && !strings.Contains(err.Error(), refused.Error()) {
-		return fmt.Errorf("%w: %w", refused, err)
-	}
-	return err
+// register registers what the bucket counts.
+func (b *bucket) register(to metrics.Registry) {
+	to.CounterFunc("bucket_puts_total", "Keys that were put into or taken out of the bucket of current state.",
+		func() float64 { return float64(b.puts.Load()) })
+	to.GaugeFunc("bucket_behind_keys", "Keys that the bucket of current state does not hold yet as it should.",
+		func() float64 { return float64(b.behindBy()) })
 }

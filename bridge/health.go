@@ -10,14 +10,20 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
 )
 
-// progress tells whether a loop runs: it rests, or has not been at work for long.
+// A progress shows whether a loop runs: it rests, or has not been at work for long.
 type progress struct {
 	since atomic.Int64 // at work since, in Unix nanoseconds; 0: at rest
 }
@@ -36,30 +42,41 @@ func (p *progress) stuck() bool {
 
 // health answers for a bridge.
 type health struct {
-	namespaces *namespaces
-	publisher  *publisher
+	reading    *namespaces
+	publishing *publisher
+	conn       *natsio.Conn
 	pprof      bool // serve profiles too
 }
 
-// failures says which loops do not run.
+// failures returns which loops do not run.
 func (h *health) failures() []string {
-	list := h.namespaces.stuck()
-	if h.publisher.progress.stuck() {
+	list := h.reading.stuck()
+	if h.publishing.progress.stuck() {
 		list = append(list, "the publisher is stuck")
 	}
 	return list
 }
 
-// notReady says why a subscriber would not get this host's state now.
-func (p *publisher) notReady() []string {
+// notReady returns why a subscriber would not get this host's state now, and what to
+// do about it.
+func (h *health) notReady() []string {
 	var list []string
-	if !p.nc.IsConnected() {
-		list = append(list, "NATS is not connected")
+	if fault := h.conn.Fault(); fault != nil {
+		list = append(list, "NATS is not connected: "+fault.String())
 	}
-	if !p.snapshotOK.Load() {
+	if !h.publishing.snapshotOK.Load() {
 		list = append(list, "the snapshot is not confirmed yet")
 	}
+	if fault := h.publishing.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
+		list = append(list, "publishing fails: "+fault.String())
+	}
 	return list
+}
+
+// register registers what /readyz answers.
+func (h *health) register(to metrics.Registry) {
+	to.GaugeFunc("ready", "1 when NATS is connected, has the snapshot, and takes what is published, as /readyz.",
+		func() float64 { return metrics.Bool(len(h.notReady()) == 0) })
 }
 
 // answer writes 200, or 503 and the reasons.
@@ -77,12 +94,31 @@ func answer(reasons func() []string) http.HandlerFunc {
 	}
 }
 
-// handler serves what may be asked over HTTP; nothing can be changed by it.
-func (h *health) handler(m *metrics) http.Handler {
+// start answers over HTTP, and keeps systemd informed, until the returned function is
+// called. It fails when the address cannot be used.
+func (h *health) start(
+	ctx context.Context, cfg config.Config, reg *prometheus.Registry, log *slog.Logger,
+) (stop func(), err error) {
+	stopHTTP, err := serveHTTP(cfg, h.handler(reg), log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() { h.supervise(ctx, log) })
+	return func() {
+		cancel()
+		supervisor.Wait()
+		stopHTTP()
+	}, nil
+}
+
+// handler serves what may be asked over HTTP. Nothing can be changed that way.
+func (h *health) handler(reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", answer(h.failures))
-	mux.Handle("GET /readyz", answer(func() []string { return append(h.failures(), h.publisher.notReady()...) }))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{Registry: m.reg}))
+	mux.Handle("GET /readyz", answer(func() []string { return append(h.failures(), h.notReady()...) }))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
 	if h.pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and the others too
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -99,7 +135,7 @@ const listenRetry = 5 * time.Second
 // serveHTTP serves handler on cfg.HTTPAddr until the returned function is called.
 // An address that cannot be used is an error; only the default one, when it is
 // taken, is waited for: events matter more than their metrics.
-func serveHTTP(cfg Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
+func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
 	if cfg.HTTPAddr == "" {
 		return func() {}, nil
 	}
@@ -108,16 +144,18 @@ func serveHTTP(cfg Config, handler http.Handler, log *slog.Logger) (stop func(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	listener, err := net.Listen("tcp", cfg.HTTPAddr)
-	waits := cfg.HTTPAddr == DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
+	waits := cfg.HTTPAddr == config.DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
 	if err != nil && !waits {
-		return nil, fmt.Errorf("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: %w; set it to an address that is free, or empty to serve none", err)
+		return nil, fmt.Errorf("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: %w; "+
+			"set it to an address that is free, or empty to serve none", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if listener == nil {
-			log.Error("cannot serve /healthz, /readyz and /metrics: another process has the default address; trying again until it is free", "address", cfg.HTTPAddr)
+			log.Error("cannot serve /healthz, /readyz and /metrics: another process has the default address; "+
+				"retrying until it is free", "address", cfg.HTTPAddr)
 			if listener = listenLater(ctx, cfg.HTTPAddr); listener == nil {
 				return
 			}

@@ -14,8 +14,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
 
@@ -29,14 +32,15 @@ import (
 // After any failure the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
 type jetStreamDelivery struct {
-	cfg   Config
-	nc    *nats.Conn
-	js    jetstream.JetStream
-	log   *slog.Logger
-	host  string // all subjects of this host, "<prefix>.<token>.*"
-	one   *message
-	many  *message // of a batch
-	batch int      // how many messages the stream takes as an atomic batch; 1: none
+	cfg    config.Config
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	log    *slog.Logger
+	host   string // all subjects of this host, "<prefix>.<token>.*"
+	one    *message
+	many   *message // of a batch
+	frames *frames  // of a batch, too
+	batch  int      // how many messages the stream takes as an atomic batch; 1: none
 
 	epoch   string        // that events are stored of
 	wrote   bool          // some of it are in the stream
@@ -51,13 +55,13 @@ type jetStreamDelivery struct {
 
 var _ delivery = (*jetStreamDelivery)(nil)
 
-func newJetStreamDelivery(cfg Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(confirmTimeout))
+func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
 	}
 	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: newMessage(cfg.Token), many: newMessage(cfg.Token)}, nil
+		one: newMessage(cfg), many: newMessage(cfg), frames: newFrames(cfg)}, nil
 }
 
 // FencedError says that another bridge has taken this host's name: it has stored
@@ -132,11 +136,6 @@ func isTooLarge(err error) bool {
 // errCodeBatchTooLarge is the server's JSAtomicPublishTooLargeBatchErrF.
 const errCodeBatchTooLarge jetstream.ErrorCode = 10199
 
-// errCodeBatchIncomplete is the server's JSAtomicPublishIncompleteBatchErr: it did not
-// take the beginning, having too many batches open (10210, which only an answer to
-// that would tell), or it has become the leader since.
-const errCodeBatchIncomplete jetstream.ErrorCode = 10176
-
 // errCodeBatchDuplicate is the server's JSAtomicPublishContainsDuplicateMessageErr.
 const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
@@ -154,8 +153,11 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		d.lastSeq, d.wrote = ack.Sequence, true
 		return 1, nil
 	}
+	if w := natsio.WireOf(d.nc); w != nil {
+		return d.sendFrames(ctx, w, batch)
+	}
 	// No flow control: what is wrong with an earlier message, the commit is told.
-	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckTimeout: confirmTimeout})
+	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckTimeout: natsio.ConfirmTimeout})
 	if err != nil {
 		return 0, err
 	}
@@ -174,12 +176,54 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 			maps.DeleteFunc(d.many.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, expectHeader) })
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
 	defer delete(d.many.Header, jetstreamext.BatchCommitHeader)
 	ack, err := publisher.CommitMsg(ctx, d.many.of(&batch[last]))
 	if err != nil {
 		return 0, err
+	}
+	d.lastSeq, d.wrote = ack.Sequence, true
+	return len(batch), nil
+}
+
+// sendFrames is send of a batch to a connection that takes ready-made messages.
+func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, batch []outgoing) (int, error) {
+	id, last := nuid.Next(), len(batch)-1
+	err := d.frames.send(to, batch[:last], func(dst []byte, i int) []byte {
+		if i == 0 { // the fence
+			dst = appendHeader(dst, jetstream.ExpectedStreamHeader, d.cfg.Stream)
+			dst = appendHeaderInt(dst, jetstream.ExpectedLastSubjSeqHeader, d.lastSeq)
+			dst = appendHeader(dst, jetstream.ExpectedLastSubjSeqSubjHeader, d.host)
+		}
+		dst = appendHeader(dst, jetstreamext.BatchIDHeader, id)
+		return appendHeaderInt(dst, jetstreamext.BatchSeqHeader, uint64(i+1))
+	})
+	if err != nil {
+		return 0, err
+	}
+	commit := nats.Msg{Subject: d.many.of(&batch[last]).Subject, Data: batch[last].data, Header: maps.Clone(d.many.Header)}
+	commit.Header.Set(jetstreamext.BatchIDHeader, id)
+	commit.Header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(len(batch)))
+	commit.Header.Set(jetstreamext.BatchCommitHeader, "1")
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
+	defer cancel()
+	answer, err := d.nc.RequestMsgWithContext(ctx, &commit)
+	if err != nil {
+		return 0, err
+	}
+	var ack struct {
+		Error *jetstream.APIError `json:"error"`
+		jetstreamext.BatchAck
+	}
+	if err := json.Unmarshal(answer.Data, &ack); err != nil {
+		return 0, fmt.Errorf("acknowledgment of a batch: %w", err)
+	}
+	if ack.Error != nil {
+		return 0, ack.Error
+	}
+	if ack.BatchID != id || ack.BatchSize != uint64(len(batch)) {
+		return 0, fmt.Errorf("acknowledgment of another batch: %s", answer.Data)
 	}
 	d.lastSeq, d.wrote = ack.Sequence, true
 	return len(batch), nil
@@ -198,7 +242,7 @@ func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (sto
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
 	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
 	if err != nil {
@@ -273,13 +317,14 @@ func (d *jetStreamDelivery) fenced(at time.Time) error {
 // prepareStream looks for the stream, and creates it when it is missing. A
 // stream that is there is used as it is.
 func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
 	stream, err := d.js.Stream(ctx, d.cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		cfg := d.streamConfig()
 		if stream, err = d.js.CreateStream(ctx, cfg); err != nil {
-			return fmt.Errorf("create stream %s: %w; or have someone who may run: %s", cfg.Name, err, addCommand(cfg))
+			return natsio.WithAdvice(fmt.Errorf("create stream %s: %w", cfg.Name, err),
+				"let this user create it, or have someone who may run: %s", natsio.AddCommand(cfg))
 		}
 		d.log.Info("created the stream", "stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)
 		d.seen = true
@@ -287,10 +332,8 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
 	cfg := stream.CachedInfo().Config
-	for _, kind := range []schema.Kind{schema.New, schema.Del} {
-		if subject := schema.Subject(d.cfg.Prefix, d.cfg.Token, kind); !covers(cfg.Subjects, subject) {
-			return fmt.Errorf("stream %s takes %v, not %s: add that subject to it, or name another stream in IFACE_STREAM", cfg.Name, cfg.Subjects, subject)
-		}
+	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
+		return err
 	}
 	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
 		d.batch = 1
@@ -306,79 +349,19 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 }
 
 func (d *jetStreamDelivery) streamConfig() jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name:        d.cfg.Stream,
-		Description: "network link events, schema " + schema.Name,
-		Subjects:    []string{d.cfg.Prefix + ".*.*"},
-		Storage:     jetstream.FileStorage,
-		Replicas:    d.cfg.Replicas,
-		MaxAge:      d.cfg.MaxAge,
-		AllowDirect: true,
-		// Servers before 2.12 do not have it, and some refuse what they do not know.
-		AllowAtomicPublish: atLeast(d.nc.ConnectedServerVersion(), 2, 12),
-	}
+	return natsio.StreamConfig(&d.cfg, d.nc.ConnectedServerVersion())
 }
 
-// addCommand is the nats command that creates the stream.
-func addCommand(cfg jetstream.StreamConfig) string {
-	cmd := fmt.Sprintf("nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults",
-		cfg.Name, strings.Join(cfg.Subjects, ","), cfg.Replicas, cfg.MaxAge)
-	if cfg.AllowAtomicPublish {
-		cmd += " --allow-batch"
-	}
-	return cmd
-}
-
-// covers reports whether one of the filters matches a subject without wildcards.
-func covers(filters []string, subject string) bool {
-	for _, filter := range filters {
-		if matches(strings.Split(filter, "."), strings.Split(subject, ".")) {
-			return true
-		}
-	}
-	return false
-}
-
-func matches(filter, subject []string) bool {
-	for i, token := range filter {
-		if token == ">" {
-			return len(subject) > i
-		}
-		if i >= len(subject) || token != "*" && token != subject[i] {
-			return false
-		}
-	}
-	return len(filter) == len(subject)
-}
-
-// atLeast reports whether a version "2.12.1" is at least major.minor.
-func atLeast(version string, major, minor int) bool {
-	var a, b int
-	if _, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil {
-		return false
-	}
-	return a > major || a == major && b >= minor
-}
-
-// explain makes of an error what a person needs to know. A refused permission
-// looks like a server that does not answer; which one it was came by itself.
+// explain adds to an error what only the delivery knows; what it means, natsio tells.
 func (d *jetStreamDelivery) explain(err, lastErr error) error {
-	if refused := permissionError(d.nc, lastErr); refused != nil {
-		if d.known || d.seen {
-			return refused
-		}
-		return fmt.Errorf("%w; to have the stream created by someone who may: %s", refused, addCommand(d.streamConfig()))
-	}
-	var api *jetstream.APIError
+	refused := natsio.PermissionError(d.nc, lastErr)
 	switch {
-	case errors.As(err, &api) && api.ErrorCode == errCodeBatchIncomplete:
-		return fmt.Errorf("the server has as many batches open as it may (limits.batch.max_inflight_per_stream), or a new leader: %w", err)
-	case errors.Is(err, jetstream.ErrNoStreamResponse), d.seen && errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("stream %s has no leader, or is gone: %w", d.cfg.Stream, err)
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("%w: JetStream is off or not ready; enable JetStream on the server, or set IFACE_DELIVERY=core", err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fmt.Errorf("no answer in time: %w", err)
+	case refused != nil && (d.known || d.seen):
+		return refused
+	case refused != nil:
+		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s", natsio.AddCommand(d.streamConfig()))
+	case d.seen && errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("stream %s: %w: %w", d.cfg.Stream, jetstream.ErrNoStreamResponse, err)
 	}
 	return err
 }

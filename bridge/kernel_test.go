@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/harness"
@@ -38,7 +40,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 	}
 	defer src.Close()
 	q := newQueue(1<<20, 0)
-	w := &watcher{src: src, table: newTable(Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	w := &watcher{src: src, table: newTable(config.Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -46,14 +48,18 @@ func TestDumpOfManyLinks(t *testing.T) {
 
 	replayed := map[int32]schema.Link{}
 	follow := func() {
-		into := make([]change, 1000)
+		into, events := make([]delta, 1000), new(writer)
 		for {
 			n, _ := q.take(into, time.Now())
 			for i := range into[:n] {
-				if c := &into[i]; c.kind == schema.New {
-					replayed[c.link.Index] = *c.link
-				} else {
-					delete(replayed, c.link.Index)
+				data, _ := events.append(nil, &into[i], "epoch", 1)
+				var e schema.Event
+				if err := e.UnmarshalJSON(data); err != nil {
+					t.Fatal(err)
+				}
+				if delete(replayed, e.Link.Index); e.Kind == schema.New {
+					e.Link.LowerName, e.Link.MasterName = "", "" // which the kernel does not send
+					replayed[e.Link.Index] = e.Link
 				}
 			}
 			if n == 0 {

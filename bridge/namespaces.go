@@ -3,73 +3,70 @@ package bridge
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
-	"ifacebridge/schema"
 )
 
-// namespaces watches the network namespaces that are selected, with a watcher for
-// each: those that are there at the start make the opening of the epoch, one that
-// appears later has a snapshot of its own, and one that dies a del for each link.
+// namespaces follows the network namespaces that are selected, from when they appear
+// until they die, with a watcher for each. Those that are there at the start make the
+// opening of the epoch; one that appears later gets a snapshot of its own, and one that
+// dies a del for each link.
 //
-// The sockets of a watcher keep its namespace alive. So a namespace is over when
-// nothing else keeps it: no name and no process (netlinksrc.Finder). It is let go
-// then, and the kernel removes it.
+// The sockets of a watcher keep its namespace alive. So a namespace is dead when
+// nothing else keeps it: no name and no process (netlinksrc.Finder). Its sockets are
+// closed then, and the kernel removes it.
 type namespaces struct {
-	cfg     Config
+	cfg     config.Config
 	queue   *queue
 	log     *slog.Logger
-	metrics *metrics
+	metrics *kernelMetrics
 
 	finder   *netlinksrc.Finder
-	given    Source             // what to read in place of the kernel, nil: nothing
-	reader   *netlinksrc.Reader // of the kernel's sources
-	lock     sync.Locker        // of all tables, and of what follows: the sources'
+	given    Source             // what is read in place of the kernel; nil: the kernel is
+	reader   *netlinksrc.Reader // of the kernel's sources; nil when one was given
 	hint     chan struct{}      // holds a token when namespaces may have come or gone
 	overruns atomic.Uint64      // in this epoch
+	failed   chan failure       // unbuffered: run takes them one by one
+	granted  atomic.Int64       // receive buffer in bytes of the own namespace's socket, else of the first
 
-	watched map[uint64]*watch // by inode
-	began   uint64            // watches so far
-	moves   map[place]schema.Counterpart
-	ahead   bool // the others catch up with the handle that runs
-
-	failing map[string]string // what cannot be watched, and why, as last said
-	failed  chan failure
-	granted atomic.Int64 // receive buffer in bytes, as the own namespace's socket got it, else the first
+	// lock is that of the sources, and the one lock of all tables, so that a link can
+	// move between two. It guards what follows as well.
+	lock    sync.Locker
+	watched map[uint64]*namespace // by inode
+	moved   *moves
+	began   uint64            // how many were, ever
+	failing map[string]string // what cannot be watched, and why, as last logged
 }
 
-// A watch is a watcher at work.
-type watch struct {
+// A namespace is one that is watched: its watcher, and what keeps that running.
+type namespace struct {
 	watcher
 	src  *netlinksrc.Source // nil when the source was given
 	ns   netlinksrc.Namespace
-	ids  map[int32]*watch   // namespaces by the id that they have in this one, as far as known
-	stop context.CancelFunc // run ends it: a namespace outlives no bridge, but may end before
-	done chan struct{}      // closed when its goroutine has ended
+	ids  map[int32]*namespace // the others by the id that they have in this one, as far as known
+	stop context.CancelFunc   // ends the goroutine of the watcher
+	done chan struct{}        // closed when that has ended
 }
 
-// place is where a link is: a namespace that is watched, and the index in it.
-type place struct {
-	watch uint64
-	index int32
-}
-
+// A failure is why a namespace can be read no longer.
 type failure struct {
-	watch *watch
-	err   error
+	of  *namespace
+	err error
 }
 
 const (
-	// findEvery is how often to look for what nothing tells of: processes in new
+	// findEvery is how often to look for what nothing announces: processes in new
 	// namespaces, and the permission to enter one.
 	findEvery = 10 * time.Second
 
@@ -77,23 +74,23 @@ const (
 	// search comes a rest that is so many times as long, and minRest at least.
 	findShare = 20
 	minRest   = 50 * time.Millisecond
-
-	// maxMoves is how many links may be on their way between two namespaces.
-	maxMoves = 4096
 )
 
-// newNamespaces returns what reads the kernel, or, where one is given, a source in
-// its place.
-func newNamespaces(cfg Config, given Source, q *queue, log *slog.Logger, m *metrics) (*namespaces, error) {
+// newNamespaces returns what reads the kernel, or the given source in its place, if
+// there is one.
+func newNamespaces(
+	cfg config.Config, given Source, q *queue, log *slog.Logger, m *kernelMetrics,
+) (*namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
 		return nil, err
 	}
 	n := &namespaces{
 		cfg: cfg, queue: q, log: log, metrics: m, finder: finder, given: given, lock: given,
-		hint: make(chan struct{}, 1), watched: map[uint64]*watch{}, moves: map[place]schema.Counterpart{},
-		failing: map[string]string{}, failed: make(chan failure),
+		hint: make(chan struct{}, 1), failed: make(chan failure),
+		watched: map[uint64]*namespace{}, failing: map[string]string{},
 	}
+	n.moved = newMoves(n.watched, n.hint, log)
 	if given == nil {
 		n.reader = netlinksrc.NewReader()
 		n.lock = n.reader
@@ -101,7 +98,7 @@ func newNamespaces(cfg Config, given Source, q *queue, log *slog.Logger, m *metr
 	return n, nil
 }
 
-// close lets go of what run has left. Nothing may be under way.
+// close closes what run has left open. Nothing may be under way.
 func (n *namespaces) close() { n.finder.Close() }
 
 // run publishes the opening of the epoch and then every change until ctx ends;
@@ -112,36 +109,23 @@ func (n *namespaces) run(ctx context.Context) error {
 	if err := n.open(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	var hints sync.WaitGroup
-	defer hints.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var every <-chan time.Time
-	if !n.cfg.Netns.OnlySelf() {
-		hints.Go(func() {
-			for n.finder.Wait(ctx) == nil {
-				signal(n.hint)
-			}
-		})
-		ticker := time.NewTicker(findEvery)
-		defer ticker.Stop()
-		every = ticker.C
-	}
+	every, stop := n.listen(ctx)
+	defer stop()
 	for {
 		select {
 		case <-n.hint:
 		case <-every:
 		case f := <-n.failed:
-			if f.watch.ns.Own() {
+			if f.of.ns.Own() {
 				return f.err
 			}
-			n.say(f.watch.ns.Name, fmt.Errorf("reading its links: %w", f.err))
-			n.remove(f.watch)
+			n.logFailing(f.of.ns.Name, fmt.Errorf("reading its links: %w", f.err))
+			n.remove(f.of)
 			continue
 		case <-ctx.Done():
 			return nil
 		}
-		looked := n.follow(ctx)
+		looked := n.look(ctx)
 		select {
 		case <-time.After(max(minRest, findShare*looked)):
 		case <-ctx.Done():
@@ -150,10 +134,32 @@ func (n *namespaces) run(ctx context.Context) error {
 	}
 }
 
+// listen has n.hint filled when the finder notices that namespaces may have come or
+// gone, and returns when to look besides, until stop is called. Where the bridge's own
+// namespace is the only one, neither happens.
+func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop func()) {
+	if n.cfg.Netns.OnlySelf() {
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var finding sync.WaitGroup
+	finding.Go(func() {
+		for n.finder.Wait(ctx) == nil {
+			signal(n.hint)
+		}
+	})
+	ticker := time.NewTicker(findEvery)
+	return ticker.C, func() {
+		ticker.Stop()
+		cancel()
+		finding.Wait()
+	}
+}
+
 // open begins to watch what is there, and publishes the opening.
 func (n *namespaces) open(ctx context.Context) error {
 	found, missed := n.finder.Find()
-	var begun []*watch
+	var begun []*namespace
 	failed := map[string]error{}
 	for _, ns := range found {
 		w, err := n.begin(ctx, ns)
@@ -172,8 +178,8 @@ func (n *namespaces) open(ctx context.Context) error {
 }
 
 // begin opens a namespace and reads its links.
-func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch, error) {
-	w := &watch{ns: ns, ids: map[int32]*watch{}, done: make(chan struct{})}
+func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*namespace, error) {
+	w := &namespace{ns: ns, ids: map[int32]*namespace{}, done: make(chan struct{})}
 	from := n.given
 	if from == nil {
 		src, err := n.openSource(ns)
@@ -184,20 +190,23 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*watch
 	}
 	n.began++
 	t := newTable(n.cfg.Filter)
-	t.watch, t.fresh = n.began, n.queue.fresh
+	t.watch = n.began
 	log := n.log
 	if !ns.Own() {
 		t.netns = netns{ns.Name, ns.Inode}
 		log = log.With("netns", ns.Name)
 	}
-	w.watcher = watcher{src: from, table: t, queue: n.queue, resync: n.cfg.Resync, log: log, overruns: &n.overruns, metrics: n.metrics}
+	w.watcher = watcher{
+		src: from, table: t, queue: n.queue, resync: n.cfg.Resync, log: log,
+		overruns: &n.overruns, metrics: n.metrics,
+	}
 	if err := w.start(ctx); err != nil {
 		w.close()
 		return nil, err
 	}
 	if !n.cfg.Netns.OnlySelf() {
-		w.before = n.before
-		t.elsewhere = n
+		w.before = n.moved.readAhead
+		t.elsewhere = n.moved
 	}
 	return w, nil
 }
@@ -219,20 +228,20 @@ func (n *namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source
 	return src, nil
 }
 
-// close lets go of the namespace. Its goroutine must have ended.
-func (w *watch) close() {
+// close closes the sockets in the namespace. Its goroutine must have ended.
+func (w *namespace) close() {
 	if w.src != nil {
 		_ = w.src.Close()
 	}
 }
 
-// adopt publishes the snapshots of namespaces that were begun, and has them
-// followed. Opening is those of the epoch's beginning, which stand together.
-func (n *namespaces) adopt(begun []*watch, opening bool) {
+// adopt publishes the snapshots of namespaces that were begun, and starts their
+// watchers. The opening is the snapshots of the epoch's beginning, which stand together.
+func (n *namespaces) adopt(begun []*namespace, opening bool) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	links, published := 0, uint32(0)
-	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *watch) bool { return w.table.published() == 0 })
+	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.published() == 0 })
 	n.queue.pushSnapshot(func(emit func(*change)) {
 		for i, w := range snapshots {
 			more := 0
@@ -246,31 +255,39 @@ func (n *namespaces) adopt(begun []*watch, opening bool) {
 	for _, w := range begun {
 		links += len(w.table.links)
 		n.watched[w.ns.Inode] = w
-		ctx, stop := context.WithCancel(context.Background())
-		w.stop = stop
-		go func() {
-			defer close(w.done)
-			if err := w.run(ctx); err != nil {
-				select {
-				case n.failed <- failure{w, err}:
-				case <-ctx.Done():
-				}
-			}
-		}()
+		n.follow(w)
 	}
+	attrs := []any{"links", links, "published", published}
 	switch {
 	case !opening:
-		n.log.Info("watching a network namespace", "netns", begun[0].ns.Name, "inode", begun[0].ns.Inode, "links", links, "published", published)
+		ns := begun[0].ns
+		n.log.Info("watching a network namespace", append([]any{"netns", ns.Name, "inode", ns.Inode}, attrs...)...)
 	case n.cfg.Netns.OnlySelf():
-		n.log.Info("read the links of this host", "links", links, "published", published)
+		n.log.Info("read the links of this host", attrs...)
 	default:
-		n.log.Info("read the links of this host", "links", links, "published", published, "namespaces", len(begun))
+		n.log.Info("read the links of this host", append(attrs, "namespaces", len(begun))...)
 	}
 }
 
-// follow compares what is watched with what is there. It returns how long it took
-// to look.
-func (n *namespaces) follow(ctx context.Context) (looked time.Duration) {
+// follow starts the watcher of a namespace, which runs until w.stop is called. It does
+// not end with run's context: run stops all of them in the end.
+func (n *namespaces) follow(w *namespace) {
+	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
+	go func() {
+		defer close(w.done)
+		if err := w.run(ctx); err != nil {
+			select {
+			case n.failed <- failure{w, err}:
+			case <-ctx.Done():
+			}
+		}
+	}()
+}
+
+// look compares what is watched with what is there. It returns how long it took to
+// find that out.
+func (n *namespaces) look(ctx context.Context) (looked time.Duration) {
 	began := time.Now()
 	found, missed := n.finder.Find()
 	looked = time.Since(began)
@@ -284,7 +301,7 @@ func (n *namespaces) follow(ctx context.Context) (looked time.Duration) {
 			n.remove(w)
 		}
 	}
-	n.rename(there)
+	n.renameAll(there)
 	failed := map[string]error{}
 	for _, ns := range found {
 		if n.watched[ns.Inode] != nil || ctx.Err() != nil {
@@ -293,18 +310,18 @@ func (n *namespaces) follow(ctx context.Context) (looked time.Duration) {
 		if w, err := n.begin(ctx, ns); err != nil {
 			failed[ns.Name] = err
 		} else {
-			n.adopt([]*watch{w}, false)
+			n.adopt([]*namespace{w}, false)
 		}
 	}
 	n.report(failed, missed)
 	return looked
 }
 
-// rename publishes the names that have changed. Where names were swapped, one
-// goes through a name that nobody else has.
-func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
+// renameAll publishes the names that have changed. Where names were swapped, one
+// namespace goes through a name that no other has.
+func (n *namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
 	taken := map[string]bool{}
-	var left []*watch
+	var left []*namespace
 	for _, w := range n.list() {
 		taken[w.ns.Name] = true
 		if there[w.ns.Inode].Name != w.ns.Name {
@@ -313,14 +330,14 @@ func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
 		w.ns.Path = there[w.ns.Inode].Path
 	}
 	for len(left) > 0 {
-		i := slices.IndexFunc(left, func(w *watch) bool { return !taken[there[w.ns.Inode].Name] })
+		i := slices.IndexFunc(left, func(w *namespace) bool { return !taken[there[w.ns.Inode].Name] })
 		to := ""
 		if i < 0 {
 			i, to = 0, fmt.Sprint("inode:", left[0].ns.Inode)
 		}
 		w := left[i]
 		to = cmp.Or(to, there[w.ns.Inode].Name)
-		n.log.Info("a network namespace has another name", "netns", to, "before", w.ns.Name, "inode", w.ns.Inode)
+		n.log.Info("a network namespace was renamed", "netns", to, "before", w.ns.Name, "inode", w.ns.Inode)
 		n.lock.Lock()
 		delete(taken, w.ns.Name)
 		w.ns.Name, taken[to] = to, true
@@ -333,29 +350,28 @@ func (n *namespaces) rename(there map[uint64]netlinksrc.Namespace) {
 }
 
 // list returns what is watched, in the order in which it was begun.
-func (n *namespaces) list() []*watch {
+func (n *namespaces) list() []*namespace {
 	n.lock.Lock()
 	defer n.lock.Unlock()
-	return slices.SortedFunc(maps.Values(n.watched), func(a, b *watch) int { return cmp.Compare(a.table.watch, b.table.watch) })
+	return slices.SortedFunc(maps.Values(n.watched), func(a, b *namespace) int {
+		return cmp.Compare(a.table.watch, b.table.watch)
+	})
 }
 
-// remove publishes that the links of a namespace are gone, and lets go of it.
-func (n *namespaces) remove(w *watch) {
+// remove publishes that the links of a namespace are gone, and closes its sockets.
+func (n *namespaces) remove(w *namespace) {
 	w.stop()
 	<-w.done
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	w.end()
 	delete(n.watched, w.ns.Inode)
-	for _, other := range n.watched {
-		maps.DeleteFunc(other.ids, func(_ int32, to *watch) bool { return to == w })
-	}
-	maps.DeleteFunc(n.moves, func(to place, _ schema.Counterpart) bool { return to.watch == w.table.watch })
+	n.moved.forget(w)
 	w.close()
 }
 
-// end stops all watchers, and lets go of the namespaces. What the links are after
-// that, the next run tells.
+// end stops all watchers, and closes their sockets. What becomes of the links after
+// that is in the next run's snapshot.
 func (n *namespaces) end() {
 	for _, w := range n.list() {
 		w.stop()
@@ -369,27 +385,29 @@ func (n *namespaces) end() {
 	}
 }
 
-// report says what cannot be watched, once for each reason, and that it can.
+// report logs what cannot be watched, once for each reason, and when it can be again.
 func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed) {
 	for _, m := range missed {
 		failed[m.What] = m.Err
 	}
 	n.lock.Lock()
-	over := slices.DeleteFunc(slices.Collect(maps.Keys(n.failing)), func(what string) bool { return failed[what] != nil })
+	over := slices.DeleteFunc(slices.Collect(maps.Keys(n.failing)), func(what string) bool {
+		return failed[what] != nil
+	})
 	n.lock.Unlock()
 	for _, what := range over {
-		n.log.Info("what could not be watched is watched, or gone", "netns", what)
+		n.log.Info("a network namespace that could not be watched is watched now, or gone", "netns", what)
 		n.lock.Lock()
 		delete(n.failing, what)
 		n.lock.Unlock()
 	}
 	for _, what := range slices.Sorted(maps.Keys(failed)) {
-		n.say(what, failed[what])
+		n.logFailing(what, failed[what])
 	}
 }
 
-// say logs why a namespace cannot be watched, unless that was said.
-func (n *namespaces) say(what string, err error) {
+// logFailing logs why a namespace cannot be watched, unless that was logged before.
+func (n *namespaces) logFailing(what string, err error) {
 	n.lock.Lock()
 	before := n.failing[what]
 	n.failing[what] = err.Error()
@@ -397,98 +415,8 @@ func (n *namespaces) say(what string, err error) {
 	if before == err.Error() {
 		return
 	}
-	n.log.Warn("cannot watch a network namespace; trying again, the others are not affected", "netns", what, "cause", err, "advice", adviseNetns(err))
-}
-
-// adviseNetns is what to do about a namespace that cannot be watched.
-func adviseNetns(err error) string {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return "entering a namespace needs CAP_SYS_ADMIN, finding those of other users' processes CAP_SYS_PTRACE"
-	case errors.Is(err, os.ErrNotExist):
-		return "it is watched as soon as it is there"
-	}
-	return ""
-}
-
-// before is called with each notification before it is handled. A link that is new
-// in one namespace may come from another, which was told before: so what was told
-// is read first. So both events can say where the other is, and stand in order.
-func (n *namespaces) before(w *watcher, m *netlinksrc.Message) {
-	if m.Kind == netlinksrc.Netns {
-		signal(n.hint)
-		return
-	}
-	if m.Kind != netlinksrc.New || m.Partial || w.table.links[m.Link.Index] != nil || n.ahead || len(n.watched) < 2 {
-		return
-	}
-	n.ahead = true
-	for _, other := range n.watched {
-		if &other.watcher == w {
-			continue
-		}
-		if err := other.src.CatchUp(func(m *netlinksrc.Message) { other.handle(m, other.queue.push) }); err != nil {
-			n.log.Debug("cannot read ahead", "netns", other.ns.Name, "cause", err) // its own reader will find it out
-		}
-	}
-	n.ahead = false
-}
-
-// wentTo implements elsewhere. The kernel says the id that the other namespace has
-// in this one: which of the others has it, is asked for.
-func (n *namespaces) wentTo(from *table, last *schema.Link) schema.Counterpart {
-	w := n.watchOf(from)
-	id, _ := last.NewNetnsID.Get()
-	to := w.ids[id]
-	if to != nil && !w.knows(to, id) {
-		to = nil
-	}
-	for _, other := range n.watched {
-		if to == nil && other != w && w.knows(other, id) {
-			to = other
-		}
-	}
-	if to == nil {
-		signal(n.hint) // there is a namespace that we do not watch yet
-		return schema.Counterpart{}
-	}
-	w.ids[id] = to
-	if len(n.moves) < maxMoves && to.table.links[last.NewIndex] == nil {
-		n.moves[place{to.table.watch, last.NewIndex}] = w.counterpart(last.Index)
-	}
-	return to.counterpart(last.NewIndex)
-}
-
-// knows reports whether another namespace has this id here.
-func (w *watch) knows(other *watch, id int32) bool {
-	known, ok, err := w.src.NetnsID(other.src)
-	return err == nil && ok && known == id
-}
-
-func (w *watch) counterpart(index int32) schema.Counterpart {
-	return schema.Counterpart{Netns: w.table.netns.name, NetnsInode: w.table.netns.inode, Index: index}
-}
-
-// cameFrom implements elsewhere.
-func (n *namespaces) cameFrom(to *table, index int32) schema.Counterpart {
-	at := place{to.watch, index}
-	from := n.moves[at]
-	delete(n.moves, at)
-	return from
-}
-
-// settle implements elsewhere.
-func (n *namespaces) settle(to *table) {
-	maps.DeleteFunc(n.moves, func(at place, _ schema.Counterpart) bool { return at.watch == to.watch })
-}
-
-func (n *namespaces) watchOf(t *table) *watch {
-	for _, w := range n.watched {
-		if w.table == t {
-			return w
-		}
-	}
-	return nil
+	n.log.Warn("cannot watch a network namespace; retrying, the others are not affected",
+		"netns", what, "cause", err, "advice", config.NetnsAdvice(err))
 }
 
 // malformed returns how many messages and attributes were left out.
@@ -499,7 +427,7 @@ func (n *namespaces) malformed() (sum uint64) {
 	return sum
 }
 
-// stuck says which readers do not run.
+// stuck returns which readers do not run.
 func (n *namespaces) stuck() (list []string) {
 	for _, w := range n.list() {
 		if w.progress.stuck() {
@@ -519,4 +447,52 @@ func (n *namespaces) counts() (links map[string]int, failing int) {
 		links[w.ns.Name] = int(w.links.Load())
 	}
 	return links, len(n.failing)
+}
+
+// The metrics of what is watched when somebody asks: a namespace that is gone leaves
+// no series behind.
+var (
+	linksDesc = metrics.Desc("links",
+		"Links in the kernel, whether they are published or not, in all network namespaces that are watched.")
+	netnsLinksDesc = metrics.Desc("namespace_links",
+		"Those of them in other network namespaces than the bridge's own.", "netns")
+	watchedDesc    = metrics.Desc("namespaces", "Network namespaces that are watched.")
+	notWatchedDesc = metrics.Desc("namespaces_failing",
+		"Network namespaces that should be watched and cannot be; the log has the reasons.")
+)
+
+// register registers what the watchers count, and what is watched.
+func (n *namespaces) register(to metrics.Registry) {
+	to.CounterFunc("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).",
+		func() float64 { return float64(n.overruns.Load()) })
+	to.CounterFunc("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.",
+		func() float64 { return float64(n.malformed()) })
+	to.GaugeFunc("netlink_receive_buffer_bytes", "Receive buffer for notifications as the kernel granted it.",
+		func() float64 { return float64(n.granted.Load()) })
+	to.MustRegister(namespaceCollector{n})
+}
+
+type namespaceCollector struct{ *namespaces }
+
+func (namespaceCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{linksDesc, netnsLinksDesc, watchedDesc, notWatchedDesc} {
+		descs <- d
+	}
+}
+
+func (c namespaceCollector) Collect(to chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, n int, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
+	}
+	links, failing := c.counts()
+	sum := 0
+	for netns, n := range links {
+		sum += n
+		if netns != "" {
+			gauge(netnsLinksDesc, n, netns)
+		}
+	}
+	gauge(linksDesc, sum)
+	gauge(watchedDesc, len(links))
+	gauge(notWatchedDesc, failing)
 }

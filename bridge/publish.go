@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
 
@@ -45,13 +46,15 @@ type publisher struct {
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
-	metrics  *metrics
+	metrics  *publishMetrics
 	progress progress
 
 	confirmed  atomic.Uint64 // events of this run
 	inFlight   atomic.Int64  // events
 	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
 	snapshotOK atomic.Bool   // this run's snapshot is confirmed
+
+	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
 
 // unconfirmed returns how many events NATS has not confirmed yet.
@@ -175,10 +178,7 @@ func (p *publisher) resume(ctx context.Context, left mark) error {
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:
 // to ask the server for a confirmation costs as much as many events.
-const (
-	manyEvents = 16
-	gather     = 5 * time.Millisecond
-)
+const gather = 5 * time.Millisecond
 
 // publishBacklog publishes what the backlog holds until it is closed and empty.
 func (p *publisher) publishBacklog(ctx context.Context) error {
@@ -249,23 +249,26 @@ const (
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
 // that went while no bridge was running.
 func (p *publisher) publishVanished(ctx context.Context, o opening) error {
-	outage := outage{log: p.log, failing: "cannot read from the bucket what was published before; events wait for it", over: "read the bucket"}
+	retry := natsio.Retry{
+		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
+		Last: &p.fault,
+	}
 	var err error
 	connectedFor := time.Duration(0)
 	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
-		var gone []change
+		var gone []schema.Event
 		began := time.Now()
 		gone, err = p.bucket.vanished(ctx, o)
 		if err == nil {
-			outage.end()
-			return p.publishGone(ctx, o.bootID, gone)
+			retry.End()
+			return p.publishGone(ctx, gone)
 		}
 		p.metrics.failed(err)
 		connected := p.nc.IsConnected()
-		if connected && !passes(err) {
+		if connected && !natsio.Classify(err).Transient {
 			tries++
 		}
-		if err := p.pause(ctx, &outage, began, err); err != nil {
+		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
 		}
 		if connected {
@@ -276,18 +279,12 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	return nil
 }
 
-func (p *publisher) publishGone(ctx context.Context, bootID string, gone []change) error {
-	id := p.id
-	id.bootID = bootID
-	for len(gone) > 0 {
+func (p *publisher) publishGone(ctx context.Context, gone []schema.Event) error {
+	for some := range slices.Chunk(gone, maxBatch) {
 		p.encoder.reset()
-		n := min(len(gone), maxBatch)
-		for i := range gone[:n] {
-			var e schema.Event
-			id.event(&e, &gone[i])
-			p.encoder.add(&e)
+		for i := range some {
+			p.encoder.addEvent(&some[i])
 		}
-		gone = gone[n:]
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
@@ -295,12 +292,12 @@ func (p *publisher) publishGone(ctx context.Context, bootID string, gone []chang
 	return nil
 }
 
-// pause waits out the failure of an attempt that was begun then, see outage.
-func (p *publisher) pause(ctx context.Context, o *outage, began time.Time, err error) error {
-	o.moveOn(p.nc, began, err)
+// pause waits out the failure of an attempt that was begun then.
+func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.Time, err error) error {
+	retry.MoveOn(p.nc, began, err)
 	p.progress.rest()
 	defer p.progress.work()
-	return o.wait(ctx, p.nc, err, p.unconfirmed())
+	return retry.Wait(ctx, p.nc, err, p.unconfirmed())
 }
 
 // after is time.After, but never for no time at all.
@@ -313,14 +310,16 @@ func after(d time.Duration) <-chan time.Time {
 
 // publish sends the encoder's batch until all of it is confirmed.
 func (p *publisher) publish(ctx context.Context) error {
-	p.encoder.seal()
 	rest := p.encoder.batch
 	p.inFlight.Store(int64(len(rest)))
 	if len(rest) > 0 {
 		p.oldest.Store(time.Now().UnixNano())
 		defer p.oldest.Store(0)
 	}
-	for outage := (outage{log: p.log, failing: "cannot publish; events are kept until it works again", over: "publishing again"}); ; {
+	retry := natsio.Retry{
+		Log: p.log, Failing: "cannot publish; events are kept until it works again", Over: "publishing again", Last: &p.fault,
+	}
+	for {
 		began := time.Now()
 		p.progress.work() // again: a backlog may take long, one attempt may not
 		n, err := p.store(ctx, rest)
@@ -328,7 +327,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		rest = rest[n:]
 		p.inFlight.Store(int64(len(rest)))
 		if n > 0 || err == nil {
-			outage.end()
+			retry.End()
 		}
 		if err == nil && len(rest) == 0 {
 			return nil
@@ -340,7 +339,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		if errors.As(err, &fenced) || ctx.Err() != nil {
 			return err
 		}
-		if err := p.pause(ctx, &outage, began, err); err != nil {
+		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
 		}
 	}
@@ -367,18 +366,14 @@ func (p *publisher) stored(events []outgoing, began time.Time) {
 // store has the delivery store a batch on the connection that there is now.
 func (p *publisher) store(ctx context.Context, batch []outgoing) (int, error) {
 	if !p.nc.IsConnected() {
-		return 0, errNotConnected
+		return 0, natsio.ErrNotConnected
 	}
-	if err := p.encoder.fit(batch); err != nil {
-		return 0, err
-	}
-	connected, stop := whileConnected(ctx, p.nc)
+	p.encoder.fit(batch)
+	connected, stop := natsio.WhileConnected(ctx, p.nc)
 	defer stop()
 	n, err := p.delivery.store(connected, batch)
-	if err != nil && errors.Is(context.Cause(connected), errDisconnected) {
-		err = errDisconnected
+	if err != nil && errors.Is(context.Cause(connected), natsio.ErrDisconnected) {
+		err = natsio.ErrDisconnected
 	}
 	return n, err
 }
-
-var errNotConnected = errors.New("not connected to NATS")

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -60,7 +61,10 @@ const (
 // semver is what micro wants a version to look like.
 var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)$`)
 
-func newQuery(cfg Config, id identity, st *state, nc *nats.Conn, overruns func() uint64, ready func() bool, log *slog.Logger) *query {
+func newQuery(
+	cfg config.Config, id identity, st *state, nc *nats.Conn,
+	overruns func() uint64, ready func() bool, log *slog.Logger,
+) *query {
 	version := "0.0.0"
 	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
 		version = m[1]
@@ -78,7 +82,7 @@ func newQuery(cfg Config, id identity, st *state, nc *nats.Conn, overruns func()
 			return map[string]any{"epoch": st.epoch, "seq": st.seq, "links": len(st.links), "overruns": overruns()}
 		},
 	}
-	if cfg.Delivery == JetStream {
+	if cfg.Delivery == config.JetStream {
 		q.cfg.Metadata["stream"], q.cfg.Metadata["bucket"] = cfg.Stream, cfg.Bucket
 	}
 	q.subject = schema.QuerySubject(cfg.Token)
@@ -97,8 +101,9 @@ func (q *query) serve() {
 	if err == nil {
 		// No queue group: a bridge that is being replaced must not answer in the
 		// place of the one that replaces it.
-		err = service.AddEndpoint("links", micro.HandlerFunc(q.answer), micro.WithEndpointSubject(q.subject), micro.WithEndpointQueueGroupDisabled(),
-			micro.WithEndpointMetadata(map[string]string{"description": "the links of this host; {\"next\":…} asks for the next page"}))
+		description := map[string]string{"description": `the links of this host; {"next":…} asks for the next page`}
+		err = service.AddEndpoint("links", micro.HandlerFunc(q.answer), micro.WithEndpointSubject(q.subject),
+			micro.WithEndpointQueueGroupDisabled(), micro.WithEndpointMetadata(description))
 	}
 	if err != nil {
 		q.log.Warn("cannot answer queries; events are not affected", "cause", err)

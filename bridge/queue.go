@@ -20,47 +20,115 @@ import (
 // for each link; and a link that came and went while nobody could see it, of
 // which there can be any number. Past twice the limit those are forgotten, and
 // each is counted as an overrun: the following events say so.
+//
+// What most changes hold is a few values of a link: a node for them has room for
+// those, and no pointer, so that an outage of hours leaves the garbage collector
+// nothing to follow. What the link was before is known where the change is taken:
+// there is a [schema.Form] of every link that has changed lately. The first change
+// of a link and what happens to namespaces are kept whole, and so are snapshots, each
+// in one node.
 type queue struct {
 	limit  int
 	window time.Duration // fold what comes within this time; 0: only when full
 
 	mu        sync.Mutex
-	head      node // sentinel of a ring: head.next is the oldest
+	nodes     nodes
 	len       int
-	byLink    map[linkID]*node // the newest of each link, unless in a snapshot
-	spare     *node            // released nodes, linked by next; at most maxSpare
-	spares    int
-	links     []*schema.Link // memory for links; at most maxSpare
-	opening   int            // changes of the first snapshots
-	folded    uint64         // changes that were taken up by another
+	tracks    map[linkID]*track
+	byHandle  []*track // by track.handle; nil where there is none
+	handles   []int32  // of byHandle that are free
+	hand      int      // in byHandle, where dropSome looked last
+	recent    *track   // the last that was asked for
+	whole     map[int32]*wholeChange
+	snapshots map[int32]*snapshot
+	large     map[int32][]byte // values that have no room in their node, by node
+	scratch   []byte
+	opening   int    // the nodes of the first snapshots
+	folded    uint64 // changes that were taken up by another
 	forgotten uint64
 	closed    bool
 
-	// ready holds a token when something was pushed since it was last taken.
+	// ready holds a token when something was pushed since the queue was found empty.
 	ready chan struct{}
 	began chan struct{} // closed when the first snapshot was pushed, or none will be
 }
 
-type node struct {
-	prev, next *node
-	change     change
-	due        time.Time // not before; zero: at once
+// A track is what the queue knows of a link that has changed lately.
+type track struct {
+	id     linkID
+	handle int32 // its place in queue.byHandle
+	newest int32 // the last node of the link; 0: none that a change could be folded into
+	queued int   // nodes of the link
+	pushed netns // as of the last change that was pushed whole
+	taken  netns // and of the last that was taken
+
+	// based is whether a change was pushed whole: the later ones can be told as what is
+	// different. form is what consumers know of the link. It belongs to whoever takes.
+	based bool
+	form  *schema.Form
 }
 
-const maxSpare = 2048
+// maxTracks is of how many links at most, besides those that have changes queued, what
+// consumers know is kept: a form is about 1 KiB. A change of another link costs
+// about twice as much.
+const maxTracks = 512
+
+// A delta is a change as it leaves the queue.
+type delta struct {
+	about
+
+	// form is what consumers know of the link. The encoder, which is done with one delta
+	// before it begins the next, makes it what they know afterwards.
+	form *schema.Form
+
+	// The change is either these keys and their values, or, when link is not nil, all of
+	// it; then before, if it is not nil either, stands for the form.
+	keys         schema.FieldSet
+	values       []byte // of the delta's own, to be used again
+	link, before *linkState
+}
+
+// linkState is a link with the names of the links that it refers to.
+type linkState struct {
+	*schema.Link
+	names
+}
+
+type wholeChange struct {
+	about
+	link   linkState
+	before *linkState // nil: as the form says
+}
+
+// A snapshot is the changes of one, of which the links that have not been taken yet.
+type snapshot struct {
+	about
+	links []snapshotLink
+}
+
+type snapshotLink struct {
+	id    linkID
+	count uint64
+	link  linkState
+}
 
 func newQueue(limit int, window time.Duration) *queue {
-	q := &queue{limit: limit, window: window, byLink: make(map[linkID]*node), ready: make(chan struct{}, 1), began: make(chan struct{})}
-	q.head.prev, q.head.next = &q.head, &q.head
-	return q
+	return &queue{
+		limit: limit, window: window, nodes: newNodes(), tracks: map[linkID]*track{}, whole: map[int32]*wholeChange{},
+		snapshots: map[int32]*snapshot{}, large: map[int32][]byte{},
+		ready: make(chan struct{}, 1), began: make(chan struct{}),
+	}
 }
 
-// push puts a copy of c into the queue. It does not block.
+// push puts what c says into the queue. It does not block.
 func (q *queue) push(c *change) {
 	q.mu.Lock()
+	wasEmpty := q.len == 0
 	q.pushLocked(c)
 	q.mu.Unlock()
-	signal(q.ready)
+	if wasEmpty { // else whoever takes has not come to the end yet
+		signal(q.ready)
+	}
 }
 
 // pushSnapshot is push for the snapshot that produce emits, with nothing in between.
@@ -69,7 +137,7 @@ func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
 	if q.begin() {
-		q.opening = q.len
+		q.opening = len(q.snapshots)
 	}
 	q.mu.Unlock()
 	signal(q.ready)
@@ -103,11 +171,13 @@ func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.
 		return nil, at, errNoSnapshot
 	}
 	links, at = openingLinks{}, time.Now()
-	n := q.head.next
+	n := q.nodes.oldest()
 	for range q.opening {
-		c := &n.change
-		links[schema.LinkKey{Netns: c.netns.name, Index: c.id.index}] = openingLink{c.netns.inode, c.link}
-		at, n = c.time, n.next
+		s := q.snapshots[n]
+		for _, l := range s.links {
+			links[schema.LinkKey{Netns: s.netns.name, Index: l.id.index}] = openingLink{s.netns.inode, l.link.Link}
+		}
+		at, n = s.time, q.nodes.at(n).next
 	}
 	return links, at, nil
 }
@@ -137,115 +207,265 @@ func signal(token chan<- struct{}) {
 }
 
 func (q *queue) pushLocked(c *change) {
-	inSnapshot := c.snapshot.Of > 0
-	due := time.Time{}
-	if q.window > 0 && !inSnapshot {
-		due = c.time.Add(q.window)
+	if c.snapshot.Of > 0 {
+		q.pushToSnapshot(c)
+		return
 	}
-	n := q.byLink[c.id]
-	if !inSnapshot && n != nil && (q.len >= q.limit || c.time.Before(n.due)) {
-		if between := n.change.link; between == c.before && between != c.link && between != n.change.before {
-			q.keepSpare(between) // nobody saw it
-		}
-		fold(&n.change, c)
+	due := int64(0)
+	if q.window > 0 {
+		due = c.time.Add(q.window).UnixNano()
+	}
+	t := q.track(c.id)
+	i := t.newest
+	if i != 0 && (q.len >= q.limit || c.time.UnixNano() < q.nodes.at(i).due) {
+		q.fold(t, i, c)
 		q.folded++
-		q.unlink(n)
-		due = n.due // a link that never rests is not held back for ever
+		q.unlink(t, i)
+		due = q.nodes.at(i).due // a link that never rests is not held back for ever
 	} else {
-		n = q.node()
-		n.change = *c
+		i = q.nodes.get()
+		q.put(t, i, c)
 	}
-	n.due = due
+	q.nodes.at(i).due = due
 	gone := c.kind == schema.Del && c.action != schema.Renamed
 	if gone {
-		delete(q.byLink, c.id) // nothing comes after it
-		if !n.change.wasThere && q.len >= 2*q.limit {
+		t.newest = 0 // nothing comes after it
+		if w := q.whole[i]; w != nil && !w.wasThere && q.len >= 2*q.limit {
 			q.forgotten++
-			q.release(n)
+			q.release(i)
+			q.drop(t)
 			return
 		}
 	}
-	q.append(n)
-	if !gone && !inSnapshot {
-		q.byLink[c.id] = n
+	q.nodes.append(i)
+	q.len++
+	t.queued++
+	if !gone {
+		t.newest = i
 	}
 }
 
-// fold makes into the change that stands for itself and, after it, c.
-func fold(into, c *change) {
-	first := *into
-	*into = *c
+// pushToSnapshot puts the next change of a snapshot into the queue. The snapshot is the
+// last that is there: nothing comes in between.
+func (q *queue) pushToSnapshot(c *change) {
+	i := q.nodes.newest()
+	if c.snapshot.Pos == 1 {
+		i = q.nodes.get()
+		q.nodes.append(i)
+		q.snapshots[i] = &snapshot{c.about, make([]snapshotLink, 0, c.snapshot.Of)}
+	}
+	if t := q.tracks[c.id]; t != nil {
+		t.newest = 0 // nothing is folded across it
+	}
+	s := q.snapshots[i]
+	s.links = append(s.links, snapshotLink{c.id, c.count, linkState{c.link, c.linkNames}})
+	q.len++
+}
+
+// track returns what is known of a link.
+func (q *queue) track(id linkID) *track {
+	if q.recent != nil && q.recent.id == id {
+		return q.recent
+	}
+	t := q.tracks[id]
+	if t == nil {
+		t = &track{id: id, form: new(schema.Form), handle: int32(len(q.byHandle))}
+		if last := len(q.handles) - 1; last >= 0 {
+			t.handle, q.handles = q.handles[last], q.handles[:last]
+		} else {
+			q.byHandle = append(q.byHandle, nil)
+		}
+		q.byHandle[t.handle], q.tracks[id] = t, t
+	}
+	q.recent = t
+	return t
+}
+
+// drop forgets what is known of a link that has nothing queued.
+func (q *queue) drop(t *track) {
+	if t.queued > 0 {
+		return
+	}
+	delete(q.tracks, t.id)
+	q.byHandle[t.handle] = nil
+	q.handles = append(q.handles, t.handle)
+	q.recent = nil
+}
+
+// dropSome forgets of some links what is known of them, those that have been known
+// longest before others.
+func (q *queue) dropSome() {
+	for range 2 * maxTake { // faster than they are made
+		q.hand = (q.hand + 1) % len(q.byHandle)
+		if t := q.byHandle[q.hand]; t != nil {
+			q.drop(t)
+		}
+	}
+}
+
+// put makes node i stand for c: for what is different, if that says all of it, else
+// for all of it.
+func (q *queue) put(t *track, i int32, c *change) {
+	if !t.based || !c.isPlain(t.pushed) {
+		q.putWhole(t, i, wholeOf(c, t.based && c.wasThere))
+		return
+	}
+	n := q.nodes.at(i)
+	n.track, n.kind, n.action, n.cause = t.handle, c.kind, c.action, c.cause
+	n.time, n.overruns, n.count = c.time.UnixNano(), c.overruns, c.count
+	n.keys, n.restated = c.keys(), c.restated
+	q.scratch = c.appendValues(q.scratch[:0], n.keys)
+	q.setValues(i, q.scratch)
+}
+
+func (q *queue) putWhole(t *track, i int32, w *wholeChange) {
+	n := q.nodes.at(i)
+	n.track, n.isWhole = t.handle, true
+	q.whole[i] = w
+	t.based, t.pushed = true, w.netns
+}
+
+// wholeOf returns c with links of its own. What it was before need not be told when
+// the form is known to have it.
+func wholeOf(c *change, formHasBefore bool) *wholeChange {
+	w := &wholeChange{about: c.about, link: linkState{c.link, c.linkNames}}
+	if c.before != nil { // else the table leaves the link alone
+		w.link = w.link.clone()
+		if !formHasBefore && c.kind != schema.Del {
+			before := linkState{c.before, c.beforeNames}.clone()
+			w.before = &before
+		}
+	}
+	return w
+}
+
+func (l linkState) clone() linkState {
+	link := *l.Link
+	return linkState{&link, l.names}
+}
+
+// fold makes node i stand for what it stands for and, after it, c.
+func (q *queue) fold(t *track, i int32, c *change) {
+	n := q.nodes.at(i)
+	switch plain := c.isPlain(t.pushed); {
+	case n.isWhole:
+		w := q.whole[i]
+		w.about = fold(w.about, c.about)
+		w.link = linkState{c.link, c.linkNames}.clone()
+		t.pushed = w.netns
+	case plain:
+		keys := c.keys()
+		values := c.appendValues(q.scratch[:0], keys)
+		fresh := len(values)
+		values = schema.MergeValues(values, n.keys, q.valuesOf(i), keys, values[:fresh])
+		q.scratch = values
+		n.keys |= keys
+		q.setValues(i, values[fresh:])
+		n.restated |= c.restated
+		n.kind, n.action, n.cause = c.kind, c.action, c.cause
+		n.time, n.overruns, n.count = c.time.UnixNano(), c.overruns, n.count+c.count
+	default: // what it was before, the form says
+		first := n.about(t)
+		w := &wholeChange{about: fold(first, c.about), link: linkState{c.link, c.linkNames}.clone()}
+		q.empty(i)
+		q.putWhole(t, i, w)
+	}
+}
+
+// fold returns what is said of a change that stands for two, one after the other.
+func fold(first, c about) about {
+	into := c
 	into.count += first.count
-	into.before, into.beforeNames, into.wasThere = first.before, first.beforeNames, first.wasThere
+	into.wasThere = first.wasThere
 	into.restated |= first.restated
 	if first.netnsBefore != "" {
 		into.netnsBefore = first.netnsBefore
 	}
 	switch {
 	case c.kind == schema.Del:
-	case !first.wasThere && first.kind == schema.New:
+	case first.wasThere:
+		into.action = schema.Updated // or renamed, as is seen when the event is made
+	case first.kind == schema.New:
 		into.action, into.netnsBefore = first.action, ""
 		into.counterpart = first.counterpart
-	case first.wasThere && (into.before.Name != into.link.Name || into.netnsBefore != ""):
-		into.action = schema.Renamed
-	case first.wasThere:
-		into.action = schema.Updated
+	default: // it came and went, and came again, unseen
+		into.action, into.netnsBefore = schema.Created, ""
 	}
+	return into
 }
 
-// take moves up to len(into) changes out of the queue, and returns how many. It
-// returns, besides, how long to wait for the next one when the oldest is held
-// for the folding window; 0 means until ready.
-func (q *queue) take(into []change, now time.Time) (n int, wait time.Duration) {
+// maxTake is how many changes are taken at once at most: whoever pushes waits meanwhile.
+const maxTake = 64
+
+// take moves up to len(into), which is at most maxTake, changes out of the queue, and
+// returns how many. It returns, besides, how long to wait for the next one when the
+// oldest is held for the folding window; 0 means until ready.
+func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for n < len(into) && q.len > 0 {
-		oldest := q.head.next
-		if wait := oldest.due.Sub(now); wait > 0 && !q.closed {
-			return n, wait
+		i := q.nodes.oldest()
+		oldest := q.nodes.at(i)
+		if oldest.due > 0 && !q.closed {
+			if wait := time.Unix(0, oldest.due).Sub(now); wait > 0 {
+				return n, wait
+			}
 		}
-		into[n] = oldest.change
-		into[n].overruns += q.forgotten
+		d := &into[n]
+		if s := q.snapshots[i]; s != nil {
+			q.takeOfSnapshot(d, s, i)
+		} else {
+			q.takeNode(d, q.byHandle[oldest.track], i)
+		}
+		d.overruns += q.forgotten
 		n++
-		if q.byLink[oldest.change.id] == oldest {
-			delete(q.byLink, oldest.change.id)
-		}
-		q.unlink(oldest)
-		q.release(oldest)
+	}
+	if len(q.tracks) > maxTracks {
+		q.dropSome()
+	}
+	if q.len == 0 {
+		q.nodes.shrink()
 	}
 	return n, 0
 }
 
-// fresh returns memory for a link.
-func (q *queue) fresh() *schema.Link {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	last := len(q.links) - 1
-	if last < 0 {
-		return new(schema.Link)
+// takeOfSnapshot makes d the next change of a snapshot, which stands in node i.
+func (q *queue) takeOfSnapshot(d *delta, s *snapshot, i int32) {
+	l := s.links[0]
+	s.links = s.links[1:]
+	s.snapshot.Pos++
+	t := q.track(l.id)
+	if t.taken = s.netns; !t.based {
+		t.based, t.pushed = true, s.netns
 	}
-	l := q.links[last]
-	q.links = q.links[:last]
-	return l
-}
-
-// recycle takes back the memory of changes that were taken and are not needed any
-// more: what a link was before its change, nobody else has, since the changes of one
-// link leave in their order and its table has gone on.
-func (q *queue) recycle(changes []change) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i := range changes {
-		if c := &changes[i]; c.before != nil && c.before != c.link {
-			q.keepSpare(c.before)
-			c.before = nil
-		}
+	d.about, d.form, d.link, d.before = s.about, t.form, &l.link, nil
+	d.id, d.count, d.snapshot.Pos = l.id, l.count, s.snapshot.Pos-1
+	q.len--
+	if len(s.links) == 0 {
+		q.nodes.unlink(i)
+		delete(q.snapshots, i)
+		q.nodes.release(i)
 	}
 }
 
-func (q *queue) keepSpare(l *schema.Link) {
-	if len(q.links) < maxSpare {
-		q.links = append(q.links, l)
+// takeNode makes d what node i stands for, and gives the node back.
+func (q *queue) takeNode(d *delta, t *track, i int32) {
+	n := q.nodes.at(i)
+	d.form, d.keys, d.values, d.link, d.before = t.form, n.keys, d.values[:0], nil, nil
+	if w := q.whole[i]; w != nil {
+		d.about, d.link, d.before = w.about, &w.link, w.before
+		t.taken = w.netns
+	} else {
+		d.about = n.about(t)
+		d.values = append(d.values, q.valuesOf(i)...)
+	}
+	if t.newest == i {
+		t.newest = 0
+	}
+	q.unlink(t, i)
+	q.release(i)
+	if d.kind == schema.Del && d.action != schema.Renamed {
+		q.drop(t)
 	}
 }
 
@@ -257,32 +477,45 @@ func (q *queue) size() (waiting int, folded, forgotten uint64) {
 	return q.len, q.folded, q.forgotten
 }
 
-func (q *queue) append(n *node) {
-	n.prev, n.next = q.head.prev, &q.head
-	n.prev.next, n.next.prev = n, n
-	q.len++
-}
-
-func (q *queue) unlink(n *node) {
-	n.prev.next, n.next.prev = n.next, n.prev
-	n.prev, n.next = nil, nil
+func (q *queue) unlink(t *track, i int32) {
+	q.nodes.unlink(i)
 	q.len--
+	t.queued--
 }
 
-func (q *queue) node() *node {
-	if q.spare == nil {
-		return new(node)
-	}
-	n := q.spare
-	q.spare, n.next = n.next, nil
-	q.spares--
-	return n
+// release gives back a node.
+func (q *queue) release(i int32) {
+	q.empty(i)
+	q.nodes.release(i)
 }
 
-func (q *queue) release(n *node) {
-	n.change.link, n.change.before = nil, nil
-	if q.spares < maxSpare {
-		n.next, q.spare = q.spare, n
-		q.spares++
+// empty lets go of what a node holds outside of itself.
+func (q *queue) empty(i int32) {
+	n := q.nodes.at(i)
+	if n.isWhole {
+		delete(q.whole, i)
 	}
+	if n.isLarge {
+		delete(q.large, i)
+	}
+	n.isWhole, n.isLarge, n.size, n.keys = false, false, 0, 0
+}
+
+func (q *queue) setValues(i int32, values []byte) {
+	n := q.nodes.at(i)
+	if len(values) > len(n.values) {
+		n.isLarge, q.large[i] = true, append([]byte(nil), values...)
+		return
+	}
+	if n.isLarge {
+		delete(q.large, i)
+	}
+	n.isLarge, n.size = false, uint8(copy(n.values[:], values))
+}
+
+func (q *queue) valuesOf(i int32) []byte {
+	if n := q.nodes.at(i); !n.isLarge {
+		return n.values[:n.size]
+	}
+	return q.large[i]
 }

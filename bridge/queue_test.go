@@ -1,10 +1,12 @@
 package bridge
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -12,23 +14,50 @@ import (
 type through struct {
 	*table
 	*queue
+	*writer
 }
 
 func newThrough(limit int, window time.Duration) through {
-	return through{newTable(Filter{}), newQueue(limit, window)}
+	return through{newTable(config.Filter{}), newQueue(limit, window), &writer{id: identity{host: "web01", bootID: "boot"}}}
 }
 
 func (q through) new(l schema.Link) { q.apply(newMsg(l), 0, q.push) }
 func (q through) del(l schema.Link) { q.apply(delMsg(l), 0, q.push) }
 
+// takeAll takes what there is and returns the events that come of it, each in a line.
 func (q through) takeAll(now time.Time) []string {
-	into := make([]change, 100)
+	into := make([]delta, 100)
 	n, _ := q.take(into, now)
 	var got []string
 	for i := range into[:n] {
-		got = append(got, describe(&into[i]))
+		e := q.event(&into[i])
+		got = append(got, describeEvent(&e))
 	}
 	return got
+}
+
+// event returns the event of a change that was taken.
+func (q through) event(d *delta) (e schema.Event) {
+	data, _ := q.writer.append(nil, d, "epoch", 1)
+	if err := e.UnmarshalJSON(data); err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// describeEvent is describe for an event.
+func describeEvent(e *schema.Event) string {
+	s := fmt.Sprintf("%v %v %d:%s", e.Kind, e.Action, e.Link.Index, e.Link.Name)
+	if e.Action == schema.Updated || e.Action == schema.Renamed {
+		s += " " + e.Changed.String()
+	}
+	if e.Coalesced > 1 {
+		s += fmt.Sprintf(" x%d", e.Coalesced)
+	}
+	if e.Cause == schema.Resync {
+		s += " resync"
+	}
+	return s
 }
 
 func expect(t *testing.T, got []string, want ...string) {
@@ -84,13 +113,14 @@ func TestQueueForgetsWhatNobodySaw(t *testing.T) {
 	if n, _, _ := q.size(); n > 2*4 {
 		t.Errorf("%d changes are held, the bound is %d", n, 2*4)
 	}
-	into := make([]change, 100)
+	into := make([]delta, 100)
 	n, _ := q.take(into, time.Now())
 	notifications := uint64(0)
 	for i := range into[:n] {
 		notifications += into[i].count
 		if into[i].count == 2 && into[i].kind != schema.Del {
-			t.Errorf("got %s", describe(&into[i]))
+			e := q.event(&into[i])
+			t.Errorf("got %s", describeEvent(&e))
 		}
 	}
 	if forgotten := into[n-1].overruns; notifications+2*forgotten != 40 {
@@ -124,7 +154,7 @@ func TestQueueFoldsWithinTheWindow(t *testing.T) {
 	push(0, link(2, "a"))
 	push(10*time.Millisecond, link(3, "b"))
 	push(20*time.Millisecond, link(2, "a", mtu(1)))
-	into := make([]change, 9)
+	into := make([]delta, 9)
 	if n, wait := q.take(into, at(500*time.Millisecond)); n != 0 || wait != 510*time.Millisecond {
 		t.Errorf("within the window: took %d, wait %v", n, wait)
 	}
@@ -138,7 +168,7 @@ func TestQueueFoldsWithinTheWindow(t *testing.T) {
 func TestQueueFoldsRenames(t *testing.T) {
 	seen := func() through {
 		q := newThrough(1, 0)
-		q.filter = Filter{exclude: []pattern{{glob: "x*"}}}
+		q.filter = excluding("x*")
 		q.new(link(2, "a"))
 		q.takeAll(time.Now())
 		q.new(link(9, "filler"))

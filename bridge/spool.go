@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -18,6 +19,8 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/schema"
 )
 
@@ -33,12 +36,14 @@ import (
 //
 // It is a bbolt file: what is committed is on disk, and a write that a crash tore
 // is as if it had not been. Each event has a checksum besides. What cannot be
-// read is moved aside, and said.
+// read is moved aside, and that is logged.
 type spool struct {
-	path  string
-	id    identity
-	limit int // events on disk; more wait in the queue
-	log   *slog.Logger
+	path    string
+	id      identity
+	limit   int    // events on disk; more wait in the queue
+	writer  writer // of fill
+	scratch []byte // of fill
+	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
 	first  opening       // of this run
@@ -50,10 +55,10 @@ type spool struct {
 	mu         sync.Mutex
 	db         *bbolt.DB // nil: cannot be written at the moment
 	low, high  uint64    // keys of the events on disk: [low, high)
-	unsaved    []schema.Event
-	taken      int  // events that next returned, not confirmed
-	takenTo    mark // where they end
-	done       mark // how far NATS has come
+	unsaved    [][]byte  // events, encoded as on disk
+	taken      int       // events that next returned, not confirmed
+	takenTo    mark      // where they end
+	done       mark      // how far NATS has come
 	isClosed   bool
 	saveErr    string // as last logged
 	saveErrors uint64
@@ -80,27 +85,34 @@ const saveRetry = time.Second
 // openSpool opens the spool of a host in cfg.SpoolDir, which it makes when it is
 // missing. A file that is no spool, or is damaged, is moved aside; a disk that is
 // full is tried again later. It fails when the directory cannot be used
-// ([ConfigError]) or another bridge uses it.
-func openSpool(cfg Config, id identity, log *slog.Logger) (*spool, error) {
+// ([config.Error]) or another bridge uses it.
+func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
-		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, log: log,
+		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, writer: writer{id: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	}
 	err := s.open()
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("spool %s: another bridge uses it; give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
+		return nil, fmt.Errorf("spool %s: another bridge uses it; "+
+			"give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, ConfigError{fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err)}
+		return nil, unusable(err)
 	case err != nil:
-		s.say(err)
+		s.note(err)
 	case s.low < s.high:
 		log.Info("found events that an earlier run had not published", "events", s.high-s.low, "spool", s.path)
 	}
 	return s, nil
+}
+
+func unusable(err error) error {
+	return config.Error{
+		fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err),
+	}
 }
 
 // open opens the file, or makes a new one. What is damaged is moved aside.
@@ -114,8 +126,8 @@ func (s *spool) open() error {
 	if renameErr := os.Rename(s.path, aside); renameErr != nil {
 		return errors.Join(err, renameErr)
 	}
-	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, the snapshot shows what is there",
-		"cause", err, "moved_to", aside)
+	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, "+
+		"the snapshot shows what is there", "cause", err, "moved_to", aside)
 	return s.load()
 }
 
@@ -211,15 +223,13 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	links, at, err := q.firstSnapshot(ctx)
 	s.first, s.noOpen = opening{s.id.bootID, links, at}, err
 	close(s.begun)
-	changes := make([]change, maxBatch)
+	changes := make([]delta, maxTake)
 	for {
 		closed := q.isClosed() // before take: nothing comes after it
-		n, wait := 0, time.Duration(0)
-		if room := s.free(); room > 0 {
-			n, wait = q.take(changes[:min(room, maxBatch)], time.Now())
-		}
+		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
-			s.add(changes[:n])
+			s.save()
+			signal(s.more)
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -251,15 +261,26 @@ func (s *spool) free() int {
 	return s.limit - int(s.high-s.low)
 }
 
-func (s *spool) add(changes []change) {
-	s.mu.Lock()
-	for i := range changes {
-		s.unsaved = append(s.unsaved, schema.Event{})
-		s.id.event(&s.unsaved[len(s.unsaved)-1], &changes[i])
+// takeFrom takes changes out of the queue into memory, as many as there is room for and
+// are worth one write. It returns how many, and else how long to wait for the next.
+func (s *spool) takeFrom(q *queue, changes []delta) (n int, wait time.Duration) {
+	for room := min(s.free(), maxBatch); n < room; {
+		m, wait := q.take(changes[:min(maxTake, room-n)], time.Now())
+		s.add(changes[:m])
+		if n += m; m < maxTake {
+			return n, wait
+		}
 	}
-	s.mu.Unlock()
-	s.save()
-	signal(s.more)
+	return n, 0
+}
+
+func (s *spool) add(changes []delta) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range changes {
+		s.scratch, _ = s.writer.append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.epoch, 0)
+		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
+	}
 }
 
 // save puts what is in memory on disk, and notes there how far NATS has come.
@@ -277,7 +298,7 @@ func (s *spool) save() {
 		s.high += uint64(len(s.unsaved))
 		s.unsaved = s.unsaved[:0]
 	}
-	s.say(err)
+	s.note(err)
 }
 
 // reopen opens the file when that has failed before.
@@ -291,9 +312,9 @@ func (s *spool) reopen() error {
 	return err
 }
 
-// say logs that the disk does not take events, each cause once, and that it does
-// again.
-func (s *spool) say(err error) {
+// note counts and logs that the disk does not take events, each cause once, and logs
+// when it does again.
+func (s *spool) note(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -302,7 +323,8 @@ func (s *spool) say(err error) {
 	switch {
 	case text == s.saveErr:
 	case err != nil:
-		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed", "cause", err, "spool", s.path)
+		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not confirmed",
+			"cause", err, "spool", s.path)
 	default:
 		s.log.Info("spooling again", "spool", s.path)
 	}
@@ -310,7 +332,7 @@ func (s *spool) say(err error) {
 }
 
 // update makes the file hold the events of [low, high) and more, and the mark.
-func (s *spool) update(more []schema.Event) error {
+func (s *spool) update(more [][]byte) error {
 	return guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			events := tx.Bucket(spoolEvents)
@@ -322,7 +344,7 @@ func (s *spool) update(more []schema.Event) error {
 				}
 			}
 			for i := range more {
-				if err := events.Put(spoolKey(s.high+uint64(i)), encodeSpooled(&more[i])); err != nil {
+				if err := events.Put(spoolKey(s.high+uint64(i)), more[i]); err != nil {
 					return err
 				}
 			}
@@ -337,18 +359,20 @@ func (s *spool) update(more []schema.Event) error {
 
 func spoolKey(k uint64) []byte { return binary.BigEndian.AppendUint64(nil, k) }
 
-// encodeSpooled is the event's JSON behind its checksum.
-func encodeSpooled(e *schema.Event) []byte {
-	value := e.AppendJSON(make([]byte, 4, 1024))
-	binary.BigEndian.PutUint32(value, crc32.ChecksumIEEE(value[4:]))
+// sumSize is the size of the checksum in front of an event's JSON.
+const sumSize = 4
+
+// withSum fills in the checksum.
+func withSum(value []byte) []byte {
+	binary.BigEndian.PutUint32(value, crc32.ChecksumIEEE(value[sumSize:]))
 	return value
 }
 
 func decodeSpooled(value []byte) (e schema.Event, err error) {
-	if len(value) < 4 || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(value[4:]) {
+	if len(value) < sumSize || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(value[sumSize:]) {
 		return e, errors.New("an event's checksum is wrong")
 	}
-	err = json.Unmarshal(value[4:], &e)
+	err = json.Unmarshal(value[sumSize:], &e)
 	return e, err
 }
 
@@ -378,7 +402,10 @@ func (s *spool) read(each func(*schema.Event) bool) error {
 		}
 	}
 	for i := 0; i < len(s.unsaved) && going; i++ {
-		e := s.unsaved[i]
+		e, err := decodeSpooled(s.unsaved[i])
+		if err != nil {
+			return fmt.Errorf("spool %s: %w", s.path, err)
+		}
 		going = each(&e)
 	}
 	return nil
@@ -437,7 +464,9 @@ func (s *spool) dropThrough(last *schema.Event) error {
 // their place in it, and whether the server took all of their fields.
 func sameEvent(a, b *schema.Event) bool {
 	return a.Epoch == b.Epoch && a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
+		a.Snapshot == b.Snapshot && a.Key() == b.Key() &&
+		a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious &&
+		(a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
 // discard removes all events of an epoch, which is the oldest here, and returns
@@ -470,7 +499,7 @@ func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
 		if n == maxBatch || e.Epoch != to.epoch {
 			return false
 		}
-		to.add(e)
+		to.addEvent(e)
 		n++
 		return true
 	})
@@ -492,7 +521,7 @@ func (s *spool) drop(n int, m mark) {
 	s.low += uint64(onDisk)
 	s.unsaved = append(s.unsaved[:0], s.unsaved[n-onDisk:]...)
 	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
-		s.say(s.update(nil))
+		s.note(s.update(nil))
 	}
 	signal(s.room)
 }
@@ -523,6 +552,14 @@ func (s *spool) failures() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.saveErrors
+}
+
+// register registers what the spool counts.
+func (s *spool) register(to metrics.Registry) {
+	to.GaugeFunc("spool_events", "Events on disk that NATS has not confirmed.",
+		func() float64 { n, _ := s.saved(); return float64(n) })
+	to.CounterFunc("spool_failures_total", "Times that the disk did not take events.",
+		func() float64 { return float64(s.failures()) })
 }
 
 // close closes the file. Nothing may be under way.

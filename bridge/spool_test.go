@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/schema"
 )
 
@@ -21,7 +22,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openSpool(Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{"h", "boot", epoch}, log)
+	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{"h", "boot", epoch}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func fillSpool(s *spool, changes uint32) {
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
 func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []schema.Event) {
 	t.Helper()
-	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
 	enc.begin(epoch, after)
 	for {
 		enc.reset()
@@ -71,7 +72,7 @@ func TestSpoolSurvives(t *testing.T) {
 	dir := t.TempDir()
 	s := testSpool(t, dir, "one", nil)
 	fillSpool(s, 2500)
-	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return 0 })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
 	enc.begin("one", 0)
 	if _, err := s.next(enc, time.Now()); err != nil || len(enc.batch) != maxBatch {
 		t.Fatalf("got %d events, %v", len(enc.batch), err)
@@ -196,7 +197,7 @@ func TestSpoolRefused(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{SpoolDir: file, Token: "h", Queue: 10}
+	cfg := config.Config{SpoolDir: file, Token: "h", Queue: 10}
 	_, err := openSpool(cfg, identity{}, slog.New(slog.DiscardHandler))
 	if want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; accepted: a directory that can be written"; err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
@@ -239,16 +240,14 @@ func TestSpoolIsBounded(t *testing.T) {
 // its place, and says what it left out.
 func TestEncoderFits(t *testing.T) {
 	limit := int64(0)
-	enc := newEncoder(Config{Prefix: "iface", Token: "h"}, func() int64 { return limit })
+	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return limit })
 	enc.begin("one", 6)
 	enc.reset()
 	l := link(1, "a")
 	l.Alias, l.Alt = "kept", schema.MakeAltNames(strings.Repeat("x", 4000))
-	enc.add(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
+	enc.addEvent(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
 	limit = 4096
-	if err := enc.fit(enc.batch); err != nil {
-		t.Fatal(err)
-	}
+	enc.fit(enc.batch)
 	var e schema.Event
 	if err := e.UnmarshalJSON(enc.batch[0].data); err != nil {
 		t.Fatal(err)
@@ -264,7 +263,7 @@ func TestEncoderFits(t *testing.T) {
 // An epoch opens with a snapshot of each namespace: with some of them missing it is
 // not whole, and what the bucket has of those did not go.
 func TestSpoolOpeningOfNamespaces(t *testing.T) {
-	own, blue := newTable(Filter{}), newTable(Filter{})
+	own, blue := newTable(config.Filter{}), newTable(config.Filter{})
 	blue.netns = netns{"blue", 42}
 	for _, table := range []*table{own, blue} {
 		table.apply(newMsg(link(1, "lo")), 0, func(*change) {})
@@ -299,10 +298,10 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 // The namespaces' names change while their links' events wait: what is folded says
 // the name that a consumer knows, and the one that holds.
 func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
-	table := newTable(Filter{})
+	table := newTable(config.Filter{})
 	table.netns = netns{"blue", 42}
 	q := newQueue(1, 0)
-	into := make([]change, 10)
+	into := make([]delta, 10)
 	table.apply(newMsg(link(2, "a")), 0, q.push)
 	q.take(into, time.Time{})
 	table.apply(newMsg(link(2, "a", mtu(9))), 0, q.push)
@@ -313,7 +312,10 @@ func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
 		t.Fatalf("%d changes", n)
 	}
 	var e schema.Event
-	(&identity{}).event(&e, &into[0])
+	data, _ := new(writer).append(nil, &into[0], "epoch", 1)
+	if err := e.UnmarshalJSON(data); err != nil {
+		t.Fatal(err)
+	}
 	if e.Kind != schema.Del || e.Netns != "green" || e.NetnsPrevious != "blue" || e.NetnsInode != 42 {
 		t.Errorf("got %s", e.AppendJSON(nil))
 	}

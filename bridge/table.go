@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -13,6 +14,18 @@ import (
 // A change is one step of the published state: what an event will say, but for
 // its place in the epoch, which it gets when it leaves the queue.
 type change struct {
+	about
+
+	// link is the state after the change and before the one before it, nil when there
+	// was none; both as the kernel says them: other links by index only, so that they
+	// compare. They are the table's. A link without one before it the table leaves alone
+	// afterwards, so that it may be kept; of others they hold until emit returns.
+	link, before           *schema.Link
+	linkNames, beforeNames names
+}
+
+// about is what there is to say of a change besides the link.
+type about struct {
 	id       linkID
 	kind     schema.Kind
 	action   schema.Action
@@ -22,13 +35,8 @@ type change struct {
 	count    uint64 // kernel notifications that it stands for
 	snapshot schema.Snapshot
 
-	// link is the state after the change and before the one before it, nil when there
-	// was none; both as the kernel says them: other links by index only, so that they
-	// compare. They are shared with the table and other changes, and never changed.
-	// wasThere is whether a consumer knows the link, as before says.
-	link, before           *schema.Link
-	linkNames, beforeNames names
-	wasThere               bool
+	// wasThere is whether a consumer knows the link, as it was before.
+	wasThere bool
 
 	// restated are keys that are said again although the link has not changed,
 	// because the name that stands beside them has.
@@ -42,29 +50,56 @@ type change struct {
 	counterpart schema.Counterpart
 }
 
+// isPlain reports whether all that c says is what is different of a link that consumers
+// know, in a namespace.
+func (c *change) isPlain(in netns) bool {
+	return c.wasThere && c.before != nil && c.snapshot.Of == 0 && c.netns == in && c.netnsBefore == "" && c.counterpart == schema.Counterpart{}
+}
+
+// keys returns the keys of which the values are not what they were.
+func (c *change) keys() schema.FieldSet {
+	s := schema.Diff(c.before, c.link)
+	if c.linkNames == c.beforeNames {
+		return s
+	}
+	if c.linkNames.lower != c.beforeNames.lower {
+		s |= lowerNameField
+	}
+	if c.linkNames.master != c.beforeNames.master {
+		s |= masterNameField
+	}
+	if c.linkNames.infoData != c.beforeNames.infoData || c.linkNames.slaveData != c.beforeNames.slaveData {
+		s |= linkInfoField
+	}
+	return s
+}
+
+// appendValues appends the values under keys, for a schema.Form.
+func (c *change) appendValues(dst []byte, keys schema.FieldSet) []byte {
+	if keys&(lowerNameField|masterNameField|linkInfoField) == 0 {
+		return c.link.AppendValues(dst, keys)
+	}
+	named := *c.link
+	c.linkNames.put(&named)
+	return named.AppendValues(dst, keys)
+}
+
 // netns is what a namespace is called in events; its zero value is the bridge's own.
 type netns struct {
 	name  string
 	inode uint64
 }
 
-// changed returns the keys in which the link differs from what it was before.
-func (c *change) changed() schema.FieldSet {
-	if c.before == nil {
-		return c.restated
-	}
-	return schema.Diff(c.before, c.link) | c.restated
-}
-
 // names are what the links that a link refers to were called at the time of a
 // change: its lower link, its master, and those in its kind's settings.
 type names struct {
-	lower, master, infoData string
+	lower, master       string
+	infoData, slaveData string // the settings with the names in them
 }
 
 // put puts the names into l.
 func (n *names) put(l *schema.Link) {
-	l.LowerName, l.MasterName, l.Info.Data = n.lower, n.master, n.infoData
+	l.LowerName, l.MasterName, l.Info.Data, l.Info.SlaveData = n.lower, n.master, n.infoData, n.slaveData
 }
 
 // linkID identifies a link from its creation to its deletion. The kernel may
@@ -81,11 +116,11 @@ type linkID struct {
 type table struct {
 	watch      uint64
 	netns      netns
-	filter     Filter
+	filter     config.Filter
 	links      map[int32]*entry
 	generation uint64
-	out        change // the one that emit is called with
-	fresh      func() *schema.Link
+	out        change       // the one that emit is called with
+	spare      *schema.Link // memory for the next link; nil: the next one makes its own
 
 	// elsewhere knows the other namespaces; nil when there are none.
 	elsewhere elsewhere
@@ -104,23 +139,26 @@ type elsewhere interface {
 }
 
 type entry struct {
-	link       *schema.Link // never changed, only replaced
-	names      names        // as they were last published
+	link       *schema.Link
+	names      names // as they were last published
 	generation uint64
 	published  bool
+	kept       bool   // somebody may keep link: its memory must not be used again
+	quiet      uint64 // notifications since its last event that changed nothing
 }
 
-func newTable(filter Filter) *table {
-	return &table{filter: filter, links: make(map[int32]*entry), fresh: func() *schema.Link { return new(schema.Link) }}
+func newTable(filter config.Filter) *table {
+	return &table{filter: filter, links: make(map[int32]*entry), spare: new(schema.Link)}
 }
 
 // apply takes a notification and calls emit with what it changes, if anything
 // that is published. The change is emit's until it returns. A full message is
 // the link's state, whatever came before; a partial one is merged into what is
-// known, and says nothing about a link that is not.
-func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) {
+// known, and says nothing about a link that is not. It reports quiet when the
+// notification changed nothing: the link's next event counts it.
+func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) (quiet bool) {
 	e := t.links[m.Link.Index]
-	t.out = change{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}
+	t.out = change{about: about{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}}
 	switch {
 	case m.Kind == netlinksrc.Del && e != nil:
 		t.remove(e, &m.Link, emit)
@@ -129,26 +167,28 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
 		t.add(t.keep(&m.Link), schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
-		if m.Partial {
-			link := e.link.With(schema.Present(&m.Link), &m.Link)
-			t.update(e, t.keep(&link), emit)
-			return
+		next := t.fresh()
+		if m.Merge(next, e.link); *next == *e.link {
+			t.spare = next
+			e.quiet++
+			return true
 		}
-		t.update(e, t.keep(&m.Link), emit)
+		t.update(e, next, emit)
 	}
+	return false
 }
 
 // compare takes what a dump says of a link, and calls emit with what differs
 // from the table, as apply does. The link is the table's from then on.
 func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*change)) {
 	e := t.links[link.Index]
-	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
 	switch {
 	case e == nil:
 		t.add(link, schema.Created, emit)
 	case replaced(e.link, link):
 		t.remove(e, &schema.Link{}, emit)
-		t.out.wasThere = false // nobody knows the one that has its index now
+		t.out.wasThere, t.out.before = false, nil // nobody knows the one that has its index now
 		t.add(link, schema.Created, emit)
 	case *e.link != *link:
 		t.update(e, link, emit)
@@ -164,25 +204,28 @@ func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
 		if !e.published || now == e.names {
 			continue
 		}
-		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: true}
+		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: true}, before: e.link, beforeNames: e.names}
 		if now.lower != e.names.lower {
 			t.out.restated |= lowerIndexField
 		}
 		if now.master != e.names.master {
 			t.out.restated |= masterIndexField
 		}
-		if now.infoData != e.names.infoData {
+		if now.infoData != e.names.infoData || now.slaveData != e.names.slaveData {
 			t.out.restated |= linkInfoField
 		}
 		t.emit(e, schema.New, schema.Updated, emit)
 	}
 }
 
-// The keys that stand for the names of other links.
+// The keys that stand for the names of other links, and those names.
 var (
 	lowerIndexField  = mustFields("link_index")
 	masterIndexField = mustFields("master_index")
 	linkInfoField    = mustFields("linkinfo")
+
+	lowerNameField  = mustFields("link")
+	masterNameField = mustFields("master")
 )
 
 // mustFields is schema.Fields for names that are constants.
@@ -196,7 +239,7 @@ func mustFields(names ...string) schema.FieldSet {
 
 // vanished removes a link that a dump does not show.
 func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*change)) {
-	t.out = change{cause: schema.Resync, time: at, overruns: overruns}
+	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
 	t.remove(e, &schema.Link{}, emit)
 }
 
@@ -219,9 +262,19 @@ func (t *table) add(link *schema.Link, action schema.Action, emit func(*change))
 	if e.published {
 		t.emit(e, schema.New, action, emit)
 	}
+	t.know(e)
 }
 
-// keep returns a copy of a link, to be shared.
+// fresh returns memory for a link.
+func (t *table) fresh() *schema.Link {
+	link := t.spare
+	if t.spare = nil; link == nil {
+		link = new(schema.Link)
+	}
+	return link
+}
+
+// keep returns a copy of a link.
 func (t *table) keep(l *schema.Link) *schema.Link {
 	kept := t.fresh()
 	*kept = *l
@@ -234,24 +287,29 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 	if renamed { // the kind, which the filter also looks at, never changes
 		e.published = t.filter.Publishes(link, t.netns.name)
 	}
-	e.link = link
-	if !wasPublished && !e.published {
-		return
+	beforeKept := e.kept
+	e.link, e.kept = link, false
+	if wasPublished || e.published {
+		t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
+		kind, action := schema.New, schema.Updated
+		if renamed {
+			action = schema.Renamed
+		}
+		if !e.published {
+			kind = schema.Del
+		}
+		t.emit(e, kind, action, emit)
 	}
-	t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
-	kind, action := schema.New, schema.Updated
-	if renamed {
-		action = schema.Renamed
+	if !beforeKept {
+		t.spare = before
 	}
-	if !e.published {
-		kind = schema.Del
-	}
-	t.emit(e, kind, action, emit)
+	t.know(e)
 }
 
 // remove takes e out. Last is what the kernel said when it went: where it went to.
 func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
 	delete(t.links, e.link.Index)
+	t.out.before, t.out.beforeNames = e.link, e.names
 	action := schema.Deleted
 	if _, moved := last.NewNetnsID.Get(); moved {
 		action = schema.Moved
@@ -286,7 +344,7 @@ func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*ch
 		if !wasPublished && !e.published {
 			continue
 		}
-		t.out = change{cause: schema.Resync, time: at, overruns: overruns, before: e.link, beforeNames: e.names, wasThere: wasPublished}
+		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: wasPublished}, before: e.link, beforeNames: e.names}
 		if wasPublished {
 			t.out.netnsBefore = before
 		}
@@ -305,21 +363,43 @@ func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func
 	c.kind, c.action = kind, action
 	e.names = t.names(e.link)
 	c.link, c.linkNames = e.link, e.names
+	if c.before == nil {
+		e.kept = true
+	}
+	c.count += e.quiet
+	e.quiet = 0
 	emit(c)
+}
+
+// know takes note of a link's state. Why it was announced is said once, and no state.
+func (t *table) know(e *entry) {
+	if e.link.Reason == "" {
+		return
+	}
+	if e.kept {
+		e.link, e.kept = t.keep(e.link), false
+	}
+	e.link.Reason = ""
 }
 
 // names looks up the links that l refers to. They are looked up now: a name that
 // changes later is that link's event.
 func (t *table) names(l *schema.Link) names {
-	n := names{infoData: l.Info.Data}
-	if _, elsewhere := l.LowerNetnsID.Get(); !elsewhere && l.LowerIndex != 0 {
+	n := names{infoData: l.Info.Data, slaveData: l.Info.SlaveData}
+	nameOf := t.nameOf
+	if _, elsewhere := l.LowerNetnsID.Get(); elsewhere { // its settings' indexes are of there, too
+		nameOf = func(int32) (string, bool) { return "", false }
+	} else if l.LowerIndex != 0 {
 		n.lower, _ = t.nameOf(l.LowerIndex)
 	}
 	if l.MasterIndex != 0 {
 		n.master, _ = t.nameOf(l.MasterIndex)
 	}
 	if n.infoData != "" {
-		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, t.nameOf)
+		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, nameOf)
+	}
+	if n.slaveData != "" {
+		n.slaveData = netlinksrc.NameSlaveLinks(l.Info.SlaveKind, n.slaveData, t.nameOf)
 	}
 	return n
 }
@@ -350,7 +430,7 @@ func (t *table) snapshot(more uint32, at time.Time, overruns uint64, emit func(*
 			continue
 		}
 		pos++
-		t.out = change{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}
+		t.out = change{about: about{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}}
 		t.emit(e, schema.New, schema.Existing, emit)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -32,11 +33,16 @@ func partialMsg(l schema.Link) *netlinksrc.Message {
 	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Link: l, Time: time.Unix(1, 0)}
 }
 
+func portMsg(index int32, settings string) *netlinksrc.Message {
+	l := schema.Link{Index: index, Info: schema.LinkInfo{SlaveData: settings}}
+	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Port: true, Link: l, Time: time.Unix(1, 0)}
+}
+
 // describe is a change in a line: "new renamed 3:b [ifname]".
 func describe(c *change) string {
 	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
 	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + c.changed().String()
+		s += " " + (schema.Diff(c.before, c.link) | c.restated).String()
 	}
 	if c.count > 1 {
 		s += fmt.Sprintf(" x%d", c.count)
@@ -54,6 +60,11 @@ func kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.K
 func ups(n uint32) func(*schema.Link) {
 	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
 }
+func reason(s string) func(*schema.Link) { return func(l *schema.Link) { l.Reason = s } }
+func functions(l *schema.Link)           { l.NumVF, l.VFs = schema.Some[uint32](1), `[{"vf":0}]` }
+func port(settings string) func(*schema.Link) {
+	return func(l *schema.Link) { l.Info.SlaveKind, l.Info.SlaveData = "bridge", settings }
+}
 func movedTo(ns, i int32) func(*schema.Link) {
 	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
 }
@@ -65,19 +76,34 @@ func TestTable(t *testing.T) {
 	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
 	tests := []struct {
 		name     string
-		filter   Filter
+		filter   config.Filter
 		messages []*netlinksrc.Message
 		want     []string
 	}{
 		{name: "life", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"}},
 		{name: "announced without a change", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "new updated 2:a []"}},
+			want: []string{"new created 2:a"}},
+		{name: "the next event counts what changed nothing",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "new updated 2:a [mtu] x3", "del deleted 2:a x2"}},
+		{name: "why a link is announced is news each time, and no state",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			want:     []string{"new created 2:a", "new updated 2:a [event]", "new updated 2:a [event]", "new updated 2:a [mtu] x2"}},
+		{name: "what a bridge says of its port",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", port(`{"state":"disabled"}`))), portMsg(2, `{"state":"blocking"}`), portMsg(2, `{"state":"blocking"}`), newMsg(link(2, "a", port(`{"state":"blocking"}`)))},
+			want:     []string{"new created 2:a", "new updated 2:a [linkinfo]"}},
+		{name: "what a bridge says of a port that has left it, or that nobody knows",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), portMsg(2, `{"state":"blocking"}`), portMsg(3, `{"state":"blocking"}`), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "del deleted 2:a x2"}},
+		{name: "a notification does not take back what dumps say of virtual functions",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", functions)), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			want:     []string{"new created 2:a", "new updated 2:a [mtu] x2"}},
 		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [ifalias]"}},
 		{name: "a partial message is merged", messages: []*netlinksrc.Message{
-			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})},
-			want: []string{"new created 2:a", "new updated 2:a []"}},
+			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}), partialMsg(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002})},
+			want: []string{"new created 2:a", "new renamed 2:b [ifname] x2"}},
 		{name: "a partial message makes no link", messages: []*netlinksrc.Message{partialMsg(link(2, "a")), newMsg(link(2, "a")), delMsg(link(2, "a")), partialMsg(link(2, "a"))},
 			want: []string{"new created 2:a", "del deleted 2:a"}},
 		{name: "gone twice", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},
@@ -90,10 +116,10 @@ func TestTable(t *testing.T) {
 			want: []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"}},
 		{name: "moved", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a", movedTo(0, 7)))},
 			want: []string{"new created 2:a", "del moved 2:a"}},
-		{name: "renamed out of the filter and in", filter: Filter{include: []pattern{{glob: "eth*"}}},
+		{name: "renamed out of the filter and in", filter: including("eth*"),
 			messages: []*netlinksrc.Message{newMsg(link(2, "eth0")), newMsg(link(2, "x0")), newMsg(link(2, "x0", mtu(9))), newMsg(link(2, "eth1", mtu(9)))},
 			want:     []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
-		{name: "filtered from birth to death", filter: Filter{exclude: []pattern{{kind: "veth"}}},
+		{name: "filtered from birth to death", filter: excluding("kind:veth"),
 			messages: []*netlinksrc.Message{newMsg(link(2, "a", kind("veth"))), newMsg(link(2, "b", kind("veth"))), delMsg(link(2, "b"))}},
 	}
 	for _, tt := range tests {
@@ -127,7 +153,7 @@ func TestTableCompares(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			table := newTable(Filter{})
+			table := newTable(config.Filter{})
 			table.apply(newMsg(known), 0, func(*change) {})
 			var got []string
 			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *change) { got = append(got, describe(c)) })
@@ -141,7 +167,7 @@ func TestTableCompares(t *testing.T) {
 // Names of other links are those of the moment, also of links that are not
 // published, and resolve in one namespace only.
 func TestTableNames(t *testing.T) {
-	table := newTable(Filter{exclude: []pattern{{glob: "br*"}}})
+	table := newTable(excluding("br*"))
 	var got schema.Link
 	emit := func(c *change) { got = *c.link; c.linkNames.put(&got) }
 	table.apply(newMsg(link(7, "br0")), 0, emit)
@@ -163,7 +189,7 @@ func TestTableNames(t *testing.T) {
 // A name that was not known yet, or is another now, is said when the table is
 // compared with the kernel; once.
 func TestTableRestatesNames(t *testing.T) {
-	table := newTable(Filter{})
+	table := newTable(config.Filter{})
 	silent := func(*change) {}
 	lower := func(i int32) func(*schema.Link) { return func(l *schema.Link) { l.LowerIndex = i } }
 	table.apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
@@ -180,7 +206,7 @@ func TestTableRestatesNames(t *testing.T) {
 
 // A snapshot is complete, in order, and says where it ends.
 func TestTableSnapshot(t *testing.T) {
-	table := newTable(Filter{exclude: []pattern{{glob: "b"}}})
+	table := newTable(excluding("b"))
 	for i, name := range []string{"c", "b", "a"} {
 		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
 	}
@@ -197,7 +223,7 @@ func TestTableSnapshot(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		table := newTable(Filter{exclude: []pattern{{glob: "x*"}}})
+		table := newTable(excluding("x*"))
 		replayed := map[int32]string{}
 		generation := map[int32]uint64{}
 		emit := func(c *change) {

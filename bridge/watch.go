@@ -42,7 +42,7 @@ type watcher struct {
 	counted  uint64         // of this one's, in overruns
 	before   func(*watcher, *netlinksrc.Message)
 
-	metrics   *metrics
+	metrics   *kernelMetrics
 	progress  progress
 	links     atomic.Int64  // in the table
 	malformed atomic.Uint64 // messages and attributes, as last looked at
@@ -50,6 +50,7 @@ type watcher struct {
 	// mentioned are the links of which notifications came since a dump was asked
 	// for; nil when none is under way.
 	mentioned map[int32]bool
+	ports     map[int32]*netlinksrc.Message // what bridges said of their ports meanwhile
 }
 
 // dumpTries bounds how often an interrupted dump is asked for again.
@@ -148,10 +149,23 @@ func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
 	if m.Kind != netlinksrc.New && m.Kind != netlinksrc.Del {
 		return
 	}
-	if w.mentioned != nil && !m.Partial {
+	if w.mentioned != nil {
+		w.mention(m)
+	}
+	if w.table.apply(m, w.countOverruns(), emit) {
+		w.metrics.quiet.Inc()
+	}
+}
+
+// mention takes note of what a notification says while a dump is under way.
+func (w *watcher) mention(m *netlinksrc.Message) {
+	switch {
+	case m.Port:
+		port := *m
+		w.ports[m.Link.Index] = &port
+	case !m.Partial:
 		w.mentioned[m.Link.Index] = true
 	}
-	w.table.apply(m, w.countOverruns(), emit)
 }
 
 // start fills the table, silently.
@@ -208,12 +222,12 @@ func (w *watcher) recover(ctx context.Context) error {
 // it has to be done again.
 func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 	w.src.Lock()
-	w.mentioned = map[int32]bool{}
+	w.mentioned, w.ports = map[int32]bool{}, map[int32]*netlinksrc.Message{}
 	w.src.Unlock()
 	links, at, err := w.dump(ctx)
 	w.src.Lock()
 	defer w.src.Unlock()
-	defer func() { w.mentioned = nil }()
+	defer func() { w.mentioned, w.ports = nil, nil }()
 	if err != nil {
 		return err
 	}
@@ -228,9 +242,13 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 		}
 	}
 	for _, index := range slices.Sorted(maps.Keys(links)) {
-		if !w.mentioned[index] {
-			w.table.compare(links[index], at, overruns, emit)
+		if w.mentioned[index] {
+			continue
 		}
+		if port := w.ports[index]; port != nil { // as new as the dump, or newer
+			port.Merge(links[index], links[index])
+		}
+		w.table.compare(links[index], at, overruns, emit)
 	}
 	w.table.restate(at, overruns, emit)
 	if w.table.elsewhere != nil && overrun == nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -86,8 +87,8 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 // changes that it pushed.
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
-	q := through{newTable(Filter{}), newQueue(100, 0)}
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newMetrics(prometheus.NewRegistry(), "test")}
+	q := newThrough(100, 0)
+	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.over = cancel
@@ -153,8 +154,12 @@ func TestWatcher(t *testing.T) {
 			script{steps: []step{{links: links{a}}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {}}, receives: []messages{nil}},
 			[]string{"new existing 2:a"}},
 		{"several overruns in a row",
-			script{steps: []step{{links: links{a}}, {links: links{a}}, {links: links{a, b}}}, receives: []messages{nil, {newMsg(a)}, nil}},
-			[]string{"new existing 2:a", "new updated 2:a []", "new created 3:b resync"}},
+			script{steps: []step{{links: links{a}}, {links: links{a}}, {links: links{a, b}}}, receives: []messages{nil, {newMsg(link(2, "a", mtu(1)))}, nil}},
+			[]string{"new existing 2:a", "new updated 2:a [mtu]", "new updated 2:a [mtu] resync", "new created 3:b resync"}},
+		{"a dump does not take back what a bridge said of its port meanwhile",
+			script{steps: []step{{links: links{link(2, "a", port(`{"state":"learning"}`))}},
+				{links: links{link(2, "a", port(`{"state":"learning"}`))}, meanwhile: messages{portMsg(2, `{"state":"forwarding"}`)}}}, receives: []messages{nil}},
+			[]string{"new existing 2:a", "new updated 2:a [linkinfo]"}},
 		{"a partial message does not hide its link from a dump",
 			script{steps: []step{{links: links{a}, meanwhile: messages{partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})}}}},
 			[]string{"new existing 2:a"}},

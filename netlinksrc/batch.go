@@ -15,7 +15,7 @@ const (
 
 	// slotSize is larger than notifications are, 1.5 KiB or so: of a link's attributes
 	// only its alternative names have no limit, and 8 KiB are 50 of the longest. A
-	// larger one is cut off, and a dump shows its link.
+	// larger one is cut off, and asked for again (large.go).
 	slotSize = 8 << 10
 )
 

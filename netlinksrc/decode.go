@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash/maphash"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/netlinksrc/internal/uapi"
 	"ifacebridge/schema"
 )
 
@@ -35,9 +37,30 @@ type Message struct {
 	// does not mention is as it was. A message that is not partial is the state.
 	Partial bool
 
+	// Port is a partial message of a bridge about its port: of Link it says the index
+	// and Info.SlaveData, and nothing else.
+	Port bool
+
 	// Link is what the message says. Names of other links are not in it: only
 	// their indexes.
 	Link schema.Link
+}
+
+// Merge puts into link what is known of it after the message. A notification never says
+// what a dump says of virtual functions.
+func (m *Message) Merge(link, known *schema.Link) {
+	switch {
+	case m.Port:
+		*link = *known
+		if known.Info.SlaveKind == "bridge" { // it has not left it since
+			link.Info.SlaveData = m.Link.Info.SlaveData
+		}
+	case m.Partial:
+		*link = known.With(schema.Present(&m.Link), &m.Link)
+	default:
+		*link = m.Link
+		link.NumVF, link.VFs = known.NumVF, known.VFs
+	}
 }
 
 // A Decoder decodes link messages. It keeps the strings that it has seen, so
@@ -45,7 +68,7 @@ type Message struct {
 // nothing new does not allocate. It is not safe for concurrent use.
 type Decoder struct {
 	strings  interner
-	infoData map[string]string // JSON by the attributes that it was made of; at most maxInfoData
+	infoData map[string]string // JSON by the kind and the attributes that it was made of; at most maxInfoData
 	scratch  []byte
 
 	// BadMessages and BadAttributes count what was malformed and left out.
@@ -57,9 +80,9 @@ func NewDecoder() *Decoder {
 	return &Decoder{strings: interner{seed: maphash.MakeSeed()}, infoData: map[string]string{}}
 }
 
-// maxInfoData is few, since the settings of a bridge hold timers, which make them new
-// each time.
-const maxInfoData = 256
+// maxInfoData bounds what is kept to about 1 MiB: the attributes of a bridge port are
+// 300 bytes, their JSON 800.
+const maxInfoData = 1024
 
 // Decode decodes the body of a netlink message of type typ (RTM_NEWLINK or
 // RTM_DELLINK; anything else says nothing of a link) into m. It is tolerant, as the kernel's
@@ -67,7 +90,7 @@ const maxInfoData = 256
 // a message that names no link is Other and counted as bad. It keeps no
 // reference to body. m.Time is left alone.
 func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
-	m.Kind, m.Partial, m.Link = Other, false, schema.Link{}
+	m.Kind, m.Partial, m.Port, m.Link = Other, false, false, schema.Link{}
 	if typ == unix.RTM_NEWNSID || typ == unix.RTM_DELNSID {
 		m.Kind = Netns
 		return
@@ -82,7 +105,14 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	// struct ifinfomsg: family, pad, type, index, flags, change. Messages of
 	// another family speak of what that family knows of the link: an AF_BRIDGE
 	// DELLINK says that a port left its bridge.
-	if family := body[0]; family != unix.AF_UNSPEC {
+	switch body[0] {
+	case unix.AF_UNSPEC:
+	case unix.AF_BRIDGE:
+		if typ == unix.RTM_NEWLINK {
+			d.bridgePort(body, m)
+		}
+		return
+	default:
 		return
 	}
 	l := &m.Link
@@ -111,6 +141,7 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	if l.PermAddress == l.Address {
 		l.PermAddress = schema.LLAddr{}
 	}
+	l.PointToPoint = l.Flags&unix.IFF_POINTOPOINT != 0 && !l.Broadcast.IsZero()
 	if l.Index <= 0 || l.Name == "" && !m.Partial {
 		d.BadMessages++
 		return
@@ -119,6 +150,32 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	if typ == unix.RTM_DELLINK {
 		m.Kind = Del
 	}
+}
+
+// bridgePort decodes what a bridge says of its port. Other drivers answer for ports in
+// its place with some of the settings (ndo_dflt_bridge_getlink), and never the state:
+// those say nothing.
+func (d *Decoder) bridgePort(body []byte, m *Message) {
+	index := int32(binary.NativeEndian.Uint32(body[4:]))
+	var settings []byte
+	if !attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+		if typ == unix.IFLA_PROTINFO {
+			settings = v
+		}
+	}) {
+		d.BadAttributes++
+	}
+	whole := false
+	attributes(settings, func(typ uint16, _ []byte) { whole = whole || typ == unix.IFLA_BRPORT_STATE })
+	if !whole {
+		return
+	}
+	if index <= 0 {
+		d.BadMessages++
+		return
+	}
+	m.Kind, m.Partial, m.Port, m.Link.Index = New, true, true, index
+	m.Link.Info.SlaveData = d.settings("bridge", 's', bridgePort, settings)
 }
 
 // attribute sets what one attribute says, and reports whether it could. One that
@@ -218,12 +275,35 @@ func (d *Decoder) detail(l *schema.Link, typ uint16, v []byte) bool {
 		l.PhysPort.ID = d.hex(v)
 	case unix.IFLA_PHYS_SWITCH_ID:
 		l.PhysPort.SwitchID = d.hex(v)
+	default:
+		return d.state(l, typ, v)
 	}
 	return true
 }
 
-// linkInfo decodes IFLA_LINKINFO. The kind stands before the data that it
-// explains (rtnl_link_info_fill).
+// state is the rest of detail: what few links have.
+func (d *Decoder) state(l *schema.Link, typ uint16, v []byte) bool {
+	switch typ {
+	case unix.IFLA_XDP:
+		return d.xdp(&l.XDP, v)
+	case unix.IFLA_PROTO_DOWN:
+		return truth(&l.ProtoDown, v)
+	case unix.IFLA_PROTO_DOWN_REASON:
+		return protoDownReason(&l.ProtoDownReason, v)
+	case unix.IFLA_EVENT:
+		return reason(&l.Reason, v)
+	case uapi.IFLA_NETNS_IMMUTABLE:
+		return truth(&l.NetnsImmutable, v)
+	case unix.IFLA_NUM_VF:
+		return u32(&l.NumVF, v)
+	case unix.IFLA_VFINFO_LIST:
+		return d.functions(l, v)
+	}
+	return true
+}
+
+// linkInfo decodes IFLA_LINKINFO. A kind stands before the data that it
+// explains (rtnl_link_info_fill, rtnl_link_slave_info_fill).
 func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 	ok := attributes(nest, func(typ uint16, v []byte) {
 		switch typ {
@@ -236,8 +316,12 @@ func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 				d.BadAttributes++
 			}
 		case unix.IFLA_INFO_DATA:
-			if table, ok := infoKinds[info.Kind]; ok {
-				info.Data = d.settings(info.Kind, table, v)
+			if kind, ok := infoKinds[info.Kind]; ok {
+				info.Data = d.settings(info.Kind, 'i', kind, v)
+			}
+		case unix.IFLA_INFO_SLAVE_DATA:
+			if kind, ok := slaveKinds[info.SlaveKind]; ok {
+				info.SlaveData = d.settings(info.SlaveKind, 's', kind, v)
 			}
 		}
 	})
@@ -246,23 +330,38 @@ func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 	}
 }
 
-// settings decodes the settings of a link of this kind, once for the same bytes.
-func (d *Decoder) settings(kind string, table []infoAttr, raw []byte) string {
-	d.scratch = append(append(d.scratch[:0], kind...), raw...)
-	if s, ok := d.infoData[string(d.scratch)]; ok {
+// settings decodes the settings of a link of this kind, or of a port of one, once for
+// the same bytes. Role keeps those two apart.
+func (d *Decoder) settings(name string, role byte, kind *infoKind, raw []byte) string {
+	d.scratch = append(append(append(d.scratch[:0], role), name...), raw...)
+	s, known := d.infoData[string(d.scratch)]
+	if !known && kind.ticks != 0 { // what ticks makes new bytes that say the same
+		still(d.scratch[1+len(name):], kind.ticks)
+		s, known = d.infoData[string(d.scratch)]
+	}
+	if known {
 		return s
 	}
-	data, ok := appendInfoData(nil, table, raw)
-	if !ok {
-		d.BadAttributes++
-	}
-	// Timers make new bytes that say the same: keep one string for it.
 	if len(d.infoData) >= maxInfoData {
 		clear(d.infoData)
 	}
-	key, s := string(d.scratch), d.strings.of(data)
+	key := string(d.scratch)
+	data, ok := appendInfoData(nil, kind.attrs, raw)
+	if !ok {
+		d.BadAttributes++
+	}
+	s = d.strings.of(data)
 	d.infoData[key] = s
 	return s
+}
+
+// still overwrites the attributes in b that tick.
+func still(b []byte, ticks uint64) {
+	attributes(b, func(typ uint16, v []byte) {
+		if typ < maxAttr && ticks&(1<<typ) != 0 {
+			clear(v)
+		}
+	})
 }
 
 // propList decodes IFLA_PROP_LIST, where the alternative names are.
@@ -295,6 +394,47 @@ func afSpec(l *schema.Link, nest []byte) bool {
 			}
 		})
 	}) && ok
+}
+
+// reasons are the names that ip has for why a link is announced.
+var reasons = []string{
+	unix.IFLA_EVENT_NONE:             "",
+	unix.IFLA_EVENT_REBOOT:           "REBOOT",
+	unix.IFLA_EVENT_FEATURES:         "FEATURE CHANGE",
+	unix.IFLA_EVENT_BONDING_FAILOVER: "BONDING FAILOVER",
+	unix.IFLA_EVENT_NOTIFY_PEERS:     "NOTIFY PEERS",
+	unix.IFLA_EVENT_IGMP_RESEND:      "RESEND IGMP",
+	unix.IFLA_EVENT_BONDING_OPTIONS:  "BONDING OPTION",
+}
+
+func reason(s *string, v []byte) bool {
+	n, ok := uintOf(v, 4)
+	switch {
+	case !ok:
+	case n < uint64(len(reasons)):
+		*s = reasons[n]
+	default:
+		*s = strconv.FormatUint(n, 10)
+	}
+	return ok
+}
+
+func protoDownReason(set *uint32, nest []byte) bool {
+	ok := true
+	return attributes(nest, func(typ uint16, v []byte) {
+		if typ == unix.IFLA_PROTO_DOWN_REASON_VALUE {
+			var n schema.Opt[uint32]
+			ok = u32(&n, v)
+			*set = n.Or(0)
+		}
+	}) && ok
+}
+
+// truth sets a boolean of one byte.
+func truth(b *bool, v []byte) bool {
+	n, ok := uintOf(v, 1)
+	*b = n != 0
+	return ok
 }
 
 // text sets a NUL-terminated string.

@@ -18,7 +18,10 @@ import (
 	"ifacebridge/test/netnstest"
 )
 
-var update = flag.Bool("update", false, "capture the kernel's messages again and write the golden files")
+var (
+	update    = flag.Bool("update", false, "write the golden files")
+	recapture = flag.Bool("capture", false, "capture the kernel's messages again; -update goes with it")
+)
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
@@ -205,7 +208,7 @@ func TestInfoData(t *testing.T) {
 		{"netkit", func(ae *netlink.AttributeEncoder) {
 			ae.Uint32(unix.IFLA_NETKIT_MODE, 1)
 			ae.Uint8(unix.IFLA_NETKIT_PRIMARY, 1)
-			ae.Int32(unix.IFLA_NETKIT_POLICY, -1)
+			ae.Int32(unix.IFLA_NETKIT_POLICY, 0)
 			ae.Int32(unix.IFLA_NETKIT_PEER_POLICY, 2)
 		}, `{"mode":"l3","type":"primary","policy":"forward","peer_policy":"blackhole"}`},
 		{"macvlan", func(ae *netlink.AttributeEncoder) {
@@ -292,10 +295,10 @@ func TestNameLinks(t *testing.T) {
 	}
 }
 
-// What a kernel really sends, captured once (-update), decodes to what it decoded
+// What a kernel really sends, captured once (-capture), decodes to what it decoded
 // to then.
 func TestDecodeKernelMessages(t *testing.T) {
-	if *update {
+	if *recapture {
 		capture(t)
 	}
 	d := NewDecoder()

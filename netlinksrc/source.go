@@ -36,7 +36,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -47,17 +46,13 @@ import (
 var ErrOverrun = errors.New("netlink: notifications dropped by the kernel: receive buffer full")
 
 const (
-	// readSize is larger than any piece of a dump: the kernel makes them of at most
-	// 32 KiB (netlink_dump).
+	// readSize is larger than most pieces of a dump: the kernel makes them of 32 KiB, or
+	// as large as the largest link (rtnl_calcit).
 	readSize = 64 << 10
 
 	// enough is how many notifications one Receive handles at most, so that a
 	// storm does not keep its caller from everything else.
 	enough = 1024
-
-	// filterSkipStats is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h), which
-	// x/sys/unix does not have.
-	filterSkipStats = 1 << 3
 )
 
 // Config says which namespace to read and how.
@@ -86,7 +81,7 @@ type Config struct {
 type Reader struct {
 	sync.Mutex
 	dec    *Decoder
-	buf    []byte // for dumps
+	buf    []byte // for dumps; it grows
 	events *batch
 	within *batch // for a CatchUp in a handle; nil until the first
 }
@@ -102,11 +97,10 @@ type Source struct {
 	*Reader
 	netns   *os.File // the namespace
 	own     bool     // it is the process's: nothing need be entered
-	events  *netlink.Conn
-	raw     syscall.RawConn
+	events  *listener
 	granted int
 	dumps   *netlink.Conn // nil until the first dump, and after a failed one
-	ids     *netlink.Conn // nil until the first question for an id
+	asks    *netlink.Conn // for questions with one answer; nil until the first
 
 	longest  time.Duration // pause under load, see pace
 	handled  int           // by the last Receive
@@ -142,9 +136,16 @@ func Open(cfg Config) (*Source, error) {
 	if cfg.Namespaces {
 		groups |= 1 << (unix.RTNLGRP_NSID - 1)
 	}
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
 	if err != nil {
 		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
+	}
+	if err := conn.SetBPF(dropLeftBridges); err != nil {
+		return nil, errors.Join(fmt.Errorf("netlink: socket filter: %w", err), conn.Close())
+	}
+	events, err := listen(conn)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	s := &Source{events: events, Reader: cfg.Reader, own: cfg.NetNS == 0}
 	if s.Reader == nil {
@@ -166,16 +167,8 @@ func (s *Source) prepare(cfg Config) error {
 	if s.netns, err = os.Open(path); err != nil { // for other sockets, later
 		return fmt.Errorf("network namespace: %w", err)
 	}
-	if err := s.events.SetBPF(dropBridgePorts); err != nil {
-		return fmt.Errorf("socket filter: %w", err)
-	}
-	raw, err := s.events.SyscallConn()
-	if err != nil {
-		return err
-	}
-	s.raw = raw
 	var sockErr error
-	err = raw.Control(func(fd uintptr) { s.granted, sockErr = setReadBuffer(int(fd), cfg.ReadBuffer) })
+	err = s.events.Control(func(fd int) { s.granted, sockErr = setReadBuffer(fd, cfg.ReadBuffer) })
 	s.longest = time.Duration(s.granted/stormFills) * loadPause
 	return errors.Join(err, sockErr)
 }
@@ -195,13 +188,17 @@ func setReadBuffer(fd, size int) (granted int, err error) {
 	return doubled / 2, err
 }
 
-// dropBridgePorts is a socket filter that leaves AF_BRIDGE messages in the
-// kernel: they speak of bridge ports, and each one would cost a wake-up and a
-// place in the receive buffer. The family is the first byte behind the header.
-var dropBridgePorts = func() []bpf.RawInstruction {
+// dropLeftBridges is a socket filter that leaves the AF_BRIDGE messages in the kernel that
+// say nothing of a port that is there: one that leaves its bridge does so with an RTM_DELLINK.
+// Each would cost a wake-up and a place in the receive buffer. The type is in the header, in
+// the machine's byte order, which the filter does not know; the family is the first byte behind.
+var dropLeftBridges = func() []bpf.RawInstruction {
+	del := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.RTM_DELLINK))
 	filter, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: unix.NLMSG_HDRLEN, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_BRIDGE, SkipFalse: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.AF_BRIDGE, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: 4, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(del), SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 		bpf.RetConstant{Val: 1<<32 - 1},
 	})
@@ -227,12 +224,15 @@ func (s *Source) Malformed() (messages, attributes uint64) {
 // Close ends the Source. Nothing may be under way on it.
 func (s *Source) Close() error {
 	err := s.events.Close()
-	for _, conn := range []*netlink.Conn{s.dumps, s.ids} {
+	for _, conn := range []*netlink.Conn{s.dumps, s.asks} {
 		if conn != nil {
 			err = errors.Join(err, conn.Close())
 		}
 	}
-	return errors.Join(err, s.netns.Close())
+	if s.netns != nil {
+		err = errors.Join(err, s.netns.Close())
+	}
+	return err
 }
 
 // Receive waits for notifications and calls handle with each that is there, up
@@ -247,10 +247,10 @@ func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 	s.pace()
 	handled, readErr := 0, error(nil)
 	err := interruptible(ctx, s.events, func() error {
-		return s.raw.Read(func(fd uintptr) bool {
+		return s.events.Read(func(fd int) bool {
 			s.Lock()
 			defer s.Unlock()
-			handled, readErr = s.drain(int(fd), s.Reader.events, handle)
+			handled, readErr = s.drain(fd, s.Reader.events, handle)
 			if s.overrun { // of a CatchUp
 				s.overrun, readErr = false, ErrOverrun
 			}
@@ -334,7 +334,7 @@ func (s *Source) drainAll(into *batch, handle func(*Message)) error {
 	var overrun error
 	for {
 		n, readErr := 0, error(nil)
-		if err := s.raw.Control(func(fd uintptr) { n, readErr = s.drain(int(fd), into, handle) }); err != nil {
+		if err := s.events.Control(func(fd int) { n, readErr = s.drain(fd, into, handle) }); err != nil {
 			return err
 		}
 		switch {
@@ -381,14 +381,12 @@ func (s *Source) drain(fd int, into *batch, handle func(*Message)) (handled int,
 	return handled, err
 }
 
-// take handles a message that was read. It reports false when the message was cut
-// off, which counts for one that the kernel dropped: a dump shows its link.
+// take handles a message that was read. It reports false when the message was cut off
+// and could not be asked for again, which counts for one that the kernel dropped.
 func (s *Source) take(from *batch, i int, handle func(*Message)) bool {
 	data, cut := from.message(i)
 	if cut {
-		s.badMessages++
-		s.overruns++
-		return false
+		return s.takeCut(data, handle)
 	}
 	s.decode(data, func(h header, body []byte) {
 		s.decodeMessage(h.typ, body)
@@ -469,8 +467,7 @@ func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted b
 }
 
 func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
-	skipStats := uint32(filterSkipStats)
-	body, err := (&rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{ExtMask: &skipStats}}).MarshalBinary()
+	body, err := linkRequest(0, filterSkipStats|filterFunctions)
 	if err != nil {
 		return false, err
 	}
@@ -491,7 +488,7 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 			return raw.Read(func(fd uintptr) bool {
 				s.Lock()
 				defer s.Unlock()
-				n, readErr := unix.Read(int(fd), s.buf)
+				n, readErr := s.readWhole(int(fd))
 				if readErr == unix.EAGAIN || readErr == unix.EINTR {
 					return false
 				}
@@ -524,11 +521,6 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 // Source's, as in IFLA_NEW_NETNSID; ok is false when it does not. It does not wait,
 // and may be called by a handle.
 func (s *Source) NetnsID(other *Source) (id int32, ok bool, err error) {
-	if s.ids == nil {
-		if s.ids, err = s.dial(); err != nil {
-			return 0, false, fmt.Errorf("netlink: namespace id: %w", err)
-		}
-	}
 	attrs := netlink.NewAttributeEncoder()
 	attrs.Uint32(unix.NETNSA_FD, uint32(other.netns.Fd()))
 	request, err := attrs.Encode()
@@ -536,10 +528,7 @@ func (s *Source) NetnsID(other *Source) (id int32, ok bool, err error) {
 		return 0, false, err
 	}
 	const rtgenmsg = 4 // struct rtgenmsg: a family, and up to where attributes start
-	replies, err := s.ids.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETNSID, Flags: netlink.Request},
-		Data:   append(make([]byte, rtgenmsg), request...),
-	})
+	replies, err := s.ask(unix.RTM_GETNSID, append(make([]byte, rtgenmsg), request...))
 	if err != nil {
 		return 0, false, fmt.Errorf("netlink: namespace id: %w", err)
 	}

@@ -225,36 +225,45 @@ func TestDiffFindsEveryKey(t *testing.T) {
 	}
 }
 
-// An Encoder writes what an event alone would, whatever it wrote before.
-func TestEncoder(t *testing.T) {
+// An event that is made of a link's form and what has changed is the event that is made
+// of the two links, whatever was made before. Values of several changes may be merged.
+func TestEncoderAppendsChanges(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	keys := allKeys(r)
 	links := []schema.Link{randomLink(r), randomLink(r)}
+	var forms [2]schema.Form
 	var encoder schema.Encoder
+	for i := range links {
+		forms[i].Set(&links[i])
+	}
 	at := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
 	for n := range 5000 {
-		i := r.IntN(3) / 2 // the first twice as often: in a row
-		from := randomLink(r)
-		few := schema.FieldSet(r.Uint64() & r.Uint64() & r.Uint64() & r.Uint64())
-		e := schema.Event{Host: "web01", Epoch: "epoch", Seq: uint64(n + 1), Time: at, Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Previous: links[i]}
+		i := r.IntN(2)
+		e := schema.Event{
+			Host: "web01", Epoch: "epoch", Seq: uint64(n + 1), Time: at, Kind: schema.New, Action: schema.Updated, Cause: schema.Notification,
+			Previous: links[i],
+		}
 		at = at.Add(time.Duration(r.Int64N(int64(time.Second / 2))))
-		links[i] = links[i].With(few&keys, &from)
-		e.Changed = schema.Diff(&e.Previous, &links[i])
-		if r.IntN(4) == 0 { // names of other links, which are not of the diff
-			name := []string{"br0", "br1"}[r.IntN(2)]
-			links[i].LowerName, links[i].MasterName, links[i].Info.Data = name, name, `{"link":"`+name+`"}`
+		names, _ := schema.Fields("link", "master") // of other links, which are not of the diff
+		var sum schema.FieldSet
+		var values []byte
+		for range 1 + r.IntN(3) {
+			before, from := links[i], randomLink(r)
+			few := schema.FieldSet(r.Uint64() & r.Uint64() & r.Uint64() & r.Uint64())
+			links[i] = links[i].With(few&keys, &from)
+			changed := schema.Diff(&before, &links[i]) | names
+			values = schema.MergeValues(nil, sum, values, changed, links[i].AppendValues(nil, changed))
+			sum |= changed
 		}
-		e.Link = links[i]
-		switch r.IntN(8) {
-		case 0:
-			e.Action, e.Previous, e.Changed = schema.Existing, schema.Link{}, 0
-		case 1:
-			e.Truncated, _ = schema.Fields("ifalias", "ifalias_bytes", "altnames", "altnames_bytes")
-			e.Link, e.Previous = e.Link.Without(e.Truncated), e.Previous.Without(e.Truncated)
+		e.Link, e.Changed = links[i], schema.Diff(&e.Previous, &links[i])
+		if got := forms[i].Diff(sum, values); got != e.Changed {
+			t.Fatalf("seed %d: got %v, want %v", seed, got, e.Changed)
 		}
-		got, link := encoder.AppendJSON([]byte("before"), &e)
 		want := e.AppendJSON([]byte("before"))
+		withoutLinks := e
+		withoutLinks.Link, withoutLinks.Previous = schema.Link{}, schema.Link{}
+		got, link := encoder.AppendChange([]byte("before"), &withoutLinks, &forms[i], sum, values)
 		if !bytes.Equal(got, want) {
 			t.Fatalf("seed %d: got\n%s\nwant\n%s", seed, got, want)
 		}

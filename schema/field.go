@@ -18,6 +18,12 @@ type field struct {
 	name   string
 	key    string // as it stands in JSON, behind another
 	beside bool   // a name that stands beside an index; the diff is over the index
+
+	// bytesOf is a key for the bytes of the text whose key stands before it.
+	bytesOf bool
+
+	once bool // it belongs to one event of the link, and is no state
+
 	has    func(*Link) bool
 	same   func(a, b *Link) bool
 	append func([]byte, *Link) []byte // the JSON value; has must hold
@@ -36,6 +42,7 @@ var fields = [...]field{
 	optional("link_netnsid", func(l *Link) *Opt[int32] { return &l.LowerNetnsID }, appendInt),
 	always(parsed("flags", func(l *Link) *Flags { return &l.Flags }, appendFlags, flagsOf)),
 	optional("mtu", func(l *Link) *Opt[uint32] { return &l.MTU }, appendUint),
+	rawJSON("xdp", func(l *Link) *string { return &l.XDP }),
 	plain("qdisc", func(l *Link) *string { return &l.Qdisc }, appendText),
 	plain("master_index", func(l *Link) *int32 { return &l.MasterIndex }, appendInt),
 	nameBeside(plain("master", func(l *Link) *string { return &l.MasterName }, appendText)),
@@ -43,14 +50,19 @@ var fields = [...]field{
 	enum("linkmode", func(l *Link) *Opt[LinkMode] { return &l.LinkMode }, linkModeNames),
 	group("group", func(l *Link) *Opt[uint32] { return &l.Group }),
 	optional("txqlen", func(l *Link) *Opt[uint32] { return &l.TxQLen }, appendUint),
+	once(plain("event", func(l *Link) *string { return &l.Reason }, appendText)),
 	always(parsed("link_type", func(l *Link) *LinkType { return &l.Type }, quoted[LinkType], linkTypeOf)),
 	parsed("address", func(l *Link) *LLAddr { return &l.Address }, appendLLAddr, parseLLAddr),
+	plain("link_pointtopoint", func(l *Link) *bool { return &l.PointToPoint }, strconv.AppendBool),
 	parsed("broadcast", func(l *Link) *LLAddr { return &l.Broadcast }, appendLLAddr, parseLLAddr),
 	parsed("permaddr", func(l *Link) *LLAddr { return &l.PermAddress }, appendLLAddr, parseLLAddr),
+	plain("proto_down", func(l *Link) *bool { return &l.ProtoDown }, strconv.AppendBool),
+	parsed("proto_down_reason", func(l *Link) *uint32 { return &l.ProtoDownReason }, appendBits, bitsOf),
 	optional("promiscuity", func(l *Link) *Opt[uint32] { return &l.Promiscuity }, appendUint),
 	optional("allmulti", func(l *Link) *Opt[uint32] { return &l.AllMulti }, appendUint),
 	optional("min_mtu", func(l *Link) *Opt[uint32] { return &l.MinMTU }, appendUint),
 	optional("max_mtu", func(l *Link) *Opt[uint32] { return &l.MaxMTU }, appendUint),
+	plain("netns-immutable", func(l *Link) *bool { return &l.NetnsImmutable }, strconv.AppendBool),
 	parsed("linkinfo", func(l *Link) *LinkInfo { return &l.Info }, appendLinkInfo, linkInfoOf),
 	enum("inet6_addr_gen_mode", func(l *Link) *Opt[AddrGenMode] { return &l.AddrGenMode }, addrGenModeNames),
 	optional("num_tx_queues", func(l *Link) *Opt[uint32] { return &l.NumTxQueues }, appendUint),
@@ -69,6 +81,8 @@ var fields = [...]field{
 	plain("parentdev", func(l *Link) *string { return &l.Parent.Dev }, appendText),
 	plain("ifalias", func(l *Link) *string { return &l.Alias }, appendText),
 	rawText("ifalias_bytes", func(l *Link) *string { return &l.Alias }),
+	optional("num_vf", func(l *Link) *Opt[uint32] { return &l.NumVF }, appendUint),
+	rawJSON("vfinfo_list", func(l *Link) *string { return &l.VFs }),
 	parsed("altnames", func(l *Link) *AltNames { return &l.Alt }, appendAltNames, altNamesOf),
 	altNamesBytes("altnames_bytes"),
 	optional("carrier", func(l *Link) *Opt[bool] { return &l.Carrier }, strconv.AppendBool),
@@ -144,9 +158,6 @@ func (s FieldSet) each() iter.Seq[*field] {
 // Diff returns the keys in which a and b differ. The names of other links are
 // left out: master_index and link_index stand for them.
 func Diff(a, b *Link) FieldSet {
-	if *a == *b {
-		return 0
-	}
 	look := FieldSet(1<<len(fields) - 1)
 	for i := range blocks {
 		if blocks[i].same(a, b) {
@@ -173,12 +184,16 @@ var blocks = func() (blocks []block) {
 		{[]string{"ifindex", "ifname", "ifname_bytes", "link_type", "address", "broadcast", "permaddr"}, func(a, b *Link) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.Type == b.Type && a.Address == b.Address && a.Broadcast == b.Broadcast && a.PermAddress == b.PermAddress
 		}},
-		{[]string{"qdisc", "linkinfo", "parentbus", "parentdev", "phys_port_name", "phys_port_id", "phys_switch_id", "altnames", "altnames_bytes"}, func(a, b *Link) bool {
-			return a.Qdisc == b.Qdisc && a.Info == b.Info && a.Parent == b.Parent && a.PhysPort == b.PhysPort && a.Alt == b.Alt
+		{[]string{"qdisc", "linkinfo", "parentbus", "parentdev", "phys_port_name", "phys_port_id", "phys_switch_id", "altnames", "altnames_bytes",
+			"xdp", "event", "vfinfo_list"}, func(a, b *Link) bool {
+			return a.Qdisc == b.Qdisc && a.Info == b.Info && a.Parent == b.Parent && a.PhysPort == b.PhysPort && a.Alt == b.Alt &&
+				a.XDP == b.XDP && a.Reason == b.Reason && a.VFs == b.VFs
 		}},
-		{[]string{"link_index", "link_netnsid", "new_netnsid", "new_ifindex", "master_index", "mtu", "promiscuity", "allmulti", "linkmode", "inet6_addr_gen_mode"}, func(a, b *Link) bool {
+		{[]string{"link_index", "link_netnsid", "new_netnsid", "new_ifindex", "master_index", "mtu", "promiscuity", "allmulti", "linkmode", "inet6_addr_gen_mode",
+			"link_pointtopoint", "proto_down", "proto_down_reason", "netns-immutable", "num_vf"}, func(a, b *Link) bool {
 			return a.LowerIndex == b.LowerIndex && a.LowerNetnsID == b.LowerNetnsID && a.NewNetnsID == b.NewNetnsID && a.NewIndex == b.NewIndex && a.MasterIndex == b.MasterIndex &&
-				a.MTU == b.MTU && a.Promiscuity == b.Promiscuity && a.AllMulti == b.AllMulti && a.LinkMode == b.LinkMode && a.AddrGenMode == b.AddrGenMode
+				a.MTU == b.MTU && a.Promiscuity == b.Promiscuity && a.AllMulti == b.AllMulti && a.LinkMode == b.LinkMode && a.AddrGenMode == b.AddrGenMode &&
+				a.PointToPoint == b.PointToPoint && a.ProtoDown == b.ProtoDown && a.ProtoDownReason == b.ProtoDownReason && a.NetnsImmutable == b.NetnsImmutable && a.NumVF == b.NumVF
 		}},
 		{[]string{"min_mtu", "max_mtu", "group", "txqlen", "num_tx_queues", "num_rx_queues", "gso_max_size", "gso_max_segs", "gso_ipv4_max_size", "gro_max_size",
 			"gro_ipv4_max_size", "tso_max_size", "tso_max_segs"}, func(a, b *Link) bool {
@@ -291,8 +306,15 @@ func parsed[T comparable, J any](name string, at func(*Link) *T, app func([]byte
 func rawText(name string, at func(*Link) *string) field {
 	f := newField(name, at, func(s string) bool { return !utf8.ValidString(s) }, appendBase64,
 		func(raw json.RawMessage) (string, error) { b, err := unmarshal[[]byte](raw); return string(b), err })
+	f.bytesOf = true
 	f.same = func(a, b *Link) bool { return *at(a) == *at(b) || !f.has(a) && !f.has(b) }
 	return f
+}
+
+// rawJSON is a field that holds its JSON, made elsewhere.
+func rawJSON(name string, at func(*Link) *string) field {
+	return newField(name, at, func(s string) bool { return s != "" }, appendRaw,
+		func(raw json.RawMessage) (string, error) { return string(raw), nil })
 }
 
 // altNamesBytes is rawText for a list.
@@ -308,6 +330,7 @@ func altNamesBytes(name string) field {
 			}
 			return MakeAltNames(names...), err
 		})
+	f.bytesOf = true
 	f.same = func(a, b *Link) bool { return a.Alt == b.Alt || !f.has(a) && !f.has(b) }
 	return f
 }
@@ -315,6 +338,11 @@ func altNamesBytes(name string) field {
 // always marks a field that every link has, also when it is zero.
 func always(f field) field {
 	f.has = func(*Link) bool { return true }
+	return f
+}
+
+func once(f field) field {
+	f.once = true
 	return f
 }
 
@@ -426,6 +454,32 @@ func appendList(dst []byte, list []string, app func([]byte, string) []byte) []by
 	return append(dst, ']')
 }
 
+// appendBits writes the numbers of the bits that are set, as ip does where the host has
+// no names for them (/etc/iproute2/protodown_reasons.d).
+func appendBits(dst []byte, set uint32) []byte {
+	dst = append(dst, '[')
+	for first := true; set != 0; set &= set - 1 {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(appendUint(append(dst, '"'), uint32(bits.TrailingZeros32(set))), '"')
+	}
+	return append(dst, ']')
+}
+
+// bitsOf is appendBits' inverse.
+func bitsOf(numbers []string) (set uint32, err error) {
+	for _, text := range numbers {
+		n, err := strconv.ParseUint(text, 10, 5)
+		if err != nil {
+			return 0, fmt.Errorf("%q is no number of a bit", text)
+		}
+		set |= 1 << n
+	}
+	return set, nil
+}
+
 func appendAltNames(dst []byte, a AltNames) []byte { return appendList(dst, a.List(), appendText) }
 
 func altNamesOf(names []string) (AltNames, error) { return MakeAltNames(names...), nil }
@@ -442,17 +496,22 @@ func appendLinkInfo(dst []byte, i LinkInfo) []byte {
 		dst = app(append(append(append(dst, '"'), name...), `":`...), value)
 	}
 	key("info_kind", i.Kind, appendText)
-	key("info_data", i.Data, func(dst []byte, json string) []byte { return append(dst, json...) })
+	key("info_data", i.Data, appendRaw)
 	key("info_slave_kind", i.SlaveKind, appendText)
+	key("info_slave_data", i.SlaveData, appendRaw)
 	return append(dst, '}')
 }
+
+// appendRaw writes what is JSON already.
+func appendRaw(dst []byte, json string) []byte { return append(dst, json...) }
 
 type linkInfoJSON struct {
 	Kind      string          `json:"info_kind"`
 	Data      json.RawMessage `json:"info_data"`
 	SlaveKind string          `json:"info_slave_kind"`
+	SlaveData json.RawMessage `json:"info_slave_data"`
 }
 
 func linkInfoOf(j linkInfoJSON) (LinkInfo, error) {
-	return LinkInfo{Kind: j.Kind, SlaveKind: j.SlaveKind, Data: string(j.Data)}, nil
+	return LinkInfo{Kind: j.Kind, SlaveKind: j.SlaveKind, Data: string(j.Data), SlaveData: string(j.SlaveData)}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"strconv"
 	"strings"
 	"time"
@@ -134,22 +135,72 @@ func members(b []byte, each func(key, value []byte) error) error {
 }
 
 // AppendJSON appends the event as a JSON object to dst and returns the extended
-// buffer. It does not allocate when dst is large enough.
+// buffer. An [Encoder] is cheaper for many.
 func (e *Event) AppendJSON(dst []byte) []byte {
-	var when [len(timeLayout)]byte
-	return append(e.Link.AppendJSON(e.appendHead(dst, appendTime(when[:0], e.Time))), '}')
+	dst, _ = new(Encoder).AppendJSON(dst, e)
+	return dst
 }
 
-// appendHead appends the event up to its link.
-func (e *Event) appendHead(dst, when []byte) []byte {
-	dst = append(dst, `{"schema":"`+Name+`","id":"`...)
-	dst = append(append(dst, e.Epoch...), '-')
-	dst = append(strconv.AppendUint(dst, e.Seq, 10), '"')
-	dst = appendText(append(dst, `,"host":`...), e.Host)
-	dst = appendText(append(dst, `,"boot_id":`...), e.BootID)
-	dst = appendText(append(dst, `,"epoch":`...), e.Epoch)
-	dst = strconv.AppendUint(append(dst, `,"seq":`...), e.Seq, 10)
-	dst = append(append(dst, `,"time":"`...), when...)
+// An Encoder appends events as JSON. What one event has in common with the one before
+// it, the run and the second, it does not write anew. Its zero value is ready. It is
+// not safe for concurrent use.
+type Encoder struct {
+	run    run
+	head   []byte // of an event of that run, up to its seq: once
+	repeat []byte // and between the seq of its id and its seq
+
+	second int64  // of the last event, in Unix time
+	when   []byte // its time
+}
+
+// run is what the events of one run of a bridge have in common.
+type run struct{ epoch, host, bootID string }
+
+// AppendJSON appends the event to dst, and returns besides where its link stands: from
+// link to the last byte but one of what is returned.
+func (c *Encoder) AppendJSON(dst []byte, e *Event) (with []byte, link int) {
+	dst = c.appendHead(dst, e, nil)
+	link = len(dst)
+	return append(e.Link.AppendJSON(dst), '}'), link
+}
+
+// AppendChange is AppendJSON of an event in which the link is that of the form but for
+// the values under keys; e.Link is not looked at, and what the form had is previous.
+// The form becomes that of the event.
+func (c *Encoder) AppendChange(dst []byte, e *Event, f *Form, keys FieldSet, values []byte) (with []byte, link int) {
+	dst = c.appendHead(dst, e, f)
+	link = len(dst)
+	dst = f.splice(dst, keys, values)
+	dst[link] = '{' // in the place of the first comma
+	if once := keys & onceKeys; once != 0 {
+		f.forget(once)
+	}
+	return append(dst, "}}"...), link
+}
+
+// onceKeys are the keys that belong to one event of a link alone.
+var onceKeys = func() (s FieldSet) {
+	for i := range fields {
+		if fields[i].once {
+			s |= 1 << i
+		}
+	}
+	return s
+}()
+
+// appendHead appends the event up to its link. Previous, where there is one, stands
+// for e.Previous.
+func (c *Encoder) appendHead(dst []byte, e *Event, previous *Form) []byte {
+	if r := (run{e.Epoch, e.Host, e.BootID}); r != c.run || len(c.head) == 0 {
+		c.run = r
+		c.head = append(append(append(c.head[:0], `{"schema":"`+Name+`","id":"`...), e.Epoch...), '-')
+		c.repeat = appendText(append(c.repeat[:0], `","host":`...), e.Host)
+		c.repeat = appendText(append(c.repeat, `,"boot_id":`...), e.BootID)
+		c.repeat = append(appendText(append(c.repeat, `,"epoch":`...), e.Epoch), `,"seq":`...)
+	}
+	dst = strconv.AppendUint(append(dst, c.head...), e.Seq, 10)
+	dst = strconv.AppendUint(append(dst, c.repeat...), e.Seq, 10)
+	dst = append(append(dst, `,"time":"`...), c.Time(e.Time)...)
 	dst = append(append(append(dst, `","event":"`...), e.Kind.String()...), '"')
 	dst = append(append(append(dst, `,"action":"`...), e.Action.String()...), '"')
 	dst = append(append(append(dst, `,"cause":"`...), e.Cause.String()...), '"')
@@ -158,7 +209,7 @@ func (e *Event) appendHead(dst, when []byte) []byte {
 		dst = strconv.AppendUint(append(dst, `,"coalesced":`...), e.Coalesced, 10)
 	}
 	if e.Action == Updated || e.Action == Renamed {
-		dst = e.appendChanged(dst)
+		dst = e.appendChanged(dst, previous)
 	}
 	if e.Snapshot.Of > 0 {
 		dst = strconv.AppendUint(append(dst, `,"snapshot":{"pos":`...), uint64(e.Snapshot.Pos), 10)
@@ -174,50 +225,6 @@ func (e *Event) appendHead(dst, when []byte) []byte {
 	return append(e.appendNetns(dst), `,"link":`...)
 }
 
-// An Encoder appends events as [Event.AppendJSON] does. It keeps the last link that it
-// wrote: when the next event is about a change of that very state, as it mostly is,
-// only what has changed is written anew. Its zero value is ready. It is not safe for
-// concurrent use.
-type Encoder struct {
-	link Link
-	json []byte           // of the link
-	ends [len(fields)]int // where each key ends in it
-
-	second int64  // of the last event, in Unix time
-	when   []byte // its time
-}
-
-// AppendJSON appends the event to dst, and returns besides where its link stands: from
-// link to the last byte but one of what is returned.
-func (c *Encoder) AppendJSON(dst []byte, e *Event) (with []byte, link int) {
-	dst = e.appendHead(dst, c.Time(e.Time))
-	link = len(dst)
-	changed := FieldSet(1<<len(fields) - 1)
-	if e.Previous == c.link && len(c.json) > 0 {
-		changed = e.Changed | besides
-	}
-	from, end := 0, 0 // what is still to be copied begins there, and what was looked at ends there
-	for i := range fields {
-		begin := end
-		end = c.ends[i]
-		if f := &fields[i]; changed&(1<<i) != 0 {
-			if from < begin {
-				dst = append(dst, c.json[from:begin]...)
-			}
-			if f.has(&e.Link) {
-				dst = f.append(append(dst, f.key...), &e.Link)
-			}
-			from = end
-		}
-		c.ends[i] = len(dst) - link + end - from
-	}
-	dst = append(dst, c.json[from:end]...)
-	dst[link] = '{' // in the place of the first comma
-	dst = append(dst, '}')
-	c.link, c.json = e.Link, append(c.json[:0], dst[link:]...)
-	return append(dst, '}'), link
-}
-
 // Time returns a time as it stands in an event, until the next is asked for. Of the same
 // second as the last, only the nanoseconds are made anew.
 func (c *Encoder) Time(t time.Time) []byte {
@@ -228,16 +235,6 @@ func (c *Encoder) Time(t time.Time) []byte {
 	}
 	return c.when
 }
-
-// besides are the keys that may change beside those of a diff: names of other links.
-var besides = func() (s FieldSet) {
-	for i := range fields {
-		if fields[i].beside || fields[i].name == "linkinfo" {
-			s |= 1 << i
-		}
-	}
-	return s
-}()
 
 // appendNetns appends what is only there when more namespaces than the bridge's
 // own are watched.
@@ -264,22 +261,29 @@ func (e *Event) appendNetns(dst []byte) []byte {
 	return dst
 }
 
-func (e *Event) appendChanged(dst []byte) []byte {
+// appendChanged appends which keys have changed, and their values in previous or,
+// without one, in e.Previous.
+func (e *Event) appendChanged(dst []byte, previous *Form) []byte {
 	dst = appendNames(append(dst, `,"changed":`...), e.Changed)
-	dst = append(dst, `,"previous":{`...)
-	first := true
-	for f := range (e.Changed &^ e.Truncated).each() {
-		if !first {
-			dst = append(dst, ',')
+	dst = append(dst, `,"previous":`...)
+	first := len(dst)
+	for s := e.Changed &^ e.Truncated; s != 0; s &= s - 1 {
+		i := bits.TrailingZeros64(uint64(s))
+		dst = append(dst, fields[i].key...)
+		at := len(dst)
+		if previous != nil {
+			dst = append(dst, previous.value(i)...)
+		} else if fields[i].has(&e.Previous) {
+			dst = fields[i].append(dst, &e.Previous)
 		}
-		first = false
-		dst = appendKey(dst, f.name)
-		if f.has(&e.Previous) {
-			dst = f.append(dst, &e.Previous)
-		} else {
+		if len(dst) == at {
 			dst = append(dst, "null"...)
 		}
 	}
+	if len(dst) == first {
+		return append(dst, "{}"...)
+	}
+	dst[first] = '{' // in the place of the first comma
 	return append(dst, '}')
 }
 
@@ -294,10 +298,6 @@ func appendNames(dst []byte, s FieldSet) []byte {
 		dst = append(append(append(dst, '"'), f.name...), '"')
 	}
 	return append(dst, ']')
-}
-
-func appendKey(dst []byte, name string) []byte {
-	return append(append(append(dst, '"'), name...), `":`...)
 }
 
 // MarshalJSON implements json.Marshaler.

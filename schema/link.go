@@ -29,6 +29,7 @@ type Link struct {
 	MasterName   string
 
 	Address, Broadcast LLAddr
+	PointToPoint       bool   // Broadcast is the other end's address
 	PermAddress        LLAddr // only when it differs from Address, as in ip
 
 	OperState   Opt[OperState]
@@ -48,6 +49,20 @@ type Link struct {
 	GSOMaxSegs, TSOMaxSegs     Opt[uint32]
 
 	PhysPort PhysPort
+
+	XDP             string // a JSON object of the XDP programs attached, "" without one
+	ProtoDown       bool   // a protocol holds the link down
+	ProtoDownReason uint32 // a bit for each reason
+	NetnsImmutable  bool   // it cannot be moved to another namespace
+
+	// SR-IOV: how many virtual functions there are, and a JSON array of their settings.
+	// Only dumps say so.
+	NumVF Opt[uint32]
+	VFs   string
+
+	// Reason is why the kernel announced the link, where it says so ("NOTIFY PEERS"). It
+	// belongs to one event and is no state: it is in no dump, and not in the next event.
+	Reason string
 
 	// Where a link went that was moved to another namespace: the namespace's id
 	// as seen from the link's old namespace, and the link's index there.
@@ -71,6 +86,7 @@ type LinkInfo struct {
 	Kind      string // "veth", "bridge", …; "" for hardware
 	SlaveKind string // the kind of its master
 	Data      string // a JSON object of the kind's settings, "" when not decoded
+	SlaveData string // a JSON object of what its master knows of it, "" when not decoded
 }
 
 // Opt is a value that may be absent, which is not the same as zero.

@@ -96,10 +96,10 @@ func TestExitStatusOfMistakes(t *testing.T) {
 		{[]string{"watch", ""}, nil, `host name: empty`},
 		{nil, []string{"NATS_URL=nats://:x"}, `NATS_URL: does not parse`},
 		{nil, []string{"NATS_URL=nats://h", "NATS_CREDS=/none"}, `NATS_CREDS: open /none: no such file or directory`},
-		{nil, []string{"IFACE_HTTP_ADDR=9469"}, `IFACE_HTTP_ADDR: is no address (got "9469"); accepted: host:port, :port for all addresses, or empty for none`},
+		{nil, []string{"IFACE_HTTP_ADDR=9469"}, `IFACE_HTTP_ADDR: not an address (got "9469"); accepted: host:port, :port for all addresses, or empty for none`},
 		{nil, []string{"NATS_URL=nats://h", "IFACE_SPOOL_DIR=/proc/none"}, `IFACE_SPOOL_DIR: cannot be used: mkdir /proc/none: no such file or directory; accepted: a directory that can be written`},
 		{nil, []string{"IFACE_HOST="}, `IFACE_HOST: is set but empty`},
-		{nil, []string{"IFACE_SPEED=11"}, `IFACE_SPEED: is no variable of ifacebridge`},
+		{nil, []string{"IFACE_SPEED=11"}, `IFACE_SPEED: unknown variable`},
 		{[]string{"config"}, []string{"IFACE_QUEUE=x", "NATS_PASSWORD=hunter2"}, `NATS_PASSWORD: is set without NATS_USER`},
 	} {
 		p := start(t, tt.env, tt.args...)
@@ -186,7 +186,7 @@ func TestServerIsDown(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	b := bridge(t, s)
-	b.Says("cannot connect to NATS; trying on")
+	b.Says("cannot connect to NATS; retrying")
 	a, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	must(t, k.Delete(a))

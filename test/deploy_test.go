@@ -113,7 +113,8 @@ func TestSystemdNotify(t *testing.T) {
 	}
 	b := bridge(t, s, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=200000")
 	expect("READY=1")
-	expect("STATUS=NATS is not connected; the snapshot is not confirmed yet\nWATCHDOG=1")
+	expect("STATUS=NATS is not connected: ")
+	expect("; the snapshot is not confirmed yet\nWATCHDOG=1")
 	s.Start()
 	expect("STATUS=publishing\nWATCHDOG=1")
 	expect("WATCHDOG=1")

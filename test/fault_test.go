@@ -362,8 +362,8 @@ func TestCoreServerKilled(t *testing.T) {
 	}
 }
 
-// What a server may refuse, and what the log says; when the cause goes, the
-// bridge goes on by itself.
+// What a server may refuse: the log and /readyz say why and what to do, and it is
+// counted; when the cause goes, the bridge goes on by itself.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	users := func(publish string) string {
@@ -375,26 +375,32 @@ func TestRefusals(t *testing.T) {
 		env        []string
 		prepare    func(t *testing.T, js jetstream.JetStream)
 		says       []string
+		readyz     string
 		mend       func(t *testing.T, js jetstream.JetStream)
 	}{
 		{name: "a wrong password", conf: users("publish: \">\""), then: strings.ReplaceAll(users("publish: \">\""), "secret-of-bridge", "wrong"),
-			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=wrong"},
-			says: []string{"cannot connect to NATS; trying on", "Authorization Violation", "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
+			env:    []string{"NATS_USER=bridge", "NATS_PASSWORD=wrong"},
+			says:   []string{"cannot connect to NATS; retrying", "Authorization Violation", "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"},
+			readyz: "NATS is not connected: nats: Authorization Violation; check NATS_CREDS, "},
 		{name: "no permission to create the stream", conf: users(`publish: ["iface.>", "_INBOX.>", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.INFO", "$KV.>", "$JS.API.CONSUMER.>"]`), then: users("publish: \">\""),
-			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
-			says: []string{"Permissions Violation for Publish to", "nats stream add IFACE --subjects='iface.*.*'"}},
+			env:    []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says:   []string{"Permissions Violation for Publish to", "nats stream add IFACE --subjects='iface.*.*'"},
+			readyz: "have the stream created by someone who may run: nats stream add IFACE"},
 		{name: "no permission for one subject", conf: users(`publish: { deny: "iface.test.new" }`), then: users("publish: \">\""),
-			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
-			says: []string{`NATS refuses a subject to this user`, `Permissions Violation for Publish to \"iface.test.new\"`}},
+			env:    []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says:   []string{`NATS refuses a subject to this user`, `Permissions Violation for Publish to \"iface.test.new\"`},
+			readyz: `Permissions Violation for Publish to "iface.test.new"; grant what this prints: ifacebridge permissions`},
 		{name: "no JetStream", conf: users("publish: \">\"") + "\n# jetstream is off", then: users("publish: \">\""),
-			env:  []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
-			says: []string{"enable JetStream on the server, or set IFACE_DELIVERY=core"}},
+			env:    []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
+			says:   []string{"enable JetStream on the server, or set IFACE_DELIVERY=core"},
+			readyz: "; enable JetStream on the server, or set IFACE_DELIVERY=core"},
 		{name: "a full stream", conf: users("publish: \">\""), env: []string{"NATS_USER=bridge", "NATS_PASSWORD=secret-of-bridge"},
 			prepare: func(t *testing.T, js jetstream.JetStream) {
 				_, err := js.CreateStream(context.Background(), fullStream(2))
 				must(t, err)
 			},
-			says: []string{"maximum messages exceeded"},
+			says:   []string{"maximum messages exceeded"},
+			readyz: "publishing fails: nats: API error: code=503 err_code=10077 description=maximum messages exceeded",
 			mend: func(t *testing.T, js jetstream.JetStream) {
 				_, err := js.UpdateStream(context.Background(), fullStream(-1))
 				must(t, err)
@@ -419,6 +425,10 @@ func TestRefusals(t *testing.T) {
 				b.Says(text)
 			}
 			eventually(t, "the failure is counted", func() bool { return b.Metric("ifacebridge_publish_failures_total") > 0 })
+			eventually(t, "/readyz says "+tt.readyz, func() bool {
+				status, body := get(t, "/readyz")
+				return status == 503 && strings.Contains(body, tt.readyz)
+			})
 			if tt.mend != nil {
 				tt.mend(t, admin())
 			} else {
@@ -431,6 +441,7 @@ func TestRefusals(t *testing.T) {
 				stream, err := js.Stream(context.Background(), "IFACE")
 				return err == nil && stream.CachedInfo().State.Msgs >= 3
 			})
+			eventually(t, "ready", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
 			if strings.Contains(b.Output(), "secret-of-bridge") {
 				t.Error("the password is in the log")
 			}

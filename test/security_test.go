@@ -170,7 +170,7 @@ func TestAuthentication(t *testing.T) {
 		{"another nkey", "authorization { users: [ { nkey: " + public + " } ] }", []string{"NATS_NKEY=" + otherSeed}, []string{"Authorization Violation", advice}},
 		{"creds", jwtConf, []string{"NATS_CREDS=" + creds}, nil},
 		{"another operator's creds", jwtConf, []string{"NATS_CREDS=" + expiredCreds}, []string{"Authorization Violation", advice}},
-		{"creds that have expired", expiredConf, []string{"NATS_CREDS=" + expiredCreds}, []string{"cannot connect to NATS; trying on", advice}},
+		{"creds that have expired", expiredConf, []string{"NATS_CREDS=" + expiredCreds}, []string{"cannot connect to NATS; retrying", advice}},
 		{"TLS", tls(serverCert, serverKey, ""), []string{"NATS_CA=" + ca.CA}, nil},
 		{"TLS with an unknown authority", tls(serverCert, serverKey, ""), []string{"NATS_CA=" + other.CA}, []string{"x509: certificate signed by unknown authority", "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates"}},
 		{"TLS with an expired certificate", tls(expiredCert, expiredKey, ""), []string{"NATS_CA=" + ca.CA}, []string{"certificate has expired or is not yet valid", "the dates of the certificates"}},

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
 )
@@ -20,14 +21,14 @@ const defaultURL = "nats://127.0.0.1:4222"
 
 // A client is a command's connection to NATS, for reading.
 type client struct {
-	cfg bridge.Config
+	cfg config.Config
 	nc  *nats.Conn
 }
 
-// connectClient connects as the settings say, to the embedded server when they name
+// connectClient connects by the settings, to the embedded server when they name
 // none. It never gives up: see reach. The caller closes nc.
 func connectClient(environ []string, name string, log *slog.Logger) (*client, error) {
-	cfg, err := loadConfig(bridge.ParseConnection, environ)
+	cfg, err := config.ParseConnection(environ)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,8 @@ func (c *client) reach(ctx context.Context) error {
 	case <-up:
 		return nil
 	case <-time.After(reachTimeout):
-		return fmt.Errorf("cannot reach NATS at %s within %v: %w", bridge.RedactURLs(c.cfg.Servers), reachTimeout, c.lastError())
+		return fmt.Errorf("cannot reach NATS at %s within %v: %w",
+			config.RedactURLs(c.cfg.Servers), reachTimeout, c.lastError())
 	case <-ctx.Done():
 		return ctx.Err()
 	}

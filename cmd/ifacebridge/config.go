@@ -6,31 +6,27 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func configCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "config",
-		Short: "Print every environment variable, its default and what it is now",
-		Long: `Print every environment variable that ifacebridge reads, its default and what it
-is now, with secrets masked. Exit status 2 when a setting is wrong, after naming
-every mistake.`,
+		Short: "Print every environment variable, its value and its default",
+		Long: `Print every environment variable that ifacebridge reads, its value and its default,
+with secrets masked. Exit status 2 when a setting is wrong, after naming every
+mistake.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := bridge.LoadSettings()
-			if err != nil {
-				return err
-			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "VARIABLE\tVALUE\tDEFAULT\tMEANING")
-			for _, v := range settings.Variables() {
+			for _, v := range config.Variables(environ) {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, orDash(v.Value), orDash(v.Default), v.Description)
 			}
 			if err := w.Flush(); err != nil {
 				return err
 			}
-			_, err = bridge.ParseConfig(settings, environ)
+			_, err := config.Parse(environ)
 			return err
 		},
 	}

@@ -6,13 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/doctor"
 )
 
 func doctorCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Check what the bridge needs, and say what to do",
+		Short: "Check what the bridge needs, and tell what to do",
 		Long: `Check what a bridge with these settings needs: netlink and its receive buffer, the
 host's name, NATS, TLS and credentials, permissions, the stream and the bucket, the
 clock, and who else writes as this host. It changes nothing and publishes nothing.
@@ -20,7 +21,7 @@ clock, and who else writes as this host. It changes nothing and publishes nothin
 Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(bridge.ParseConfig, environ)
+			cfg, err := config.Parse(environ)
 			if err != nil {
 				return err
 			}
@@ -28,8 +29,8 @@ Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configur
 				cfg.Servers = []string{defaultURL}
 			}
 			failed := false
-			bridge.Diagnose(cmd.Context(), cfg, func(f bridge.Finding) {
-				failed = failed || f.Verdict == bridge.Fail
+			doctor.Diagnose(cmd.Context(), cfg, func(f doctor.Finding) {
+				failed = failed || f.Verdict == doctor.Fail
 				fmt.Fprintf(cmd.OutOrStdout(), "%-4s  %-15s %s\n", f.Verdict, f.Check, f.Text)
 				if f.Advice != "" {
 					fmt.Fprintf(cmd.OutOrStdout(), "%22s→ %s\n", "", f.Advice)

@@ -8,13 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 const withoutURL = `Without NATS_URL it serves a NATS server
@@ -29,9 +28,8 @@ const (
 
 // serveNATS starts the embedded server and returns its URL. The caller shuts it
 // down.
-func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func(), err error) {
-	dir, err := storeDir(cfg)
-	if err != nil {
+func serveNATS(cfg config.Config, log *slog.Logger) (url string, shutdown func(), err error) {
+	if err := prepareStore(cfg.StoreDir); err != nil {
 		return "", nil, err
 	}
 	// The server would try for seconds; a port that is taken is known at once.
@@ -39,7 +37,8 @@ func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func()
 	probe, err := net.Listen("tcp", address)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return "", nil, fmt.Errorf("cannot serve NATS on %s: the port is taken; to publish to the server that has it, set NATS_URL=nats://%s", address, address)
+			return "", nil, fmt.Errorf("cannot serve NATS on %s: the port is taken; "+
+				"to publish to the server that has it, set NATS_URL=nats://%s", address, address)
 		}
 		return "", nil, fmt.Errorf("cannot serve NATS: %w", err)
 	}
@@ -47,7 +46,7 @@ func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func()
 
 	opts := &server.Options{
 		ServerName: "ifacebridge-embedded", Host: embeddedHost, Port: embeddedPort,
-		JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: cfg.StoreDir, NoSigs: true, NoLog: true,
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
@@ -58,35 +57,27 @@ func serveNATS(cfg bridge.Config, log *slog.Logger) (url string, shutdown func()
 	srv.Start()
 	if !srv.ReadyForConnections(10*time.Second) || !srv.JetStreamEnabled() {
 		srv.Shutdown()
-		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s", dir, failed.last())
+		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
+			cfg.StoreDir, failed.last())
 	}
 	url = "nats://" + address
-	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", dir,
+	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", cfg.StoreDir,
 		"subscribe", "ifacebridge watch, or: nats sub '"+cfg.Prefix+".>'")
 	return url, func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
 }
 
-// storeDir is where the embedded server keeps its streams.
-func storeDir(cfg bridge.Config) (string, error) {
-	dir := cfg.StoreDir
+// prepareStore makes the directory in which the embedded server keeps its streams.
+func prepareStore(dir string) error {
 	if dir == "" {
-		state := os.Getenv("XDG_STATE_HOME")
-		if state == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return "", fmt.Errorf("no state directory: %w; set IFACE_STORE_DIR", err)
-			}
-			state = filepath.Join(home, ".local", "state")
-		}
-		dir = filepath.Join(state, "ifacebridge")
+		return errors.New("no store directory: neither XDG_STATE_HOME nor HOME is set; set IFACE_STORE_DIR")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
+		return fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
 	}
 	probe, err := os.CreateTemp(dir, ".writable-*")
 	if err != nil {
-		return "", fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
+		return fmt.Errorf("store directory: %w; set IFACE_STORE_DIR to one that can be written", err)
 	}
 	probe.Close()
-	return dir, os.Remove(probe.Name())
+	return os.Remove(probe.Name())
 }

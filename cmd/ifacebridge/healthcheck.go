@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func healthcheckCommand(environ []string) *cobra.Command {
@@ -19,11 +19,11 @@ func healthcheckCommand(environ []string) *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask the bridge on this host whether it is ready",
 		Long: `Ask the bridge that serves IFACE_HTTP_ADDR whether it is ready (/readyz): NATS is
-connected and has this run's snapshot. For a container without a shell. Exit status 0
-when it is, 1 with the reason when it is not.`,
+connected, has this run's snapshot, and takes what is published. For a container
+without a shell. Exit status 0 when it is, 1 with the reasons when it is not.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(bridge.ParseConnection, environ)
+			cfg, err := config.ParseConnection(environ)
 			if err != nil {
 				return err
 			}
@@ -34,7 +34,8 @@ when it is, 1 with the reason when it is not.`,
 
 func healthcheck(ctx context.Context, address string, stdout io.Writer) error {
 	if address == "" {
-		return fmt.Errorf("IFACE_HTTP_ADDR is empty: the bridge serves no health; set it to an address such as %s", bridge.DefaultHTTPAddr)
+		return fmt.Errorf("IFACE_HTTP_ADDR is empty: the bridge serves no health; set it to an address such as %s",
+			config.DefaultHTTPAddr)
 	}
 	host, port, _ := net.SplitHostPort(address) // was checked
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {

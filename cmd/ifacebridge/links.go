@@ -115,7 +115,8 @@ func missing(hosts []string, view []fleet.Host) error {
 		}
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?", strings.Join(unknown, ", "))
+		return fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?",
+			strings.Join(unknown, ", "))
 	}
 	return nil
 }

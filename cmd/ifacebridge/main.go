@@ -18,12 +18,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func main() {
@@ -54,12 +54,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
 	}
 	var (
-		config bridge.ConfigError
-		usage  *usageError
-		fenced *bridge.FencedError
+		settings config.Error
+		usage    *usageError
+		fenced   *bridge.FencedError
 	)
 	switch {
-	case errors.As(err, &config), errors.As(err, &usage):
+	case errors.As(err, &settings), errors.As(err, &usage):
 		return exitConfig
 	case errors.As(err, &fenced):
 		return exitFenced
@@ -97,8 +97,8 @@ configuration, 3 when another bridge has taken this host's name.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ), permissionsCommand(environ), doctorCommand(environ),
-		healthcheckCommand(environ), versionCommand())
+	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ),
+		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand())
 	return root
 }
 
@@ -109,19 +109,10 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// loadConfig reads the settings from the environment, and checks them with parse.
-func loadConfig(parse func(bridge.Settings, []string) (bridge.Config, error), environ []string) (bridge.Config, error) {
-	settings, err := bridge.LoadSettings()
-	if err != nil {
-		return bridge.Config{}, err
-	}
-	return parse(settings, environ)
-}
-
 // runBridge runs the bridge on the settings in the environment, beside an
 // embedded server when they name none.
 func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
-	cfg, err := loadConfig(bridge.ParseConfig, environ)
+	cfg, err := config.Parse(environ)
 	if err != nil {
 		return err
 	}
@@ -133,17 +124,13 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 			return err
 		}
 		defer shutdown()
-		cfg.Servers, cfg.Auth = []string{url}, bridge.Auth{}
+		cfg.Servers, cfg.Auth = []string{url}, config.Auth{}
 	} else {
 		tuneRuntime(environ)
 	}
 	cfg.Version = version()
 	return bridge.Run(ctx, cfg, log, prometheus.NewRegistry())
 }
-
-// startUp is how long it takes to publish many links and to put them into the
-// bucket.
-const startUp = 3 * time.Second
 
 // tuneRuntime sets what GOMAXPROCS and GOGC do not.
 //
@@ -152,9 +139,8 @@ const startUp = 3 * time.Second
 // events (12 instead of 8.5 µs for one, in a storm of 300,000). The others are left
 // to the host.
 //
-// A smaller heap at the start, when everything is read and published at once: with
-// 10,000 links that is the most memory that a bridge ever takes. Later the collector
-// would run too often in a storm.
+// A smaller heap: between the socket and NATS there is next to no garbage, so that to
+// collect it early costs nothing, while twice the memory of many links is a lot.
 func tuneRuntime(environ []string) {
 	isSet := func(name string) bool {
 		return slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, name+"=") })
@@ -163,12 +149,11 @@ func tuneRuntime(environ []string) {
 		runtime.GOMAXPROCS(1)
 	}
 	if !isSet("GOGC") {
-		usual := debug.SetGCPercent(25)
-		time.AfterFunc(startUp, func() { debug.SetGCPercent(usual) })
+		debug.SetGCPercent(25)
 	}
 }
 
-func newLogger(cfg bridge.Config, w io.Writer) *slog.Logger {
+func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		level = slog.LevelInfo // cannot be: the settings were checked

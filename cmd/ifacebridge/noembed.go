@@ -5,13 +5,14 @@ package main
 import (
 	"log/slog"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 const withoutURL = `NATS_URL has to be set: this build
 has no embedded server.`
 
-// serveNATS says that there is no server to serve.
-func serveNATS(bridge.Config, *slog.Logger) (url string, shutdown func(), err error) {
-	return "", nil, bridge.ConfigError{"NATS_URL: is unset, and this build has no embedded server (-tags noembed); accepted: nats://host[:port], tls://, ws:// or wss://, comma-separated"}
+// serveNATS reports that there is no server to serve.
+func serveNATS(config.Config, *slog.Logger) (url string, shutdown func(), err error) {
+	return "", nil, config.Error{"NATS_URL: is unset, and this build has no embedded server (-tags noembed); " +
+		"accepted: nats://host[:port], tls://, ws:// or wss://, comma-separated"}
 }

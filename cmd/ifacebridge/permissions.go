@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func permissionsCommand(environ []string) *cobra.Command {
@@ -21,11 +21,11 @@ consumer of all hosts needs, which can change nothing.`,
 		Example: `  ifacebridge permissions web01.example.com
   ifacebridge permissions --viewer`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
-			parse := bridge.ParseConfig
+			parse := config.Parse
 			if len(hosts) > 0 || viewer {
-				parse = bridge.ParseConnection
+				parse = config.ParseConnection
 			}
-			cfg, err := loadConfig(parse, environ)
+			cfg, err := parse(environ)
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 
-	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
 )
@@ -312,7 +312,7 @@ func (m *table) status() string {
 	if partial > 0 {
 		text += fmt.Sprintf("  %d being read", partial)
 	}
-	return text + faint.Render("  "+bridge.RedactURLs([]string{m.client.nc.ConnectedUrl()}))
+	return text + faint.Render("  "+config.RedactURLs([]string{m.client.nc.ConnectedUrl()}))
 }
 
 // A column is shown when the terminal is wide enough for those before it.

@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge"
+	"ifacebridge/bridge/config"
 )
 
 func main() {
@@ -37,11 +38,11 @@ func main() {
 	links := flag.Int("links", 50, "how many links each of them has")
 	domain := flag.String("domain", "example.com", "what the hosts' names end with")
 	flag.Parse()
-	settings, err := bridge.LoadSettings()
+	cfg, err := config.Parse(append(os.Environ(), "IFACE_HTTP_ADDR="))
 	if err != nil {
 		log.Fatal(err)
 	}
-	f := &fleet{settings: settings}
+	f := &fleet{cfg: cfg}
 	for i := range *count {
 		f.hosts = append(f.hosts, newHost(fmt.Sprintf("host%05d.%s", i, *domain), *links))
 	}
@@ -52,8 +53,8 @@ func main() {
 
 // A fleet is the hosts and their bridges.
 type fleet struct {
-	settings bridge.Settings
-	hosts    []*host
+	cfg   config.Config // of all hosts, but for the name
+	hosts []*host
 
 	running sync.WaitGroup
 	stop    context.CancelFunc // nil until they were started
@@ -101,11 +102,10 @@ func (f *fleet) do(command string) (answer any, err error) {
 }
 
 func (f *fleet) start() error {
-	configs := make([]bridge.Config, len(f.hosts))
+	configs := make([]config.Config, len(f.hosts))
 	for i, h := range f.hosts {
-		settings, err := f.settings, error(nil)
-		settings.Host, settings.HTTPAddr = h.name, ""
-		if configs[i], err = bridge.ParseConfig(settings, nil); err != nil {
+		var err error
+		if configs[i], err = f.cfg.WithHost(h.name); err != nil {
 			return err
 		}
 	}

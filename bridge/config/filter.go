@@ -1,4 +1,4 @@
-package bridge
+package config
 
 import (
 	"cmp"
@@ -9,19 +9,30 @@ import (
 	"ifacebridge/schema"
 )
 
-// A Filter says which links are published: those that match an include, or all
-// when there is none, and no exclude.
+// A Filter decides which links are published: those that match an include, or all
+// when there is none, and that match no exclude. The zero Filter publishes all.
 type Filter struct {
 	include, exclude []pattern
 }
 
-// pattern is a glob over names (path.Match), "kind:<info_kind>", or "netns:" and a
-// glob over the names of namespaces, of which the bridge's own is "self".
+// pattern is one of three: a glob over the names of links (path.Match); a link's
+// info_kind; a glob over the names of namespaces, in which the bridge's own is "self".
 type pattern struct {
 	glob, kind, netns string
 }
 
 const filterAccepted = "globs over interface names, kind:<info_kind>, or netns:<glob>, comma-separated"
+
+// ParseFilter makes a filter of two comma-separated lists of patterns, as
+// IFACE_INCLUDE and IFACE_EXCLUDE hold them.
+func ParseFilter(include, exclude string) (Filter, error) {
+	in, err := parsePatterns(include)
+	if err != nil {
+		return Filter{}, err
+	}
+	out, err := parsePatterns(exclude)
+	return Filter{in, out}, err
+}
 
 // parsePatterns reads a comma-separated list of patterns.
 func parsePatterns(list string) ([]pattern, error) {
@@ -50,8 +61,8 @@ func parsePatterns(list string) ([]pattern, error) {
 	return patterns, nil
 }
 
-// Publishes reports whether l is published that is in a namespace, "" for the
-// bridge's own.
+// Publishes reports whether a link in a network namespace is published. The
+// bridge's own namespace is called "".
 func (f *Filter) Publishes(l *schema.Link, netns string) bool {
 	netns = cmp.Or(netns, "self")
 	return (len(f.include) == 0 || matchesAny(f.include, l, netns)) && !matchesAny(f.exclude, l, netns)

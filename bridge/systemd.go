@@ -9,10 +9,9 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// supervise tells systemd, when it has started the process as Type=notify, that
-// the bridge runs, and, as long as its loops do, that it need not be restarted
-// (WatchdogSec). NATS may be away meanwhile: the bridge runs, and waits for it.
-// It returns when ctx ends.
+// supervise notifies systemd, if that has started the process as Type=notify, that the
+// bridge runs, and feeds its watchdog (WatchdogSec) as long as the loops run. NATS may be
+// away meanwhile: the bridge runs, and waits for it. It returns when ctx ends.
 func (h *health) supervise(ctx context.Context, log *slog.Logger) {
 	supervised, err := daemon.SdNotify(false, daemon.SdNotifyReady)
 	if err != nil {
@@ -35,7 +34,7 @@ func (h *health) feedWatchdog(ctx context.Context, every time.Duration, log *slo
 	defer ticker.Stop()
 	for {
 		state := "STATUS=publishing"
-		if reasons := h.publisher.notReady(); len(reasons) > 0 {
+		if reasons := h.notReady(); len(reasons) > 0 {
 			state = "STATUS=" + strings.Join(reasons, "; ")
 		}
 		if stuck := h.failures(); len(stuck) > 0 {
@@ -43,7 +42,7 @@ func (h *health) feedWatchdog(ctx context.Context, every time.Duration, log *slo
 		} else {
 			state += "\n" + daemon.SdNotifyWatchdog
 		}
-		_, _ = daemon.SdNotify(false, state) // said at the start when it does not work
+		_, _ = daemon.SdNotify(false, state) // a failure was logged at the start
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

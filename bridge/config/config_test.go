@@ -1,0 +1,189 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"ifacebridge/netlinksrc"
+)
+
+func TestParseDefaults(t *testing.T) {
+	got, err := Parse([]string{"IFACE_HOST=web01.example.com", "HOME=/home/u", "PATH=/bin"})
+	want := Config{
+		Host: "web01.example.com", Token: "web01_example_com", Prefix: "iface", Delivery: JetStream,
+		Stream: "IFACE", Bucket: "iface_links", Replicas: 1, MaxAge: 168 * time.Hour,
+		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: 65536, ReadBuffer: 8 << 20,
+		HTTPAddr: "127.0.0.1:9469", StoreDir: "/home/u/.local/state/ifacebridge", LogLevel: "info", LogFormat: "text",
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("\n got %+v, %v\nwant %+v", got, err, want)
+	}
+}
+
+func TestParse(t *testing.T) {
+	got, err := Parse([]string{
+		"NATS_URL= nats://a:4222, tls://b ,c:4333", "IFACE_RCVBUF=64KiB", "IFACE_INCLUDE=eth*, kind:veth ,",
+		"IFACE_QUEUE=6", "IFACE_QUEUE=7", "IFACE_RESYNC= ", "IFACE_HTTP_ADDR=", "IFACE_LOG_LEVEL=WARN",
+		"IFACE_TEST_SEED=1", "XDG_STATE_HOME=/state", "HOME=/home/u",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if servers := strings.Join(got.Servers, " "); servers != "nats://a:4222 tls://b nats://c:4333" {
+		t.Errorf("servers: %s", servers)
+	}
+	if got.ReadBuffer != 64<<10 || len(got.Filter.include) != 2 {
+		t.Errorf("got %+v", got)
+	}
+	if got.Queue != 7 {
+		t.Errorf("of two values the later counts, as in a process's environment: got %d", got.Queue)
+	}
+	if got.Host != kernel || got.Resync != 5*time.Minute || got.HTTPAddr != "" {
+		t.Errorf("blank is unset, but turns the address off: got %q, %v, %q", got.Host, got.Resync, got.HTTPAddr)
+	}
+	if got.LogLevel != "warn" || got.StoreDir != "/state/ifacebridge" {
+		t.Errorf("got %q, %q", got.LogLevel, got.StoreDir)
+	}
+}
+
+// What is not in the environment that Parse is given does not count, wherever the
+// process has it.
+func TestParseReadsNotTheProcess(t *testing.T) {
+	t.Setenv("IFACE_STREAM", "PROCESS")
+	t.Setenv("IFACE_NO_SUCH", "1")
+	t.Setenv("HOME", "/home/process")
+	got, err := ParseConnection(nil)
+	if err != nil || got.Stream != "IFACE" || got.StoreDir != "" || got.Host != "" || got.InboxPrefix() != "" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, v := range Variables([]string{"IFACE_QUEUE=7"}) {
+		switch {
+		case v.Name == "IFACE_STREAM" && v.Value != "IFACE":
+			t.Errorf("%s is shown as %s", v.Name, v.Value)
+		case v.Name == "IFACE_QUEUE" && v.Value != "7":
+			t.Errorf("%s is shown as %s", v.Name, v.Value)
+		}
+	}
+}
+
+const (
+	acceptedURLs  = "nats://host[:port], tls://, ws:// or wss://, comma-separated"
+	acceptedNetns = "self, all, names or globs under /run/netns, absolute paths, comma-separated"
+	acceptedGlobs = "globs over interface names, kind:<info_kind>, or netns:<glob>, comma-separated"
+)
+
+// The message is the interface of a failure: what is wrong, why, what is accepted.
+func TestParseMistakes(t *testing.T) {
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, set string // set: variables, one a word
+		want      string
+	}{
+		{"an empty host", "IFACE_HOST=",
+			"IFACE_HOST: is set but empty; accepted: any name that is not empty, or unset for the kernel's host name"},
+		{"a URL that does not parse", "NATS_URL=nats://u:hunter2@h:port",
+			"NATS_URL: does not parse: invalid port; accepted: " + acceptedURLs},
+		{"a URL without a host", "NATS_URL=nats://u:hunter2@:4222",
+			`NATS_URL: names no host (got "nats://(secret)@:4222"); accepted: ` + acceptedURLs},
+		{"another scheme", "NATS_URL=http://h",
+			`NATS_URL: unknown scheme (got "http"); accepted: ` + acceptedURLs},
+		{"a missing file", "NATS_CREDS=" + dir + "/none",
+			"NATS_CREDS: open " + dir + "/none: no such file or directory; " +
+				"accepted: a file with a user's JWT and seed, as `nsc generate creds` writes it"},
+		{"a file with something else", "NATS_NKEY=" + empty,
+			`NATS_NKEY: has the wrong content (got "` + empty + `"); ` +
+				"accepted: a file with an nkey seed, as `nk -gen user` writes it"},
+		{"two ways to authenticate", "NATS_USER=u NATS_PASSWORD=hunter2 NATS_TOKEN=hunter3",
+			"NATS_USER, NATS_TOKEN: exclude each other; accepted: one way to authenticate"},
+		{"a password without a user", "NATS_PASSWORD=hunter2",
+			"NATS_PASSWORD: is set without NATS_USER; accepted: both or none"},
+		{"a certificate without its key", "NATS_CERT=" + empty,
+			"NATS_CERT, NATS_KEY: one is set without the other; accepted: both or none"},
+		{"a subject with a wildcard", "IFACE_SUBJECT_PREFIX=a.*",
+			`IFACE_SUBJECT_PREFIX: not a subject (got "a.*"); ` +
+				`accepted: one or more tokens joined by '.', without wildcards or spaces`},
+		{"a delivery", "IFACE_DELIVERY=pigeon",
+			`IFACE_DELIVERY: unknown value (got "pigeon"); accepted: jetstream, core`},
+		{"a stream", "IFACE_STREAM=a.b",
+			`IFACE_STREAM: not a valid name (got "a.b"); accepted: letters, digits, '-' and '_'`},
+		{"replicas", "IFACE_REPLICAS=six",
+			`IFACE_REPLICAS: not a number in range (got "six"); accepted: 1 to 5`},
+		{"an age", "IFACE_MAX_AGE=-1h",
+			`IFACE_MAX_AGE: not a duration (got "-1h"); accepted: 0, or a number with a unit such as 300ms, 5m or 168h`},
+		{"a queue", "IFACE_QUEUE=0",
+			`IFACE_QUEUE: not a number in range (got "0"); accepted: 1 to 16777216`},
+		{"a size", "IFACE_RCVBUF=8MB",
+			`IFACE_RCVBUF: not a size in range (got "8MB"); ` +
+				"accepted: bytes, or a number with KiB, MiB or GiB; 4096 to 1073741824 bytes"},
+		{"a glob", "IFACE_INCLUDE=[",
+			`IFACE_INCLUDE: syntax error in pattern (got "["); accepted: ` + acceptedGlobs},
+		{"a kind", "IFACE_EXCLUDE=kind:",
+			`IFACE_EXCLUDE: kind without a name (got "kind:"); accepted: ` + acceptedGlobs},
+		{"a namespace's filter", "IFACE_EXCLUDE=netns:",
+			`IFACE_EXCLUDE: netns without a name (got "netns:"); accepted: ` + acceptedGlobs},
+		{"a namespace that is no glob", "IFACE_NETNS=self,[",
+			`IFACE_NETNS: syntax error in pattern (got "/run/netns/["); accepted: ` + acceptedNetns},
+		{"a namespace by a relative path", "IFACE_NETNS=blue,ns/net",
+			`IFACE_NETNS: a path that does not begin with '/' (got "ns/net"); accepted: ` + acceptedNetns},
+		{"no namespace", "IFACE_NETNS=,",
+			`IFACE_NETNS: names no namespace (got ","); accepted: ` + acceptedNetns},
+		{"an HTTP address", "IFACE_HTTP_ADDR=localhost",
+			`IFACE_HTTP_ADDR: not an address (got "localhost"); ` +
+				`accepted: host:port, :port for all addresses, or empty for none`},
+		{"profiles without an address", "IFACE_HTTP_ADDR= IFACE_PPROF=on",
+			"IFACE_PPROF, IFACE_HTTP_ADDR: profiles are served on an address, and that is off; " +
+				"accepted: IFACE_PPROF=off, or an address"},
+		{"a log level", "IFACE_LOG_LEVEL=loud",
+			`IFACE_LOG_LEVEL: unknown value (got "loud"); accepted: debug, info, warn, error`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse(append([]string{"IFACE_HOST=web01"}, strings.Fields(tt.set)...))
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("\n got %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// Every mistake is named at once, an unknown variable is one, and a secret is in
+// none of them.
+func TestParseNamesAllMistakes(t *testing.T) {
+	_, err := Parse([]string{"NATS_URL=nats://u:hunter2@h:x", "NATS_PASSWORD=hunter2", "IFACE_QUEUE=hunter",
+		"IFACE_QUEU=5", "PATH=/bin", "IFACE_LOG_LEVEL=info", "IFACE_HOST=web01"})
+	text := err.Error()
+	if lines := strings.Split(text, "\n"); len(lines) != 4 {
+		t.Errorf("got %d mistakes, want 4:\n%s", len(lines), text)
+	}
+	if !strings.Contains(text, "IFACE_QUEU: unknown variable; accepted: IFACE_HOST, ") {
+		t.Errorf("got %s", text)
+	}
+	if strings.Contains(text, "hunter2") {
+		t.Errorf("a secret is shown:\n%s", text)
+	}
+}
+
+func TestVariablesMaskSecrets(t *testing.T) {
+	for _, v := range Variables([]string{
+		"NATS_URL=nats://u:hunter2@h,tls://hunter2@i:1,hunter2@j", "NATS_PASSWORD=hunter2", "NATS_TOKEN=hunter2",
+	}) {
+		if strings.Contains(v.Value, "hunter2") {
+			t.Errorf("%s shows its secret: %s", v.Name, v.Value)
+		}
+		if v.Name == "NATS_URL" && v.Value != "nats://(secret)@h,tls://(secret)@i:1,nats://(secret)@j" {
+			t.Errorf("NATS_URL is shown as %s", v.Value)
+		}
+	}
+}

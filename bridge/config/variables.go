@@ -1,0 +1,168 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// A Variable is one environment variable: what it is for, and what it is set to.
+type Variable struct {
+	Name, Default, Description string
+
+	// Value is what is set, or else the default. It is for people to read: secrets
+	// are masked.
+	Value string
+}
+
+// DefaultHTTPAddr is where health and metrics are served unless IFACE_HTTP_ADDR is
+// set.
+const DefaultHTTPAddr = "127.0.0.1:9469"
+
+// variable is a row of the table below.
+type variable struct {
+	name, standard string // standard: the default
+	description    string
+
+	secret  bool // never shown
+	noUnset bool // set but empty differs from unset
+}
+
+// variables are all that there are, in the order in which `ifacebridge config`
+// prints them.
+var variables = []variable{
+	{name: "NATS_URL",
+		description: "servers, comma-separated; unset: the embedded server"},
+	{name: "NATS_CREDS",
+		description: "file with a user's JWT and seed"},
+	{name: "NATS_NKEY",
+		description: "file with an nkey seed"},
+	{name: "NATS_USER",
+		description: "user name"},
+	{name: "NATS_PASSWORD", secret: true,
+		description: "password of NATS_USER"},
+	{name: "NATS_TOKEN", secret: true,
+		description: "token"},
+	{name: "NATS_CA",
+		description: "file with the certificate authorities to trust (PEM)"},
+	{name: "NATS_CERT",
+		description: "file with the client certificate (PEM)"},
+	{name: "NATS_KEY",
+		description: "file with the key of NATS_CERT (PEM)"},
+
+	{name: "IFACE_HOST", noUnset: true,
+		description: "name of this host in subjects and events; unset: the kernel's host name"},
+	{name: "IFACE_SUBJECT_PREFIX", standard: "iface",
+		description: "first token or tokens of the subjects"},
+	{name: "IFACE_DELIVERY", standard: string(JetStream),
+		description: "jetstream: stored, in order, exactly once; core: plain NATS, at least once to the server"},
+	{name: "IFACE_STREAM", standard: "IFACE",
+		description: "stream, created if it is missing"},
+	{name: "IFACE_BUCKET", standard: "iface_links",
+		description: "KV bucket with the current state of every link, created if it is missing"},
+	{name: "IFACE_REPLICAS", standard: "1",
+		description: "replicas of a stream and a bucket that we create, 1 to 5"},
+	{name: "IFACE_MAX_AGE", standard: "168h",
+		description: "how long a stream that we create keeps events; 0: for ever"},
+	{name: "IFACE_INCLUDE",
+		description: "publish only these links: globs over names, kind:<info_kind>, or netns:<glob>, " +
+			"comma-separated; unset: all"},
+	{name: "IFACE_EXCLUDE",
+		description: "do not publish these links, written like IFACE_INCLUDE"},
+	{name: "IFACE_NETNS", standard: "self",
+		description: "network namespaces to watch, comma-separated: self, names or globs under /run/netns, paths, all"},
+	{name: "IFACE_RESYNC", standard: "5m",
+		description: "compare with a dump this often, for what the kernel does not announce; 0: never"},
+	{name: "IFACE_COALESCE", standard: "0",
+		description: "fold the events of one link within this time into one"},
+	{name: "IFACE_QUEUE", standard: "65536",
+		description: "events held while NATS is away, before they are folded link by link"},
+	{name: "IFACE_RCVBUF", standard: "8MiB",
+		description: "netlink receive buffer to ask for"},
+	{name: "IFACE_SPOOL_DIR",
+		description: "keep events that NATS has not confirmed in this directory, across a crash of the bridge too; " +
+			"unset: in memory only"},
+	{name: "IFACE_HTTP_ADDR", standard: DefaultHTTPAddr, noUnset: true,
+		description: "address of /healthz, /readyz and /metrics; empty: none"},
+	{name: "IFACE_PPROF", standard: "off",
+		description: "on: serve Go profiles under /debug/pprof/ on IFACE_HTTP_ADDR, to whoever reaches it"},
+	{name: "IFACE_STORE_DIR",
+		description: "where the embedded server keeps its streams; unset: ifacebridge in the user's state directory"},
+	{name: "IFACE_LOG_LEVEL", standard: "info",
+		description: "debug, info, warn or error"},
+	{name: "IFACE_LOG_FORMAT", standard: "text",
+		description: "text or json"},
+}
+
+// environment is the environment variables that are set, by name.
+type environment map[string]string
+
+// newEnvironment takes a list of "NAME=value"; of two with one name the later counts.
+func newEnvironment(environ []string) environment {
+	env := environment{}
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		env[name] = value
+	}
+	return env
+}
+
+// value returns what a variable is set to, or its default. One that is set but
+// blank counts as unset, unless its table entry says otherwise.
+func (e environment) value(v *variable) string {
+	value, set := e[v.name]
+	if strings.TrimSpace(value) != "" || set && v.noUnset {
+		return value
+	}
+	return v.standard
+}
+
+// get returns the value of the variable of that name, which is in the table.
+func (e environment) get(name string) string {
+	i := slices.IndexFunc(variables, func(v variable) bool { return v.name == name })
+	return e.value(&variables[i])
+}
+
+// Variables describes every variable, with its value in an environment as
+// os.Environ returns one. It checks nothing.
+func Variables(environ []string) []Variable {
+	env := newEnvironment(environ)
+	list := make([]Variable, len(variables))
+	for i := range variables {
+		v := &variables[i]
+		list[i] = Variable{v.name, v.standard, v.description, env.value(v)}
+		switch {
+		case v.secret && list[i].Value != "":
+			list[i].Value = "(secret)"
+		case v.name == "NATS_URL":
+			list[i].Value = RedactURLs(splitList(list[i].Value))
+		}
+	}
+	return list
+}
+
+// RedactURLs joins the URLs of servers for people to read, without their passwords
+// and tokens.
+func RedactURLs(urls []string) string {
+	redacted := make([]string, len(urls))
+	for i, raw := range urls {
+		redacted[i] = raw
+		scheme, rest, ok := strings.Cut(raw, "://")
+		if !ok {
+			scheme, rest = "nats", raw
+		}
+		if at := strings.LastIndex(rest, "@"); at >= 0 {
+			redacted[i] = scheme + "://(secret)@" + rest[at+1:]
+		}
+	}
+	return strings.Join(redacted, ",")
+}
+
+func splitList(list string) []string {
+	var parts []string
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}

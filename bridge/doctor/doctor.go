@@ -1,0 +1,77 @@
+// Package doctor checks what a bridge needs, and advises where something is lacking.
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/natsio"
+)
+
+// A Verdict is how a check has ended.
+type Verdict string
+
+const (
+	Good Verdict = "ok"
+	Warn Verdict = "warn" // it works, but not as well as it could
+	Fail Verdict = "FAIL" // it does not work
+)
+
+// A Finding is the outcome of one check: what was looked at, what was seen, and what
+// to do about it.
+type Finding struct {
+	Check   string
+	Verdict Verdict
+	Text    string
+	Advice  string // "" when there is nothing to do
+}
+
+// Diagnose checks what a bridge with this configuration needs, and calls report
+// with each finding, in order: the kernel first, then NATS from the connection to
+// what is stored. It changes nothing, and leaves no trace in the stream. It takes as
+// long as NATS takes to answer, some seconds at most for each check, and ends early
+// with ctx.
+func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
+	e := &examination{cfg: cfg, report: report}
+	e.checkKernel(ctx)
+	e.checkNamespaces()
+	e.good("host", "%q publishes on %s.{new,del}", cfg.Host, cfg.Prefix+"."+cfg.Token)
+	if e.nc = e.connect(); e.nc == nil {
+		return
+	}
+	defer e.nc.Close()
+	e.checkTLS()
+	e.checkPermissions(ctx)
+	if cfg.Delivery == config.JetStream {
+		e.checkJetStream(ctx)
+	}
+	e.checkOthers(ctx)
+}
+
+// An examination is one run of all checks.
+type examination struct {
+	cfg    config.Config
+	report func(Finding)
+	nc     *nats.Conn
+}
+
+func (e *examination) good(check, format string, args ...any) {
+	e.report(Finding{check, Good, fmt.Sprintf(format, args...), ""})
+}
+
+func (e *examination) warn(check, text, advice string) {
+	e.report(Finding{check, Warn, text, advice})
+}
+
+func (e *examination) fail(check, text, advice string) {
+	e.report(Finding{check, Fail, text, advice})
+}
+
+// fault reports an error of NATS, with what it means and what to do about it.
+func (e *examination) fault(check string, err error) {
+	fault := natsio.Classify(err)
+	e.fail(check, fault.Cause, fault.Advice)
+}

@@ -1,0 +1,75 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/netlinksrc"
+)
+
+// notificationBytes is about how much of the receive buffer a notification takes.
+const notificationBytes = 2304
+
+// checkKernel opens netlink as the bridge does, and reads the links.
+func (e *examination) checkKernel(ctx context.Context) {
+	src, err := netlinksrc.Open(netlinksrc.Config{ReadBuffer: e.cfg.ReadBuffer})
+	if err != nil {
+		e.fail("netlink", err.Error(), "the sandbox must allow sockets of the family AF_NETLINK")
+		return
+	}
+	defer src.Close()
+	links, published := 0, 0
+	_, err = src.Dump(ctx, func(m *netlinksrc.Message) {
+		links++
+		if e.cfg.Filter.Publishes(&m.Link, "") {
+			published++
+		}
+	})
+	if err != nil {
+		e.fail("netlink", err.Error(), "")
+		return
+	}
+	e.good("netlink", "%d links, %d of them published", links, published)
+	wanted, granted := e.cfg.ReadBuffer, src.ReadBuffer()
+	if granted >= wanted {
+		e.good("receive buffer", "%d bytes, as asked for", granted)
+		return
+	}
+	e.warn("receive buffer",
+		fmt.Sprintf("%d bytes of the %d asked for, about %d notifications", granted, wanted, granted/notificationBytes),
+		fmt.Sprintf("sysctl -w net.core.rmem_max=%d, or run with CAP_NET_ADMIN; a burst that does not fit is an overrun, "+
+			"which the events tell and a comparison mends", wanted))
+}
+
+// checkNamespaces opens every selected namespace as the bridge does.
+func (e *examination) checkNamespaces() {
+	if e.cfg.Netns.OnlySelf() {
+		return
+	}
+	finder, err := netlinksrc.NewFinder(e.cfg.Netns)
+	if err != nil {
+		e.fail("namespaces", err.Error(), "")
+		return
+	}
+	defer finder.Close()
+	found, missed := finder.Find()
+	opened := 0
+	for _, ns := range found {
+		if ns.Own() {
+			opened++
+			continue
+		}
+		src, err := netlinksrc.OpenPath(ns.Path, ns.Inode, netlinksrc.Config{})
+		if err != nil {
+			missed = append(missed, netlinksrc.Missed{What: ns.Name, Err: err})
+			continue
+		}
+		_ = src.Close()
+		opened++
+	}
+	e.good("namespaces", "%d of %d can be watched", opened, len(found))
+	for _, m := range missed {
+		e.warn("namespaces", fmt.Sprintf("%s: %v", m.What, m.Err), config.NetnsAdvice(m.Err))
+	}
+}

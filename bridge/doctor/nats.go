@@ -1,0 +1,291 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/schema"
+)
+
+const (
+	dialTimeout  = 3 * time.Second
+	askTimeout   = 2 * time.Second
+	othersListen = time.Second // how long to listen for the answers of other bridges
+)
+
+// connect connects once, without retrying. It returns nil when that fails.
+func (e *examination) connect() *nats.Conn {
+	ignore := func(*nats.Conn, *nats.Subscription, error) {} // each check reports its own
+	opts := append(natsio.Options(&e.cfg, "ifacebridge doctor"), nats.NoReconnect(), nats.ErrorHandler(ignore))
+	nc, err := nats.Connect(strings.Join(e.cfg.Servers, ","), opts...)
+	if err != nil {
+		if errors.Is(err, nats.ErrNoServers) { // the library keeps the reason for itself
+			err = dial(e.cfg.Servers)
+		}
+		fault := natsio.Classify(err)
+		e.fail("NATS", config.RedactURLs(e.cfg.Servers)+": "+fault.Cause,
+			cmp.Or(fault.Advice, "is a server listening there, and does a firewall let this host reach it?"))
+		return nil
+	}
+	e.good("NATS", "%s, version %s, payloads up to %d bytes",
+		nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.MaxPayload())
+	return nc
+}
+
+// dial returns why the servers cannot be reached.
+func dial(servers []string) error {
+	var errs []error
+	for _, server := range servers {
+		u, err := url.Parse(server)
+		if err != nil {
+			continue // was checked
+		}
+		address := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "4222"))
+		conn, err := net.DialTimeout("tcp", address, dialTimeout)
+		if err == nil {
+			_ = conn.Close()
+			err = fmt.Errorf("%s accepts connections, and does not speak NATS", address)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// expiresSoon is how long before its end a certificate is worth a warning.
+const expiresSoon = 14 * 24 * time.Hour
+
+func (e *examination) checkTLS() {
+	state, err := e.nc.TLSConnectionState()
+	switch {
+	case err != nil && !e.nc.AuthRequired():
+		e.warn("TLS", "none, and the server asks nobody who they are", "for more than a trial, see deploy/nats/nats.conf")
+		return
+	case err != nil:
+		e.warn("TLS", "none: events and passwords cross the network readable", "use tls:// in NATS_URL")
+		return
+	}
+	until := state.PeerCertificates[0].NotAfter
+	if time.Until(until) < expiresSoon {
+		e.warn("TLS", "the server's certificate ends on "+until.Format(time.RFC3339), "renew it")
+		return
+	}
+	e.good("TLS", "the server's certificate is good until %s", until.Format(time.DateOnly))
+}
+
+// subjects are those that a server lets a user use: all when it names none that are
+// allowed.
+type subjects struct{ Allow, Deny []string }
+
+// lacks returns which of the needed subjects a user may not use.
+func (s *subjects) lacks(needed []string) (missing []string) {
+	for _, subject := range needed {
+		allowed := len(s.Allow) == 0 || natsio.Covers(s.Allow, subject)
+		if !allowed || natsio.Covers(s.Deny, subject) {
+			missing = append(missing, subject)
+		}
+	}
+	return missing
+}
+
+// checkPermissions compares what the server lets this user do with what a bridge
+// needs: the server is asked, so that nothing need be tried.
+func (e *examination) checkPermissions(ctx context.Context) {
+	var info struct {
+		Data struct {
+			User        string
+			Permissions *struct{ Publish, Subscribe subjects }
+		}
+	}
+	if err := e.ask(ctx, "$SYS.REQ.USER.INFO", &info); err != nil {
+		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: ifacebridge permissions")
+		return
+	}
+	user, has := info.Data.User, info.Data.Permissions
+	if has == nil {
+		e.good("permissions", "user %q may do everything; what a bridge needs: ifacebridge permissions", user)
+		return
+	}
+	var missing []string
+	needs := e.cfg.HostPermissions()
+	for _, subject := range has.Publish.lacks(e.published(needs.Publish)) {
+		missing = append(missing, "publish to "+subject)
+	}
+	for _, subject := range has.Subscribe.lacks(needs.Subscribe) {
+		missing = append(missing, "subscribe to "+subject)
+	}
+	if len(missing) > 0 {
+		e.fail("permissions", fmt.Sprintf("user %q may not %s", user, strings.Join(missing, ", ")),
+			"give it what this prints: ifacebridge permissions "+e.cfg.Host)
+		return
+	}
+	e.good("permissions", "user %q may do what a bridge needs", user)
+}
+
+// published returns the subjects with that of all events replaced by those that there
+// are, since a user may be allowed these alone.
+func (e *examination) published(needed []string) []string {
+	all := schema.Subject(e.cfg.Prefix, e.cfg.Token, schema.New)
+	all = strings.TrimSuffix(all, schema.New.String()) + "*"
+	var list []string
+	for _, subject := range needed {
+		if subject != all {
+			list = append(list, subject)
+			continue
+		}
+		for _, kind := range []schema.Kind{schema.New, schema.Del} {
+			list = append(list, schema.Subject(e.cfg.Prefix, e.cfg.Token, kind))
+		}
+	}
+	return list
+}
+
+// ask makes a request without a body, and decodes the answer.
+func (e *examination) ask(ctx context.Context, subject string, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	before := e.nc.LastError()
+	reply, err := e.nc.RequestWithContext(ctx, subject, nil)
+	if err != nil {
+		return natsio.ExplainPermission(e.nc, before, err)
+	}
+	return json.Unmarshal(reply.Data, answer)
+}
+
+// checkJetStream looks at the stream and the bucket.
+func (e *examination) checkJetStream(ctx context.Context) {
+	js, err := jetstream.New(e.nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
+	if err != nil {
+		e.fault("JetStream", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*natsio.ConfirmTimeout)
+	defer cancel()
+	before := e.nc.LastError() // what was refused to the checks before
+	stream, err := js.Stream(ctx, e.cfg.Stream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		command := natsio.AddCommand(natsio.StreamConfig(&e.cfg, e.nc.ConnectedServerVersion()))
+		e.warn("stream", e.cfg.Stream+" is not there; the bridge creates it, if it may",
+			"or have someone who may run: "+command)
+		return
+	case err != nil:
+		e.fault("JetStream", natsio.ExplainPermission(e.nc, before, err))
+		return
+	}
+	if !e.checkStream(stream.CachedInfo()) {
+		return
+	}
+	e.checkClock(ctx)
+	if _, err := js.KeyValue(ctx, e.cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may", "")
+	} else if err != nil {
+		e.fault("bucket", err)
+	} else {
+		e.good("bucket", "%s is there", e.cfg.Bucket)
+	}
+}
+
+// checkStream looks at how the stream is set up. It reports whether it can be used.
+func (e *examination) checkStream(info *jetstream.StreamInfo) bool {
+	cfg := &info.Config
+	if err := natsio.CheckStream(&e.cfg, cfg); err != nil {
+		e.fault("stream", err)
+		return false
+	}
+	e.good("stream", "%s takes %v, holds %d events", cfg.Name, cfg.Subjects, info.State.Msgs)
+	if cfg.Retention != jetstream.LimitsPolicy {
+		e.warn("stream",
+			fmt.Sprintf("%s keeps events by %v: the first reader takes them from the others", cfg.Name, cfg.Retention),
+			"a stream of events wants the retention \"limits\"")
+	}
+	if !cfg.AllowAtomicPublish {
+		e.warn("stream", cfg.Name+" takes no atomic batches: each event waits for the one before",
+			"nats stream edit "+cfg.Name+" --allow-batch (servers from 2.12)")
+	}
+	return true
+}
+
+// checkClock compares the host's clock with the server's, which is in every answer of
+// its API.
+func (e *examination) checkClock(ctx context.Context) {
+	var answer struct {
+		Time time.Time `json:"ts"`
+	}
+	began := time.Now()
+	if err := e.ask(ctx, "$JS.API.STREAM.INFO."+e.cfg.Stream, &answer); err != nil || answer.Time.IsZero() {
+		return // older servers do not tell; what else is wrong was reported
+	}
+	if off := answer.Time.Sub(began); off < -time.Second || off > time.Since(began)+time.Second {
+		e.warn("clock", fmt.Sprintf("this host and the NATS server differ by %v", off.Round(time.Millisecond)),
+			"the order of events does not depend on it, but their times do: is NTP running?")
+		return
+	}
+	e.good("clock", "as the NATS server's, to a second")
+}
+
+// checkOthers looks for who else writes as this host.
+func (e *examination) checkOthers(ctx context.Context) {
+	here, elsewhere, err := e.others(ctx)
+	switch {
+	case err != nil:
+		e.warn("other bridges", err.Error(), "")
+	case len(elsewhere) > 0:
+		e.fail("other bridges",
+			fmt.Sprintf("another machine writes as host %q: epoch %s", e.cfg.Host, strings.Join(elsewhere, ", ")),
+			"give each host a name of its own (IFACE_HOST)")
+	case len(here) > 1:
+		e.fail("other bridges", fmt.Sprintf("%d bridges on this machine write as host %q", len(here), e.cfg.Host),
+			"run one bridge for a host")
+	case len(here) == 1:
+		e.good("other bridges", "one runs on this machine, epoch %s", here[0])
+	default:
+		e.good("other bridges", "none writes as this host now")
+	}
+}
+
+// others returns the epochs of the bridges that answer for this host, of those on this
+// machine and of those on others.
+func (e *examination) others(ctx context.Context) (here, elsewhere []string, err error) {
+	inbox := e.nc.NewInbox()
+	sub, err := e.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := e.nc.PublishRequest(micro.APIPrefix+".INFO."+schema.ServiceName, inbox, nil); err != nil {
+		return nil, nil, err
+	}
+	content, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID := strings.TrimSpace(string(content))
+	ctx, cancel := context.WithTimeout(ctx, othersListen)
+	defer cancel()
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return here, elsewhere, nil // nobody else has answered
+		}
+		var info micro.Info
+		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["token"] != e.cfg.Token {
+			continue
+		}
+		if info.Metadata["boot_id"] == bootID {
+			here = append(here, info.Metadata["epoch"])
+		} else {
+			elsewhere = append(elsewhere, info.Metadata["epoch"])
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package bridge
+
+import (
+	"strconv"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/schema"
+)
+
+// frames makes messages of events, and sends them many at a time.
+type frames struct {
+	publish [3]string // by schema.Kind: what a message begins with
+	buf     []byte    // messages
+	extra   []byte    // headers of one
+}
+
+// frameBytes is how much is written at once.
+const frameBytes = 128 << 10
+
+// manyEvents is how many events are worth a write of their own.
+const manyEvents = 16
+
+func newFrames(cfg config.Config) *frames {
+	f := &frames{}
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		f.publish[kind] = "HPUB " + schema.Subject(cfg.Prefix, cfg.Token, kind) + " "
+	}
+	return f
+}
+
+// send sends each event of a batch as a message with, besides its own, the headers that
+// extra appends, if there is an extra.
+func (f *frames) send(to *natsio.Wire, batch []outgoing, extra func(dst []byte, i int) []byte) error {
+	f.buf = f.buf[:0]
+	for i := range batch {
+		yield(i)
+		f.add(&batch[i], i, extra)
+		if len(f.buf) >= frameBytes || i == len(batch)-1 {
+			if err := to.Send(f.buf); err != nil {
+				return err
+			}
+			f.buf = f.buf[:0]
+		}
+	}
+	return nil
+}
+
+const headerLine = "NATS/1.0\r\n"
+
+// add appends the message of an event: HPUB <subject> <size of headers> <size> CR LF
+// headers CR LF data CR LF.
+func (f *frames) add(o *outgoing, i int, extra func([]byte, int) []byte) {
+	if f.extra = f.extra[:0]; extra != nil {
+		f.extra = extra(f.extra, i)
+	}
+	head := len(headerLine) + len(o.headers.block) + len(f.extra) + len("\r\n")
+	b := append(f.buf, f.publish[o.labels.kind]...)
+	b = strconv.AppendInt(b, int64(head), 10)
+	b = strconv.AppendInt(append(b, ' '), int64(head+len(o.data)), 10)
+	b = append(append(append(b, "\r\n"+headerLine...), o.headers.block...), f.extra...)
+	f.buf = append(append(append(b, "\r\n"...), o.data...), "\r\n"...)
+}
+
+// appendHeader appends a header.
+func appendHeader(dst []byte, name, value string) []byte {
+	return append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
+}
+
+func appendHeaderInt(dst []byte, name string, value uint64) []byte {
+	return append(strconv.AppendUint(append(append(dst, name...), ": "...), value, 10), "\r\n"...)
+}

@@ -1,0 +1,108 @@
+package bridge
+
+import (
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/schema"
+)
+
+// Headers of a message besides Nats-Msg-Id: what its data is, and the attributes
+// of CloudEvents 1.0 in binary mode, as its NATS binding writes them.
+const (
+	contentType   = "Content-Type"
+	ceSpecVersion = "ce-specversion"
+	ceID          = "ce-id"
+	ceSource      = "ce-source"
+	ceType        = "ce-type"
+	ceSubject     = "ce-subject"
+	ceTime        = "ce-time"
+
+	jsonType = "application/json"
+)
+
+// headers are those of one event, as they stand in its message, and of them what
+// is no other event's.
+type headers struct {
+	block             []byte // "name: value\r\n" for each
+	id, time, subject []byte
+}
+
+// A headerMaker writes the headers of a host's events.
+type headerMaker struct {
+	common [3][]byte // by schema.Kind: those that all events of a kind have
+}
+
+func newHeaderMaker(cfg config.Config) *headerMaker {
+	m := &headerMaker{}
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		for name, value := range commonHeaders(cfg.Token, kind) {
+			m.common[kind] = append(m.common[kind], name+": "+value+"\r\n"...)
+		}
+	}
+	return m
+}
+
+// commonHeaders are the headers that all events of a host and kind have.
+func commonHeaders(token string, kind schema.Kind) map[string]string {
+	return map[string]string{
+		contentType: jsonType, ceSpecVersion: "1.0", ceSource: "/" + schema.ServiceName + "/" + token, ceType: schema.Name + "." + kind.String(),
+	}
+}
+
+// append appends an event's headers to dst. When is its time as it stands in the event.
+func (m *headerMaker) append(dst []byte, e *schema.Event, when []byte) ([]byte, headers) {
+	start := len(dst)
+	dst = append(append(append(dst, nats.MsgIdHdr+": "...), e.Epoch...), '-')
+	idFrom := start + len(nats.MsgIdHdr+": ")
+	dst = strconv.AppendUint(dst, e.Seq, 10)
+	idTo := len(dst)
+	dst = append(append(dst, "\r\n"+ceID+": "...), dst[idFrom:idTo]...)
+	dst = append(dst, "\r\n"+ceTime+": "...)
+	timeFrom := len(dst)
+	dst = append(dst, when...)
+	timeTo := len(dst)
+	dst = append(dst, "\r\n"+ceSubject+": "...)
+	subjectFrom := len(dst)
+	dst = e.Key().Append(dst)
+	subjectTo := len(dst)
+	dst = append(append(dst, "\r\n"...), m.common[e.Kind]...)
+	end := len(dst)
+	return dst, headers{dst[start:end:end], dst[idFrom:idTo], dst[timeFrom:timeTo], dst[subjectFrom:subjectTo]}
+}
+
+// A message is one that is filled in for one event after another: the client has
+// copied it when it is published.
+type message struct {
+	nats.Msg
+	id, ceID, ceType, ceSubject, ceTime []string // of its headers
+	subjects, types                     [3]string
+}
+
+func newMessage(cfg config.Config) *message {
+	m := &message{
+		id: make([]string, 1), ceID: make([]string, 1), ceType: make([]string, 1), ceSubject: make([]string, 1), ceTime: make([]string, 1),
+	}
+	m.Header = nats.Header{}
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		m.subjects[kind] = schema.Subject(cfg.Prefix, cfg.Token, kind)
+		common := commonHeaders(cfg.Token, kind)
+		m.types[kind] = common[ceType]
+		for name, value := range common {
+			m.Header[name] = []string{value}
+		}
+	}
+	m.Header[nats.MsgIdHdr], m.Header[ceID], m.Header[ceType], m.Header[ceSubject], m.Header[ceTime] = m.id, m.ceID, m.ceType, m.ceSubject, m.ceTime
+	return m
+}
+
+// of returns the message of an event, until the next one is asked for.
+func (m *message) of(o *outgoing) *nats.Msg {
+	m.Subject, m.Data, m.Reply = m.subjects[o.labels.kind], o.data, ""
+	id := string(o.headers.id)
+	m.id[0], m.ceID[0], m.ceSubject[0], m.ceTime[0] = id, id, string(o.headers.subject), string(o.headers.time)
+	m.ceType[0] = m.types[o.labels.kind]
+	return &m.Msg
+}

@@ -1,0 +1,221 @@
+package natsio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+// A Reason names why NATS did not do what it was asked to. It is also the label by
+// which failures are counted.
+type Reason string
+
+// The reasons, each with what it stands for.
+const (
+	Disconnected Reason = "disconnected" // there is no connection, or it was lost on the way
+	Credentials  Reason = "credentials"  // the server does not accept this user
+	TLS          Reason = "tls"          // the two do not agree on encryption, or on certificates
+	Permission   Reason = "permission"   // this user may not use the subject
+	NoStream     Reason = "no_stream"    // the stream has no leader, or is gone
+	NoJetStream  Reason = "no_jetstream" // JetStream is off, or not ready
+	Timeout      Reason = "timeout"      // no answer in time
+	TooLarge     Reason = "too_large"    // the message is larger than the server takes
+	Unavailable  Reason = "unavailable"  // the cluster has no leader
+	Refused      Reason = "refused"      // the server refused for a reason of its own, such as a full stream
+	Other        Reason = "other"        // anything else
+)
+
+// A Fault is what an error of NATS means to those who handle, count, log or show it.
+type Fault struct {
+	Reason Reason
+
+	// Transient faults may end without anybody's doing, as when a cluster elects a
+	// leader. Of the others any server of the cluster would report the same.
+	Transient bool
+
+	Cause  string // the error's text, in one line, behind what it means where that is not plain
+	Advice string // what a person can do about it; "" when there is nothing, or nothing is known
+}
+
+// String returns cause and advice in one line.
+func (f *Fault) String() string {
+	if f.Advice == "" {
+		return f.Cause
+	}
+	return f.Cause + "; " + f.Advice
+}
+
+// attrs are the cause, and the advice if there is one, as a log line has them.
+func (f *Fault) attrs() []any {
+	attrs := []any{"cause", f.Cause}
+	if f.Advice != "" {
+		attrs = append(attrs, "advice", f.Advice)
+	}
+	return attrs
+}
+
+// Errors of this package.
+var (
+	ErrNotConnected = errors.New("not connected to NATS")
+	ErrDisconnected = errors.New("the connection to NATS was lost")
+	ErrReconnected  = errors.New("the connection was lost while publishing")
+)
+
+// Error codes of the server that the client libraries do not name.
+const (
+	codeUnavailable jetstream.ErrorCode = 10008 // JSClusterNotAvailErr
+)
+
+// A kind is a set of errors that mean the same.
+type kind struct {
+	reason    Reason
+	transient bool
+	meaning   string // what comes before the error's text; "": it speaks for itself
+	advice    string
+
+	errs  []error               // the errors that are of this kind,
+	codes []jetstream.ErrorCode // the server's codes that are,
+	texts []string              // and what texts hold of those errors that have no type
+}
+
+// kinds is the one place that knows what errors mean. The first that fits applies.
+var kinds = []kind{
+	{
+		reason: Disconnected, transient: true,
+		errs: []error{ErrNotConnected, ErrDisconnected, ErrReconnected, nats.ErrConnectionClosed, nats.ErrDisconnected},
+	}, {
+		reason: Credentials,
+		advice: "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN",
+		errs:   []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired},
+	}, {
+		reason: TLS,
+		advice: "use tls:// in NATS_URL exactly when the server has TLS",
+		errs:   []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted},
+	}, {
+		reason: Permission,
+		advice: "grant what this prints: ifacebridge permissions",
+		errs:   []error{nats.ErrPermissionViolation},
+	}, {
+		reason: NoStream, transient: true,
+		meaning: "the stream has no leader, or is gone",
+		errs:    []error{jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound},
+	}, {
+		reason: NoJetStream, transient: true,
+		meaning: "JetStream is off or not ready",
+		advice:  "enable JetStream on the server, or set IFACE_DELIVERY=core",
+		errs: []error{jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount,
+			nats.ErrNoResponders},
+	}, {
+		reason: Timeout, transient: true,
+		meaning: "no answer in time",
+		errs:    []error{context.DeadlineExceeded, nats.ErrTimeout},
+	}, {
+		reason: TooLarge,
+		errs:   []error{nats.ErrMaxPayload},
+	}, {
+		reason: Unavailable, transient: true,
+		codes: []jetstream.ErrorCode{codeUnavailable},
+	}, {
+		// It did not take the beginning, having too many batches open (10210, which only an
+		// answer to that would tell), or it has become the leader since.
+		reason:  Refused,
+		meaning: "the server has as many batches open as it may, or is a new leader",
+		advice:  "if it lasts, raise limits.batch.max_inflight_per_stream on the server",
+		codes:   []jetstream.ErrorCode{jetstreamext.JSErrCodeBatchPublishIncomplete},
+	}, {
+		reason: TLS,
+		advice: "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates",
+		texts:  []string{"x509:", "tls:", "tls error:"},
+	},
+}
+
+// fits reports whether an error, with the server's answer in it if any, is of a kind.
+func (k *kind) fits(err error, answer *jetstream.APIError) bool {
+	for _, is := range k.errs {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	for _, code := range k.codes {
+		if answer != nil && answer.ErrorCode == code {
+			return true
+		}
+	}
+	for _, text := range k.texts {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return false
+}
+
+// Classify returns what an error of NATS means. The error must not be nil.
+func Classify(err error) Fault {
+	f := Fault{Reason: Other, Cause: strings.ReplaceAll(err.Error(), "\n", "; ")}
+	var answer *jetstream.APIError
+	if errors.As(err, &answer) {
+		f.Reason = Refused
+	}
+	for i := range kinds {
+		if k := &kinds[i]; k.fits(err, answer) {
+			f.Reason, f.Transient, f.Advice = k.reason, k.transient, k.advice
+			if k.meaning != "" {
+				f.Cause = k.meaning + ": " + f.Cause
+			}
+			break
+		}
+	}
+	var advised *advisedError
+	if errors.As(err, &advised) {
+		f.Advice = advised.advice
+	}
+	return f
+}
+
+// Reasons returns all of them.
+func Reasons() []Reason {
+	return []Reason{Disconnected, Credentials, TLS, Permission, NoStream, NoJetStream, Timeout, TooLarge, Unavailable,
+		Refused, Other}
+}
+
+// advisedError is an error with an advice that only its origin could give.
+type advisedError struct {
+	error
+	advice string
+}
+
+func (e *advisedError) Unwrap() error { return e.error }
+
+// WithAdvice returns err with an advice that [Classify] prefers to its own. The
+// error's text stays what it is.
+func WithAdvice(err error, format string, args ...any) error {
+	return &advisedError{err, fmt.Sprintf(format, args...)}
+}
+
+// PermissionError returns the permission that the server has refused since before was
+// the connection's last error, if any. The server answers a publish that is not
+// permitted with an error of its own, ahead of what it answers later.
+func PermissionError(nc *nats.Conn, before error) error {
+	if err := nc.LastError(); err != before && errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	return nil
+}
+
+// ExplainPermission returns err with the permission in front that the server has
+// refused since before, if any: what was refused looks like a server that does not
+// answer. It returns nil when err is nil.
+func ExplainPermission(nc *nats.Conn, before, err error) error {
+	if err == nil {
+		return nil
+	}
+	if refused := PermissionError(nc, before); refused != nil && !strings.Contains(err.Error(), refused.Error()) {
+		return fmt.Errorf("%w: %w", refused, err)
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package natsio
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/schema"
+)
+
+const (
+	// ConfirmTimeout is how long an answer of the server is waited for before the
+	// connection is taken to be dead or the server stuck.
+	ConfirmTimeout = 5 * time.Second
+
+	// LookupTimeout is that for questions that cost the server nothing: a stream that
+	// has no leader, since it is being made or elects one, does not answer at all.
+	LookupTimeout = 2 * time.Second
+)
+
+// StreamConfig is the stream that the bridge creates when there is none, on a server
+// of that version.
+func StreamConfig(cfg *config.Config, serverVersion string) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        cfg.Stream,
+		Description: "network link events, schema " + schema.Name,
+		Subjects:    []string{cfg.Prefix + ".*.*"},
+		Storage:     jetstream.FileStorage,
+		Replicas:    cfg.Replicas,
+		MaxAge:      cfg.MaxAge,
+		AllowDirect: true,
+		// Servers before 2.12 do not have it, and some refuse what they do not know.
+		AllowAtomicPublish: AtLeast(serverVersion, 2, 12),
+	}
+}
+
+// CheckStream returns why a stream cannot be used as it is, with advice; nil when it can.
+func CheckStream(cfg *config.Config, stream *jetstream.StreamConfig) error {
+	for _, kind := range []schema.Kind{schema.New, schema.Del} {
+		if subject := schema.Subject(cfg.Prefix, cfg.Token, kind); !Covers(stream.Subjects, subject) {
+			return WithAdvice(fmt.Errorf("stream %s takes %v, not %s", stream.Name, stream.Subjects, subject),
+				"add that subject to it, or name another stream in IFACE_STREAM")
+		}
+	}
+	return nil
+}
+
+// AddCommand is the nats command that creates the stream.
+func AddCommand(cfg jetstream.StreamConfig) string {
+	const format = "nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults"
+	cmd := fmt.Sprintf(format, cfg.Name, strings.Join(cfg.Subjects, ","), cfg.Replicas, cfg.MaxAge)
+	if cfg.AllowAtomicPublish {
+		cmd += " --allow-batch"
+	}
+	return cmd
+}
+
+// Covers reports whether one of the filters matches a subject, which may itself have
+// wildcards: then those have to be in the filter.
+func Covers(filters []string, subject string) bool {
+	for _, filter := range filters {
+		if matches(strings.Split(filter, "."), strings.Split(subject, ".")) {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(filter, subject []string) bool {
+	for i, token := range filter {
+		if token == ">" {
+			return len(subject) > i
+		}
+		if i >= len(subject) || token != "*" && token != subject[i] {
+			return false
+		}
+	}
+	return len(filter) == len(subject)
+}
+
+// AtLeast reports whether a version such as "2.12.1" is major.minor or later.
+func AtLeast(version string, major, minor int) bool {
+	var a, b int
+	if _, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}

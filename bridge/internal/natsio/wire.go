@@ -1,0 +1,91 @@
+package natsio
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Many events that wait are written to the server as messages of NATS's protocol that we
+// have made ourselves, beside what nats.go writes: to have it make each of a map of
+// headers is half of what an event costs. For that, nats.go is given a dialer
+// (nats.SetCustomDialer, its documented way), whose connections we can write to, too.
+// nats.go writes only whole messages to them, and so do we.
+//
+// It is only for connections on which what we write is what the server reads: where
+// there is TLS or a WebSocket in between, nats.go publishes. See WireOf.
+
+// A dialer makes the connections that nats.go uses, and remembers the last one.
+type dialer struct {
+	net.Dialer
+	last atomic.Pointer[Wire]
+}
+
+func newDialer(timeout time.Duration) *dialer { return &dialer{Dialer: net.Dialer{Timeout: timeout}} }
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	c, err := d.DialContext(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	w := &Wire{Conn: c}
+	d.last.Store(w)
+	return w, nil
+}
+
+// WireOf returns the connection that nc is connected by, if ready-made messages may be
+// written to it, else nil.
+func WireOf(nc *nats.Conn) *Wire {
+	d, ok := nc.Opts.CustomDialer.(*dialer)
+	if !ok {
+		return nil
+	}
+	w := d.last.Load() // before IsConnected: so it is not one on which nats.go has not said CONNECT yet
+	if !nc.IsConnected() || !nc.HeadersSupported() || strings.HasPrefix(nc.ConnectedUrl(), "ws") {
+		return nil
+	}
+	if _, err := nc.TLSConnectionState(); err == nil {
+		return nil
+	}
+	return w
+}
+
+// A Wire is a connection to a server, to which both nats.go and we write whole messages.
+type Wire struct {
+	net.Conn
+	mu sync.Mutex // held for a message, or several, to go out whole
+}
+
+// Write is what nats.go calls.
+func (w *Wire) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Conn.Write(b)
+}
+
+// connectTimeout is how long a server may take to accept a connection.
+const connectTimeout = 3 * time.Second
+
+// writeTimeout is how long the network may take for what is written; it is nats.go's
+// FlusherTimeout, too.
+const writeTimeout = 2 * time.Second
+
+// Send writes messages. When it fails the connection is closed, since a part of a
+// message may have gone out; nats.go connects again.
+func (w *Wire) Send(messages []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_ = w.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails on a closed connection, as Write does
+	_, err := w.Conn.Write(messages)
+	_ = w.SetWriteDeadline(time.Time{})
+	if err != nil {
+		_ = w.Close()
+	}
+	return err
+}

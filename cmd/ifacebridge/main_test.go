@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+)
+
+// run is main without the process: what counts is the environment that it is given,
+// and it writes nowhere but where it is told.
+func TestRunWithoutTheProcess(t *testing.T) {
+	t.Setenv("IFACE_STREAM", "PROCESS")
+	t.Setenv("IFACE_QUEUE", "none")
+	for _, tt := range []struct {
+		environ        []string
+		status         int
+		stdout, stderr string
+	}{
+		{[]string{"IFACE_HOST=web01", "IFACE_STREAM=GIVEN"}, exitOK, "GIVEN", ""},
+		{[]string{"IFACE_HOST=web01", "IFACE_QUEUE=0"}, exitConfig, "IFACE_QUEUE",
+			"ifacebridge: IFACE_QUEUE: not a number in range (got \"0\"); accepted: 1 to 16777216\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := run(context.Background(), []string{"config"}, tt.environ, &stdout, &stderr)
+		if status != tt.status || stderr.String() != tt.stderr || !strings.Contains(stdout.String(), tt.stdout) {
+			t.Errorf("%v: status %d, want %d\nstdout: %s\nstderr: %s\nwant %s",
+				tt.environ, status, tt.status, &stdout, &stderr, tt.stderr)
+		}
+		if strings.Contains(stdout.String(), "PROCESS") {
+			t.Errorf("%v: the process's environment counts:\n%s", tt.environ, &stdout)
+		}
+	}
+}
