@@ -21,8 +21,12 @@ type backlog interface {
 	// ready. An error is a backlog that cannot be read.
 	next(to *encoder, now time.Time) (wait time.Duration, err error)
 
-	// confirm removes what next returned: NATS has it.
-	confirm()
+	// confirm removes what next returned: NATS has it, and so much is told by that.
+	confirm(told mark)
+
+	// giveBack has the next call of next begin with these events, which are the last of
+	// what it returned. Those before them are confirmed.
+	giveBack(events []outgoing)
 
 	// closed reports whether nothing will be added any more.
 	closed() bool
@@ -48,10 +52,21 @@ type openingLink struct {
 	link       *schema.Link
 }
 
+// openingOf is the opening of an epoch that begins with these events.
+func openingOf(events []schema.Event, bootID string) opening {
+	o := opening{bootID: bootID, links: openingLinks{}, at: time.Now()}
+	for i := range events {
+		e := &events[i]
+		o.links[e.Key()] = openingLink{e.NetnsInode, &e.Link}
+	}
+	return o
+}
+
 // has reports whether e's link is among them, so that it need not have gone.
 func (o *opening) has(e *schema.Event) bool {
 	now, there := o.links[e.Key()]
-	return there && e.BootID == o.bootID && e.NetnsInode == now.netnsInode && !replaced(&e.Link, now.link)
+	sameNetns := e.NetnsInode == now.netnsInode || e.Netns == "" && e.NetnsInode == 0 // as bridges before v0.2 had their own
+	return there && e.BootID == o.bootID && sameNetns && !replaced(&e.Link, now.link)
 }
 
 // maxBatch is how many events are on their way at once: what a server takes as
@@ -75,6 +90,7 @@ type direct struct {
 	id    identity
 	queue *queue
 	taken [maxTake]delta // room for next
+	given []schema.Event // back
 }
 
 var _ backlog = (*direct)(nil)
@@ -89,6 +105,10 @@ func (d *direct) opening(ctx context.Context) (opening, error) {
 }
 
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {
+	for i := range d.given {
+		to.addEvent(&d.given[i])
+	}
+	d.given = nil
 	for len(to.batch) < maxBatch {
 		n, wait := d.queue.take(d.taken[:min(maxTake, maxBatch-len(to.batch))], now)
 		for i := range d.taken[:n] {
@@ -102,11 +122,17 @@ func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error
 	return 0, nil
 }
 
-func (d *direct) confirm()               {}
+func (d *direct) giveBack(events []outgoing) {
+	for i := range events {
+		d.given = append(d.given, *decodeEvent(events[i].data))
+	}
+}
+
+func (d *direct) confirm(mark)           {}
 func (d *direct) closed() bool           { return d.queue.isClosed() }
 func (d *direct) ready() <-chan struct{} { return d.queue.ready }
 
 func (d *direct) waiting() int {
 	n, _, _ := d.queue.size()
-	return n
+	return n + len(d.given)
 }

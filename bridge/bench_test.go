@@ -170,7 +170,7 @@ func BenchmarkPublish(b *testing.B) {
 			p := newRoute(10)
 			epoch := fmt.Sprint("epoch", time.Now().UnixNano())
 			p.encoder.begin(epoch, 0)
-			d.begin(epoch, false)
+			d.begin(epoch, mark{})
 			b.ReportAllocs()
 			b.ResetTimer()
 			for left := b.N; left > 0; left -= maxBatch {

@@ -81,8 +81,7 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // Run publishes the links of the selected network namespaces until ctx ends,
 // then what is queued, for up to 5 s, and returns nil. Failures of NATS are
 // waited out. It returns an error when the settings or netlink cannot be used,
-// an [UnconfirmedError], or a [FencedError] when another bridge has taken the
-// host's name. Its metrics are registered in reg.
+// or an [UnconfirmedError]. Its metrics are registered in reg.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
 	return RunFrom(ctx, cfg, nil, log, reg)
 }
@@ -124,7 +123,6 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 		return fmt.Errorf("NATS: %w", err)
 	}
 	p.query = newQuery(cfg, id, p.state, conn.Conn, n.overruns.Load, p.isWhole, log)
-	p.query.serve()
 	defer p.query.stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
@@ -143,9 +141,14 @@ func newIdentity(cfg config.Config) (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("boot id: %w", err)
 	}
+	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch()}, nil
+}
+
+// newEpoch returns the name of an epoch, which no other ever has.
+func newEpoch() string {
 	var epoch [16]byte
 	_, _ = rand.Read(epoch[:]) // never fails
-	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: hex.EncodeToString(epoch[:])}, nil
+	return hex.EncodeToString(epoch[:])
 }
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
@@ -154,7 +157,7 @@ func newPublisher(
 ) (*publisher, error) {
 	p := &publisher{
 		id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
-		metrics: newPublishMetrics(counted),
+		metrics: newPublishMetrics(counted), owner: owner{log: log},
 	}
 	if s != nil {
 		p.spool, p.backlog = s, s

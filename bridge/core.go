@@ -8,7 +8,6 @@ import (
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/natsio"
-	"ifacebridge/schema"
 )
 
 // coreDelivery publishes over plain NATS. Publish only writes into a buffer, so
@@ -26,10 +25,12 @@ func newCoreDelivery(cfg config.Config, nc *nats.Conn) *coreDelivery {
 	return &coreDelivery{nc: nc, msg: newMessage(cfg), frames: newFrames(cfg)}
 }
 
-func (d *coreDelivery) begin(string, bool) {}
+func (d *coreDelivery) begin(string, mark) {}
 
-// last returns nil: plain NATS stores nothing.
-func (d *coreDelivery) last() *schema.Event { return nil }
+// Plain NATS stores nothing: there is nothing to look at.
+func (d *coreDelivery) told() mark                             { return mark{} }
+func (d *coreDelivery) look(context.Context) (*located, error) { return nil, nil }
+func (d *coreDelivery) verify(context.Context) error           { return nil }
 
 func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()

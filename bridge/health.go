@@ -64,6 +64,9 @@ func (h *health) notReady() []string {
 	if fault := h.conn.Fault(); fault != nil {
 		list = append(list, "NATS is not connected: "+fault.String())
 	}
+	if why := h.publishing.owner.standing.Load(); why != nil {
+		return append(list, *why)
+	}
 	if !h.publishing.snapshotOK.Load() {
 		list = append(list, "the snapshot is not confirmed yet")
 	}

@@ -19,7 +19,6 @@ import (
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/natsio"
-	"ifacebridge/schema"
 )
 
 // jetStreamDelivery stores events in a stream: each once, in order, whatever
@@ -42,12 +41,12 @@ type jetStreamDelivery struct {
 	frames *frames  // of a batch, too
 	batch  int      // how many messages the stream takes as an atomic batch; 1: none
 
-	epoch   string        // that events are stored of
-	wrote   bool          // some of it are in the stream
-	known   bool          // whether lastSeq is true
-	lastSeq uint64        // the stream sequence of this host's last message, 0: none
-	found   *schema.Event // that message, when it was looked for last
-	seen    bool          // the stream was there, and logged
+	story   story
+	known   bool      // whether lastSeq is true
+	lastSeq uint64    // the stream sequence of this host's last message, 0: none
+	found   located   // that message, when it was looked for last
+	created time.Time // when the stream was made
+	seen    bool      // the stream was there, and logged
 
 	already atomic.Uint64 // events that were found stored: their acknowledgment was lost
 	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
@@ -64,36 +63,37 @@ func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*
 		one: newMessage(cfg), many: newMessage(cfg), frames: newFrames(cfg)}, nil
 }
 
-// FencedError says that another bridge has taken this host's name: it has stored
-// events behind ours.
-type FencedError struct {
-	Host          string // the name
-	Epoch, BootID string // of the bridge that writes now
-	Since         time.Time
+func (d *jetStreamDelivery) begin(epoch string, told mark) {
+	d.story = story{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
+	d.known = false
 }
 
-func (e *FencedError) Error() string {
-	return fmt.Sprintf("another bridge writes as host %q: epoch %s on boot %s, since %s; give each host a name of its own (IFACE_HOST) and run one bridge for it",
-		e.Host, e.Epoch, e.BootID, e.Since.UTC().Format(time.RFC3339))
+func (d *jetStreamDelivery) told() mark {
+	return mark{Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq}
 }
 
-func (d *jetStreamDelivery) begin(epoch string, wrote bool) {
-	d.epoch, d.wrote, d.known = epoch, wrote, false
+func (d *jetStreamDelivery) look(ctx context.Context) (*located, error) {
+	lastErr := d.nc.LastError()
+	if err := d.find(ctx); err != nil {
+		return nil, d.explain(err, lastErr)
+	}
+	return &d.found, nil
 }
 
-func (d *jetStreamDelivery) last() *schema.Event { return d.found }
+func (d *jetStreamDelivery) verify(ctx context.Context) error {
+	d.known = false
+	_, err := d.store(ctx, nil)
+	return err
+}
 
 func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
-	if len(batch) == 0 {
-		d.known = false // asked to look
-	}
 	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
 		if d.known {
 			n, err = d.send(ctx, batch)
-		} else if err = d.prepareStream(ctx); err == nil {
-			n, err = d.findLast(ctx, batch)
+		} else {
+			n, err = d.locate(ctx, batch)
 		}
 		stored, batch = stored+n, batch[n:]
 		if err != nil {
@@ -101,6 +101,11 @@ func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored
 			if isTooLarge(err) && d.batch > 1 {
 				d.batch /= 2
 				continue
+			}
+			var broken *brokenStoryError
+			var replaced *replacedError
+			if errors.As(err, &broken) || errors.As(err, &replaced) {
+				return stored, err
 			}
 			if !isRefusal(err) {
 				return stored, d.explain(err, lastErr)
@@ -150,7 +155,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 		if ack.Duplicate { // the window for duplicates answered before the condition was looked at
 			return 0, errDuplicate
 		}
-		d.lastSeq, d.wrote = ack.Sequence, true
+		d.confirm(batch, ack.Sequence)
 		return 1, nil
 	}
 	if w := natsio.WireOf(d.nc); w != nil {
@@ -183,7 +188,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	if err != nil {
 		return 0, err
 	}
-	d.lastSeq, d.wrote = ack.Sequence, true
+	d.confirm(batch, ack.Sequence)
 	return len(batch), nil
 }
 
@@ -225,8 +230,14 @@ func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, bat
 	if ack.BatchID != id || ack.BatchSize != uint64(len(batch)) {
 		return 0, fmt.Errorf("acknowledgment of another batch: %s", answer.Data)
 	}
-	d.lastSeq, d.wrote = ack.Sequence, true
+	d.confirm(batch, ack.Sequence)
 	return len(batch), nil
+}
+
+// confirm takes note of events that were stored, the last of them at this place.
+func (d *jetStreamDelivery) confirm(events []outgoing, streamSeq uint64) {
+	d.lastSeq = streamSeq
+	d.story.confirm(events, streamSeq)
 }
 
 var errDuplicate = errors.New("already stored")
@@ -234,84 +245,59 @@ var errDuplicate = errors.New("already stored")
 // expectHeader is what the names of headers begin with that are conditions.
 const expectHeader = "Nats-Expected-"
 
-// findLast reads this host's last message and returns how many events of the
-// batch are stored already. It asks the stream's leader: a direct get may be
+// locate finds this host's last message, and how many events of the batch are stored
+// already.
+func (d *jetStreamDelivery) locate(ctx context.Context, batch []outgoing) (stored int, err error) {
+	if err := d.find(ctx); err != nil {
+		return 0, err
+	}
+	if stored, err = d.story.judge(&d.found, batch); err != nil {
+		return 0, err
+	}
+	d.known, d.lastSeq, d.story.created = true, d.found.streamSeq, d.found.created
+	if stored > 0 {
+		d.already.Add(uint64(stored))
+		d.confirm(batch[:stored], d.found.streamSeq)
+	}
+	return stored, nil
+}
+
+// find reads this host's last message. It asks the stream's leader: a direct get may be
 // answered by a replica that lags behind.
-func (d *jetStreamDelivery) findLast(ctx context.Context, batch []outgoing) (stored int, err error) {
+func (d *jetStreamDelivery) find(ctx context.Context) error {
+	if err := d.prepareStream(ctx); err != nil {
+		return err
+	}
 	request, err := json.Marshal(map[string]string{"last_by_subj": d.host})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
 	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
 	if err != nil {
-		return 0, fmt.Errorf("read what is stored: %w", err)
+		return fmt.Errorf("read what is stored: %w", err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
 			Seq  uint64    `json:"seq"`
-			Hdrs []byte    `json:"hdrs"`
 			Data []byte    `json:"data"`
 			Time time.Time `json:"time"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return 0, fmt.Errorf("read what is stored: %w", err)
+		return fmt.Errorf("read what is stored: %w", err)
 	}
-	if answer.Error != nil {
-		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound { // none yet, or expired, or purged
-			d.known, d.lastSeq, d.found = true, 0, nil
-			return 0, nil
-		}
-		return 0, fmt.Errorf("read what is stored: %w", answer.Error)
-	}
-	header, err := nats.DecodeHeadersMsg(answer.Message.Hdrs)
-	if err != nil {
-		return 0, fmt.Errorf("read what is stored: %w", err)
-	}
-	d.found = foundEvent(answer.Message.Data)
-	seq, ours := d.ours(header.Get(nats.MsgIdHdr))
+	d.found = located{created: d.created}
 	switch {
-	case ours:
-		for stored < len(batch) && batch[stored].seq <= seq {
-			stored++
-		}
-		d.already.Add(uint64(stored))
-		d.wrote = true
-	case d.wrote:
-		return 0, d.fenced(answer.Message.Time)
+	case answer.Error == nil:
+		m := &answer.Message
+		d.found = located{streamSeq: m.Seq, event: decodeEvent(m.Data), time: m.Time, created: d.created}
+	case answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound: // none yet, or expired, or purged
+		return fmt.Errorf("read what is stored: %w", answer.Error)
 	}
-	d.known, d.lastSeq = true, answer.Message.Seq
-	return stored, nil
-}
-
-// ours returns the seq of a message id of this epoch.
-func (d *jetStreamDelivery) ours(id string) (seq uint64, ok bool) {
-	digits, ok := strings.CutPrefix(id, d.epoch+"-")
-	if !ok {
-		return 0, false
-	}
-	seq, err := strconv.ParseUint(digits, 10, 64)
-	return seq, err == nil
-}
-
-// foundEvent decodes what was stored last; nil when it is no event.
-func foundEvent(data []byte) *schema.Event {
-	e := new(schema.Event)
-	if e.UnmarshalJSON(data) != nil {
-		return nil
-	}
-	return e
-}
-
-func (d *jetStreamDelivery) fenced(at time.Time) error {
-	err := &FencedError{Host: d.cfg.Host, Epoch: "unknown", BootID: "unknown", Since: at}
-	if d.found != nil {
-		err.Epoch, err.BootID = d.found.Epoch, d.found.BootID
-	}
-	return err
+	return nil
 }
 
 // prepareStream looks for the stream, and creates it when it is missing. A
@@ -332,6 +318,7 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
 	cfg := stream.CachedInfo().Config
+	d.created = stream.CachedInfo().Created
 	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ type publishMetrics struct {
 	byLabels map[labels]prometheus.Counter // the ones of events that were seen
 	failures *prometheus.CounterVec
 	latency  prometheus.Histogram
-	fenced   prometheus.Gauge
+	epochs   *prometheus.CounterVec
 }
 
 func newPublishMetrics(to metrics.Registry) *publishMetrics {
@@ -72,7 +72,10 @@ func newPublishMetrics(to metrics.Registry) *publishMetrics {
 			"Attempts to publish that failed and are made again, by reason.", "reason"),
 		latency: to.Histogram("publish_duration_seconds",
 			"Time from sending a batch of events until NATS has confirmed it.", prometheus.ExponentialBuckets(0.00025, 4, 8)),
-		fenced: to.Gauge("fenced", "1 when another bridge has taken this host's name and this one is stopping."),
+		epochs: to.CounterVec("epochs_total", "Epochs that were begun, by reason.", "reason"),
+	}
+	for _, reason := range epochReasons {
+		m.epochs.WithLabelValues(string(reason))
 	}
 	for _, reason := range natsio.Reasons() {
 		m.failures.WithLabelValues(string(reason))
@@ -96,11 +99,9 @@ func (m *publishMetrics) published(events []outgoing, took time.Duration) {
 
 // failed counts an attempt to publish that failed.
 func (m *publishMetrics) failed(err error) {
-	var fenced *FencedError
-	switch {
-	case errors.As(err, &fenced):
-		m.fenced.Set(1)
-	case !errors.Is(err, context.Canceled):
+	var broken *brokenStoryError
+	var replaced *replacedError
+	if !errors.As(err, &broken) && !errors.As(err, &replaced) && !errors.Is(err, context.Canceled) {
 		m.failures.WithLabelValues(string(natsio.Classify(err).Reason)).Inc()
 	}
 }
@@ -122,6 +123,8 @@ func (p *publisher) register(to metrics.Registry) {
 		func() float64 { return float64(p.backlog.waiting()) })
 	to.GaugeFunc("unconfirmed_events", "Events that NATS has not confirmed.",
 		func() float64 { return float64(p.unconfirmed()) })
+	to.GaugeFunc("standby", "1 while another bridge publishes as this host and this one stands by.",
+		func() float64 { return metrics.Bool(p.owner.standing.Load() != nil) })
 	to.GaugeFunc("unconfirmed_age_seconds", "How long the oldest event that was sent has waited to be confirmed.",
 		func() float64 {
 			if oldest := p.oldest.Load(); oldest != 0 {

@@ -17,19 +17,25 @@ import (
 
 // A delivery is the way in which events reach NATS. The one publisher calls it.
 type delivery interface {
-	// begin says that events of this epoch follow. Wrote is whether some of it are
-	// in NATS already.
-	begin(epoch string, wrote bool)
+	// begin says that events of this epoch follow, behind what is told of it already,
+	// if that is in NATS.
+	begin(epoch string, told mark)
 
-	// store sends events in order and waits until NATS has confirmed them; of no
-	// events, it only sees to it that it could. It returns how many of them, from
-	// the first, are confirmed; the others are to be sent again, whether they
-	// arrived or not. It ends with the context.
+	// told returns how far the epoch has come.
+	told() mark
+
+	// look returns this host's last message in NATS; nil where nobody can know.
+	look(ctx context.Context) (*located, error)
+
+	// verify finds out that what was confirmed is still there, and that nobody else has
+	// written as this host: else it returns a brokenStoryError or a replacedError.
+	verify(ctx context.Context) error
+
+	// store sends events in order and waits until NATS has confirmed them. It returns
+	// how many of them, from the first, are confirmed; the others are to be sent again,
+	// whether they arrived or not. Its errors are also those of verify. It ends with the
+	// context.
 	store(ctx context.Context, batch []outgoing) (int, error)
-
-	// last returns the event of this host that NATS stored last, as store saw it
-	// when it looked; nil when there is none, or nobody can know.
-	last() *schema.Event
 }
 
 // A publisher moves events from the backlog to NATS. Each gets its place in the
@@ -52,7 +58,9 @@ type publisher struct {
 	confirmed  atomic.Uint64 // events of this run
 	inFlight   atomic.Int64  // events
 	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
-	snapshotOK atomic.Bool   // this run's snapshot is confirmed
+	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
+	opened     bool          // the backlog's opening was looked at
+	owner      owner         // of the host's name, while that is another bridge
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
@@ -61,41 +69,67 @@ type publisher struct {
 func (p *publisher) unconfirmed() int { return p.backlog.waiting() + int(p.inFlight.Load()) }
 
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
-// through every failure but being replaced ([FencedError]). The bucket follows
-// behind.
+// through every failure: when the story of an epoch cannot go on, it begins another, and
+// when another bridge has taken the host's name, it waits until that is gone.
 func (p *publisher) run(ctx context.Context) error {
 	p.progress.work()
 	defer p.progress.rest()
-	if p.spool != nil {
+	reason := started
+	for {
+		err := p.tell(ctx, reason)
+		var broken *brokenStoryError
+		var replaced *replacedError
+		switch {
+		case errors.Is(err, errStandingBy):
+			return nil
+		case errors.As(err, &broken):
+			reason = broken.reason
+			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.epoch)
+		case errors.As(err, &replaced):
+			reason = tookOver
+			p.owner.replacedBy(replaced)
+			p.query.stop()
+		default:
+			return err
+		}
+		p.id.epoch = newEpoch()
+	}
+}
+
+// tell publishes one epoch: a del for what vanished, a snapshot, and everything after
+// it. What is stored is looked at first, and the bucket follows behind.
+func (p *publisher) tell(ctx context.Context, reason epochReason) error {
+	if err := p.own(ctx); err != nil {
+		return err
+	}
+	if p.spool != nil && !p.opened {
 		if err := p.publishLeftovers(ctx); err != nil {
 			return err
 		}
 	}
-	p.begin(p.id.epoch, 0)
-	if err := p.publish(ctx); err != nil { // nothing yet: it could
+	if err := p.begin(ctx, p.id.epoch); err != nil {
 		return err
 	}
-	opening, err := p.backlog.opening(ctx)
+	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
+	opening, known, err := p.opening(ctx)
 	if errors.Is(err, errNoSnapshot) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	if len(opening.links) == 0 {
-		p.snapshotOK.Store(true)
-	}
 	if p.bucket == nil {
-		return p.publishBacklog(ctx)
+		return p.publishAll(ctx, known)
 	}
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
+	p.bucket.verify()
 	done := make(chan struct{})
 	following, stop := context.WithCancel(ctx)
 	defer stop()
 	var follower sync.WaitGroup
 	follower.Go(func() { p.bucket.run(following, done) })
-	err = p.publishBacklog(ctx)
+	err = p.publishAll(ctx, known)
 	close(done)
 	if err != nil {
 		stop() // another bridge's state must not be overwritten
@@ -107,11 +141,51 @@ func (p *publisher) run(ctx context.Context) error {
 	return err
 }
 
-// begin makes the next event the one after seq of an epoch.
-func (p *publisher) begin(epoch string, seq uint64) {
+// begin begins an epoch, behind what is stored.
+func (p *publisher) begin(ctx context.Context, epoch string) error {
+	p.beginAt(epoch, mark{})
+	if err := p.verifyStory(ctx); err != nil {
+		return err
+	}
+	if p.spool != nil { // before anything of it is in NATS
+		p.spool.resume(mark{Run: p.spool.id.epoch, Epoch: epoch})
+	}
+	return nil
+}
+
+// beginAt makes the next event the one that follows what is told of an epoch.
+func (p *publisher) beginAt(epoch string, told mark) {
 	p.encoder.reset()
-	p.encoder.begin(epoch, seq)
-	p.delivery.begin(epoch, seq > 0)
+	p.encoder.begin(epoch, told.Seq)
+	p.delivery.begin(epoch, told)
+}
+
+// opening returns what an epoch begins with. The first begins with the backlog's
+// snapshot. A later one tells again what consumers were told in the one before: those
+// events, which come before what the backlog has.
+func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Event, err error) {
+	if !p.opened {
+		o, err = p.backlog.opening(ctx)
+		p.opened = err == nil
+	} else {
+		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
+		o = openingOf(known, p.id.bootID)
+	}
+	if err == nil && len(o.links) == 0 {
+		p.snapshotOK.Store(true)
+	}
+	return o, known, err
+}
+
+// publishAll publishes an epoch's beginning, and then what the backlog holds.
+func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
+	for i := range known {
+		known[i].Host, known[i].BootID = p.id.host, p.id.bootID
+	}
+	if err := p.publishEvents(ctx, known); err != nil {
+		return err
+	}
+	return p.publishBacklog(ctx)
 }
 
 // publishLeftovers publishes what earlier runs spooled and did not publish, each
@@ -119,36 +193,28 @@ func (p *publisher) begin(epoch string, seq uint64) {
 func (p *publisher) publishLeftovers(ctx context.Context) error {
 	for {
 		left, err := p.spool.leftover()
-		if err != nil || left.Epoch == "" {
+		if err != nil || left.Run == "" {
 			return err
 		}
-		p.begin(left.Epoch, 0)
-		if err := p.publish(ctx); err != nil { // nothing: it looks at what is stored
+		found, err := p.look(ctx)
+		if err != nil {
 			return err
 		}
-		if err := p.resume(ctx, left); err != nil {
+		if err := p.resume(ctx, left, found); err != nil {
 			return err
 		}
 	}
 }
 
-// resume publishes the events of the oldest epoch in the spool behind what is
-// stored of it.
-func (p *publisher) resume(ctx context.Context, left mark) error {
-	last := p.delivery.last()
-	switch {
-	case last != nil && last.Epoch == left.Epoch:
-		if err := p.spool.dropThrough(last); err != nil {
-			return err
-		}
-		left.Seq = last.Seq
-	case last != nil && left.Seq > 0: // others have written behind it
-		n, err := p.spool.discard(left.Epoch)
-		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
-			"events", n, "their_epoch", left.Epoch, "epoch_now", last.Epoch)
+// resume publishes the events of the oldest run in the spool behind what is stored of
+// it.
+func (p *publisher) resume(ctx context.Context, left mark, found *located) error {
+	left, drop, err := p.judgeLeftover(left, found)
+	if err != nil || drop {
 		return err
 	}
-	p.begin(left.Epoch, left.Seq)
+	p.spool.resume(left)
+	p.beginAt(left.Epoch, left)
 	opening, whole, err := p.spool.leftoverOpening()
 	if err != nil {
 		return err
@@ -172,8 +238,30 @@ func (p *publisher) resume(ctx context.Context, left mark) error {
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
-		p.spool.confirm()
+		p.spool.confirm(p.delivery.told())
 	}
+}
+
+// judgeLeftover decides by what was found stored where the leftovers of a run go on: in
+// their epoch, behind what is stored of it; in a new one, when that is not there any
+// more; or nowhere, when another bridge has written since.
+func (p *publisher) judgeLeftover(left mark, found *located) (from mark, drop bool, err error) {
+	switch {
+	case found == nil || left.Seq == 0 && (found.event == nil || found.event.Epoch != left.Epoch):
+		return left, false, nil
+	case found.event != nil && found.event.Epoch == left.Epoch && found.event.Seq >= left.Seq:
+		left.Seq, left.StreamSeq = found.event.Seq, found.streamSeq
+		return left, false, p.spool.dropThrough(found.event)
+	case found.event != nil && found.event.Epoch != left.Epoch && found.streamSeq > left.StreamSeq && left.StreamSeq > 0:
+		n, err := p.spool.discard(left.Run)
+		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
+			"events", n, "their_epoch", left.Epoch, "epoch_now", found.event.Epoch)
+		return left, true, err
+	}
+	p.log.Warn("beginning a new epoch for what an earlier run had left: theirs is not in the stream any more, which was restored or purged",
+		"their_epoch", left.Epoch, "seq", left.Seq, "reason", brokerLost)
+	p.metrics.epochs.WithLabelValues(string(brokerLost)).Inc()
+	return mark{Run: left.Run, Epoch: newEpoch()}, false, nil
 }
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:
@@ -182,6 +270,8 @@ const gather = 5 * time.Millisecond
 
 // publishBacklog publishes what the backlog holds until it is closed and empty.
 func (p *publisher) publishBacklog(ctx context.Context) error {
+	connected := p.nc.StatusChanged(nats.CONNECTED)
+	defer p.nc.RemoveStatusListener(connected)
 	verifyAt := time.Now().Add(p.verify)
 	for {
 		p.encoder.reset()
@@ -192,9 +282,10 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 		}
 		if len(p.encoder.batch) > 0 {
 			if err := p.publish(ctx); err != nil {
+				p.backlog.giveBack(p.encoder.batch[len(p.encoder.batch)-int(p.inFlight.Swap(0)):])
 				return err
 			}
-			p.backlog.confirm()
+			p.backlog.confirm(p.delivery.told())
 			if n := len(p.encoder.batch); n >= manyEvents && n < maxBatch && !closed {
 				time.Sleep(gather)
 			}
@@ -206,15 +297,18 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 		if p.verify > 0 && (wait == 0 || time.Until(verifyAt) < wait) {
 			wait = max(time.Until(verifyAt), time.Millisecond)
 		}
+		verify := false
 		p.progress.rest()
 		select {
 		case <-p.backlog.ready():
 		case <-after(wait):
+		case <-connected: // to a server that may be another, or may have lost what it had
+			verify = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		p.progress.work()
-		if p.verify > 0 && !time.Now().Before(verifyAt) {
+		if verify || p.verify > 0 && !time.Now().Before(verifyAt) {
 			if err := p.verifyStored(ctx); err != nil {
 				return err
 			}
@@ -226,13 +320,13 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 // verifyStored finds out on a quiet host, too, that another bridge has taken its
 // name, that the stream is gone, or that somebody changed the bucket.
 func (p *publisher) verifyStored(ctx context.Context) error {
-	if err := p.publish(ctx); err != nil {
+	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
 	if p.bucket != nil {
 		p.bucket.verify()
 	}
-	p.query.serve()
+	p.query.serve(p.id.epoch)
 	return nil
 }
 
@@ -261,7 +355,7 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 		gone, err = p.bucket.vanished(ctx, o)
 		if err == nil {
 			retry.End()
-			return p.publishGone(ctx, gone)
+			return p.publishEvents(ctx, gone)
 		}
 		p.metrics.failed(err)
 		connected := p.nc.IsConnected()
@@ -279,8 +373,9 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 	return nil
 }
 
-func (p *publisher) publishGone(ctx context.Context, gone []schema.Event) error {
-	for some := range slices.Chunk(gone, maxBatch) {
+// publishEvents publishes events that are in no backlog.
+func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) error {
+	for some := range slices.Chunk(events, maxBatch) {
 		p.encoder.reset()
 		for i := range some {
 			p.encoder.addEvent(&some[i])
@@ -312,37 +407,82 @@ func after(d time.Duration) <-chan time.Time {
 func (p *publisher) publish(ctx context.Context) error {
 	rest := p.encoder.batch
 	p.inFlight.Store(int64(len(rest)))
-	if len(rest) > 0 {
-		p.oldest.Store(time.Now().UnixNano())
-		defer p.oldest.Store(0)
-	}
+	p.oldest.Store(time.Now().UnixNano())
+	defer p.oldest.Store(0)
+	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
+		began := time.Now()
+		p.encoder.fit(rest)
+		n, err := p.delivery.store(ctx, rest)
+		p.stored(rest[:n], began)
+		rest = rest[n:]
+		p.inFlight.Store(int64(len(rest)))
+		if err == nil && len(rest) > 0 {
+			return true, errMore
+		}
+		return n > 0, err
+	})
+}
+
+// errMore is what an attempt returns that has to go on at once.
+var errMore = errors.New("more")
+
+// verifyStory is delivery.verify, until it is known.
+func (p *publisher) verifyStory(ctx context.Context) error {
+	return p.keepAt(ctx, func(ctx context.Context) (bool, error) { return false, p.delivery.verify(ctx) })
+}
+
+// look is delivery.look, until it is known.
+func (p *publisher) look(ctx context.Context) (found *located, err error) {
+	err = p.keepAt(ctx, func(ctx context.Context) (bool, error) {
+		found, err = p.delivery.look(ctx)
+		return false, err
+	})
+	return found, err
+}
+
+// keepAt attempts something until it succeeds, on the connection that there is at each
+// attempt. It returns an error only where no attempt helps: when the story of the epoch
+// cannot go on, or ctx ends.
+func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (progress bool, err error)) error {
 	retry := natsio.Retry{
 		Log: p.log, Failing: "cannot publish; events are kept until it works again", Over: "publishing again", Last: &p.fault,
 	}
 	for {
 		began := time.Now()
 		p.progress.work() // again: a backlog may take long, one attempt may not
-		n, err := p.store(ctx, rest)
-		p.stored(rest[:n], began)
-		rest = rest[n:]
-		p.inFlight.Store(int64(len(rest)))
-		if n > 0 || err == nil {
+		progress, err := p.attempt(ctx, attempt)
+		if progress || err == nil {
 			retry.End()
 		}
-		if err == nil && len(rest) == 0 {
+		if err == nil {
 			return nil
-		} else if err == nil {
+		} else if errors.Is(err, errMore) {
 			continue
 		}
 		p.metrics.failed(err)
-		var fenced *FencedError
-		if errors.As(err, &fenced) || ctx.Err() != nil {
+		var broken *brokenStoryError
+		var replaced *replacedError
+		if errors.As(err, &broken) || errors.As(err, &replaced) || ctx.Err() != nil {
 			return err
 		}
 		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
 		}
 	}
+}
+
+// attempt makes one attempt on the connection that there is now.
+func (p *publisher) attempt(ctx context.Context, do func(context.Context) (bool, error)) (progress bool, err error) {
+	if !p.nc.IsConnected() {
+		return false, natsio.ErrNotConnected
+	}
+	connected, stop := natsio.WhileConnected(ctx, p.nc)
+	defer stop()
+	progress, err = do(connected)
+	if err != nil && errors.Is(context.Cause(connected), natsio.ErrDisconnected) {
+		err = natsio.ErrDisconnected
+	}
+	return progress, err
 }
 
 // stored takes note of events that NATS has confirmed.
@@ -361,19 +501,4 @@ func (p *publisher) stored(events []outgoing, began time.Time) {
 			p.snapshotOK.Store(true)
 		}
 	}
-}
-
-// store has the delivery store a batch on the connection that there is now.
-func (p *publisher) store(ctx context.Context, batch []outgoing) (int, error) {
-	if !p.nc.IsConnected() {
-		return 0, natsio.ErrNotConnected
-	}
-	p.encoder.fit(batch)
-	connected, stop := natsio.WhileConnected(ctx, p.nc)
-	defer stop()
-	n, err := p.delivery.store(connected, batch)
-	if err != nil && errors.Is(context.Cause(connected), natsio.ErrDisconnected) {
-		err = natsio.ErrDisconnected
-	}
-	return n, err
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
 
@@ -26,16 +28,17 @@ import (
 // An answer that is larger than a message comes in pages. The pages of one answer
 // are made together, and kept for a while for the one who asks for the next.
 type query struct {
-	id      identity
-	state   *state
-	nc      *nats.Conn
-	ready   func() bool // whether the state is whole
-	subject string
-	cfg     micro.Config
-	log     *slog.Logger
+	id    identity
+	state *state
+	nc    *nats.Conn
+	ready func() bool // whether the state is whole
+	token string
+	cfg   micro.Config
+	log   *slog.Logger
 
 	mu      sync.Mutex
-	service micro.Service
+	owner   schema.Owner
+	service micro.Service  // nil: this bridge is not the owner
 	answers []*answerPages // the newest last, at most maxAnswers
 }
 
@@ -69,7 +72,11 @@ func newQuery(
 	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
 		version = m[1]
 	}
-	q := &query{id: id, state: st, nc: nc, ready: ready, log: log}
+	inode, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
+	q := &query{
+		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token,
+		owner: schema.Owner{Schema: schema.Name, Host: cfg.Host, BootID: id.bootID, Started: time.Now().UTC(), NetnsInode: inode},
+	}
 	q.cfg = micro.Config{
 		Name: schema.ServiceName, Version: version, Description: "network links of " + cfg.Host,
 		Metadata: map[string]string{
@@ -85,25 +92,26 @@ func newQuery(
 	if cfg.Delivery == config.JetStream {
 		q.cfg.Metadata["stream"], q.cfg.Metadata["bucket"] = cfg.Stream, cfg.Bucket
 	}
-	q.subject = schema.QuerySubject(cfg.Token)
 	return q
 }
 
-// serve answers until stop. It is called again every now and then: micro gives a
-// service up when a subscription is refused, and the permission may come later.
-func (q *query) serve() {
+// serve answers, as the owner of the host's name in this epoch, until stop. It is called
+// again every now and then: micro gives a service up when a subscription is refused, and
+// the permission may come later.
+func (q *query) serve(epoch string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.service != nil && !q.service.Stopped() {
+	if q.service != nil && !q.service.Stopped() && q.owner.Epoch == epoch {
 		return
 	}
+	q.stopLocked()
+	q.owner.Epoch = epoch
+	q.cfg.Metadata["epoch"] = epoch
 	service, err := micro.AddService(q.nc, q.cfg)
 	if err == nil {
-		// No queue group: a bridge that is being replaced must not answer in the
-		// place of the one that replaces it.
-		description := map[string]string{"description": `the links of this host; {"next":…} asks for the next page`}
-		err = service.AddEndpoint("links", micro.HandlerFunc(q.answer), micro.WithEndpointSubject(q.subject),
-			micro.WithEndpointQueueGroupDisabled(), micro.WithEndpointMetadata(description))
+		err = errors.Join(
+			q.add(service, "links", schema.QuerySubject(q.token), q.answer, `the links of this host; {"next":…} asks for the next page`),
+			q.add(service, "owner", schema.OwnerSubject(q.token), q.answerOwner, "who publishes as this host"))
 	}
 	if err != nil {
 		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
@@ -112,12 +120,34 @@ func (q *query) serve() {
 	q.service = service
 }
 
+// add adds an endpoint. It is in no queue group: a bridge that is being replaced must not
+// answer in the place of the one that replaces it.
+func (q *query) add(to micro.Service, name, subject string, answer func(micro.Request), description string) error {
+	return to.AddEndpoint(name, micro.HandlerFunc(answer), micro.WithEndpointSubject(subject),
+		micro.WithEndpointQueueGroupDisabled(), micro.WithEndpointMetadata(map[string]string{"description": description}))
+}
+
+func (q *query) answerOwner(req micro.Request) {
+	q.mu.Lock()
+	owner := q.owner
+	q.mu.Unlock()
+	if err := req.RespondJSON(owner); err != nil {
+		q.log.Warn("cannot answer a query", "cause", err)
+	}
+}
+
+// stop ends the service: this bridge is not the owner any more.
 func (q *query) stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.stopLocked()
+}
+
+func (q *query) stopLocked() {
 	if q.service != nil {
-		_ = q.service.Stop() // the connection goes right after it
+		_ = q.service.Stop() // fails when the connection is gone, and the service with it
 	}
+	q.service = nil
 }
 
 // answer answers one request. Its errors are the requester's to see.

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -56,18 +57,21 @@ type spool struct {
 	db         *bbolt.DB // nil: cannot be written at the moment
 	low, high  uint64    // keys of the events on disk: [low, high)
 	unsaved    [][]byte  // events, encoded as on disk
+	current    string    // the run of which next returns events
 	taken      int       // events that next returned, not confirmed
-	takenTo    mark      // where they end
 	done       mark      // how far NATS has come
 	isClosed   bool
 	saveErr    string // as last logged
 	saveErrors uint64
 }
 
-// mark is how far an epoch has come.
+// mark is how far a run has come. Events on disk are under the epoch with which their run
+// began; it may have had to begin another since.
 type mark struct {
-	Epoch string `json:"epoch"`
-	Seq   uint64 `json:"seq"`
+	Run       string `json:"run,omitempty"`
+	Epoch     string `json:"epoch"`
+	Seq       uint64 `json:"seq"`
+	StreamSeq uint64 `json:"stream_seq,omitempty"` // the last event's place in the stream; 0: not known
 }
 
 // The file has one bucket of events, under keys that count up, and one that holds
@@ -88,7 +92,7 @@ const saveRetry = time.Second
 // ([config.Error]) or another bridge uses it.
 func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
-		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, limit: cfg.Queue, writer: writer{id: id}, log: log,
+		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.epoch, limit: cfg.Queue, writer: writer{id: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
@@ -411,19 +415,30 @@ func (s *spool) read(each func(*schema.Event) bool) error {
 	return nil
 }
 
-// leftover returns how far the oldest epoch came that an earlier run left here,
-// or no epoch when there is none.
+// leftover returns how far the oldest run came that left something here, or no run
+// when there is none.
 func (s *spool) leftover() (m mark, err error) {
 	err = s.read(func(e *schema.Event) bool {
 		if e.Epoch != s.id.epoch {
-			m.Epoch = e.Epoch
+			m.Run, m.Epoch = e.Epoch, e.Epoch
 		}
 		return false
 	})
-	if m.Epoch == s.done.Epoch {
-		m.Seq = s.done.Seq
+	if done := s.done; m.Run != "" && cmp.Or(done.Run, done.Epoch) == m.Run {
+		m.Epoch, m.Seq, m.StreamSeq = done.Epoch, done.Seq, done.StreamSeq
 	}
+	s.current = cmp.Or(m.Run, s.id.epoch)
 	return m, err
+}
+
+// resume notes, on disk, that events of a run follow from there.
+func (s *spool) resume(from mark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current, s.taken, s.done = from.Run, 0, from
+	if s.db != nil {
+		s.note(s.update(nil))
+	}
 }
 
 // leftoverOpening returns the snapshot that the oldest epoch begins with here. It
@@ -451,32 +466,32 @@ func (s *spool) dropThrough(last *schema.Event) error {
 	n, found := 0, false
 	err := s.read(func(e *schema.Event) bool {
 		n++
-		found = sameEvent(e, last)
-		return !found && e.Epoch == last.Epoch
+		found = e.Epoch == s.current && sameContent(e, last)
+		return !found && e.Epoch == s.current
 	})
 	if found {
-		s.drop(n, mark{last.Epoch, last.Seq})
+		s.drop(n, s.done)
 	}
 	return err
 }
 
-// sameEvent reports whether two events of an epoch are the same one, whatever
-// their place in it, and whether the server took all of their fields.
-func sameEvent(a, b *schema.Event) bool {
-	return a.Epoch == b.Epoch && a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Key() == b.Key() &&
-		a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious &&
-		(a.Link == b.Link || a.Truncated|b.Truncated != 0)
+// sameEvent reports whether two events of an epoch are the same one, whether or not the
+// server took all of their fields.
+func sameEvent(a, b *schema.Event) bool { return a.Epoch == b.Epoch && sameContent(a, b) }
+
+// sameContent is sameEvent for events of any epoch and place in it.
+func sameContent(a, b *schema.Event) bool {
+	return a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
+		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
-// discard removes all events of an epoch, which is the oldest here, and returns
-// how many.
-func (s *spool) discard(epoch string) (n int, err error) {
+// discard removes all events of a run, which is the oldest here, and returns how many.
+func (s *spool) discard(run string) (n int, err error) {
 	err = s.read(func(e *schema.Event) bool {
-		if e.Epoch == epoch {
+		if e.Epoch == run {
 			n++
 		}
-		return e.Epoch == epoch
+		return e.Epoch == run
 	})
 	s.drop(n, mark{})
 	return n, err
@@ -492,11 +507,11 @@ func (s *spool) opening(ctx context.Context) (opening, error) {
 	}
 }
 
-// next adds the oldest events to the encoder, all of the epoch that it numbers.
+// next adds the oldest events to the encoder, all of one run.
 func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
-		if n == maxBatch || e.Epoch != to.epoch {
+		if n == maxBatch || e.Epoch != s.current {
 			return false
 		}
 		to.addEvent(e)
@@ -504,14 +519,24 @@ func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
 		return true
 	})
 	s.mu.Lock()
-	s.taken, s.takenTo = n, mark{to.epoch, to.seq}
+	s.taken = n
 	s.mu.Unlock()
 	return 0, err
 }
 
-func (s *spool) confirm() { s.drop(s.taken, s.takenTo) }
+func (s *spool) confirm(told mark) {
+	told.Run = s.current
+	s.drop(s.taken, told)
+}
 
-// drop removes n events from the front: an epoch has come to m. A disk that does
+// giveBack does nothing: what is not confirmed is here.
+func (s *spool) giveBack([]outgoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = 0
+}
+
+// drop removes n events from the front: their run has come to m. A disk that does
 // not take the note gets it with the next events.
 func (s *spool) drop(n int, m mark) {
 	s.mu.Lock()

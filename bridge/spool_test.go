@@ -62,7 +62,7 @@ func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []s
 			}
 			events = append(events, e)
 		}
-		s.confirm()
+		s.confirm(mark{Epoch: epoch, Seq: enc.seq})
 	}
 }
 
@@ -77,7 +77,7 @@ func TestSpoolSurvives(t *testing.T) {
 	if _, err := s.next(enc, time.Now()); err != nil || len(enc.batch) != maxBatch {
 		t.Fatalf("got %d events, %v", len(enc.batch), err)
 	}
-	s.confirm()
+	s.confirm(mark{Epoch: "one", Seq: enc.seq})
 	s.db.Close() // a crash: nothing else is said to the disk
 	s.db = nil
 
@@ -119,7 +119,7 @@ func TestSpoolOpening(t *testing.T) {
 	if err != nil || !whole || o.bootID != "boot" || o.links[schema.LinkKey{Index: 1}].link.Name != "a" {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
-	s.drop(1, mark{"one", 1})
+	s.drop(1, mark{Run: "one", Epoch: "one", Seq: 1})
 	if _, whole, _ := s.leftoverOpening(); whole {
 		t.Error("a snapshot that was begun is taken for a whole one")
 	}

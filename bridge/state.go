@@ -1,7 +1,10 @@
 package bridge
 
 import (
+	"cmp"
+	"slices"
 	"sync"
+	"time"
 
 	"ifacebridge/schema"
 )
@@ -66,4 +69,40 @@ func (s *state) keys() []schema.LinkKey {
 		keys = append(keys, k)
 	}
 	return keys
+}
+
+// retell returns the events with which a new epoch tells what consumers were told: the
+// snapshots of all links as they were last, one for each namespace; or, when the snapshots
+// of the last epoch are not whole, so much of them, as they were.
+func (s *state) retell(whole bool, at time.Time) []schema.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var events []schema.Event
+	of := map[string]uint32{} // by namespace
+	for _, v := range s.links {
+		e := decodeEvent(v.data)
+		if !whole && (e.Epoch != s.epoch || e.Snapshot.Of == 0) {
+			continue
+		}
+		of[e.Netns]++
+		events = append(events, *e)
+	}
+	if !whole {
+		slices.SortFunc(events, func(a, b schema.Event) int { return cmp.Compare(a.Seq, b.Seq) })
+		return events
+	}
+	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
+	more, pos := uint32(len(of)), uint32(0)
+	for i := range events {
+		e := &events[i]
+		if pos++; i == 0 || events[i-1].Netns != e.Netns {
+			pos, more = 1, more-1
+		}
+		*e = schema.Event{
+			Host: e.Host, BootID: e.BootID, Time: at, Kind: schema.New, Action: schema.Existing, Cause: schema.SnapshotCause,
+			Overruns: e.Overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of[e.Netns], More: more},
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+		}
+	}
+	return events
 }

@@ -85,7 +85,7 @@ func (c *change) appendValues(dst []byte, keys schema.FieldSet) []byte {
 	return named.AppendValues(dst, keys)
 }
 
-// netns is what a namespace is called in events; its zero value is the bridge's own.
+// netns is what a namespace is called in events; the bridge's own has no name.
 type netns struct {
 	name  string
 	inode uint64
@@ -245,10 +245,11 @@ func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*cha
 }
 
 // replaced reports whether a link under the same index can't be the one that was
-// there: its index was given to another while nobody looked. A link keeps its
-// kind and its hardware type, and the kernel only ever counts its carrier up.
+// there: its index was given to another while nobody looked. A link keeps its kind, and
+// the kernel only ever counts its carrier up. Its hardware type may change in place
+// (TUNSETLINK, wlan monitor mode, an empty bond's first slave).
 func replaced(old, link *schema.Link) bool {
-	return old.Type != link.Type || old.Info.Kind != link.Info.Kind || old.Parent != link.Parent ||
+	return old.Info.Kind != link.Info.Kind || old.Parent != link.Parent ||
 		link.CarrierUpCount.Or(0) < old.CarrierUpCount.Or(0) ||
 		link.CarrierDownCount.Or(0) < old.CarrierDownCount.Or(0)
 }

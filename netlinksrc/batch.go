@@ -11,7 +11,7 @@ const (
 	// slots is how many messages one call takes from a socket. A call costs about as
 	// much as two messages: 16 of them read with one cost 0.7 µs each, with one call
 	// each 2.3 µs (on the kernel 6.18 of a virtual machine).
-	slots = 32
+	slots = 64
 
 	// slotSize is larger than notifications are, 1.5 KiB or so: of a link's attributes
 	// only its alternative names have no limit, and 8 KiB are 50 of the longest. A

@@ -68,8 +68,9 @@ func (m *Message) Merge(link, known *schema.Link) {
 // nothing new does not allocate. It is not safe for concurrent use.
 type Decoder struct {
 	strings  interner
-	infoData map[string]string // JSON by the kind and the attributes that it was made of; at most maxInfoData
+	settings settingsCache
 	scratch  []byte
+	known    [remembered]*known // by index
 
 	// BadMessages and BadAttributes count what was malformed and left out.
 	BadMessages, BadAttributes uint64
@@ -77,12 +78,8 @@ type Decoder struct {
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder {
-	return &Decoder{strings: interner{seed: maphash.MakeSeed()}, infoData: map[string]string{}}
+	return &Decoder{strings: interner{seed: maphash.MakeSeed()}}
 }
-
-// maxInfoData bounds what is kept to about 1 MiB: the attributes of a bridge port are
-// 300 bytes, their JSON 800.
-const maxInfoData = 1024
 
 // Decode decodes the body of a netlink message of type typ (RTM_NEWLINK or
 // RTM_DELLINK; anything else says nothing of a link) into m. It is tolerant, as the kernel's
@@ -90,7 +87,7 @@ const maxInfoData = 1024
 // a message that names no link is Other and counted as bad. It keeps no
 // reference to body. m.Time is left alone.
 func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
-	m.Kind, m.Partial, m.Port, m.Link = Other, false, false, schema.Link{}
+	m.Kind, m.Partial, m.Port = Other, false, false
 	if typ == unix.RTM_NEWNSID || typ == unix.RTM_DELNSID {
 		m.Kind = Netns
 		return
@@ -115,6 +112,32 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	default:
 		return
 	}
+	if d.again(typ, body, m) {
+		return
+	}
+	bad := d.BadAttributes
+	d.all(body, m)
+	if m.Link.Index <= 0 || m.Link.Name == "" && !m.Partial {
+		d.BadMessages++
+		return
+	}
+	m.Kind = kindOf(typ)
+	if d.BadAttributes == bad {
+		d.remember(typ, body, m)
+	}
+}
+
+// kindOf returns what a message of this type says of its link.
+func kindOf(typ uint16) Kind {
+	if typ == unix.RTM_DELLINK {
+		return Del
+	}
+	return New
+}
+
+// all decodes all attributes of a message.
+func (d *Decoder) all(body []byte, m *Message) {
+	m.Link = schema.Link{}
 	l := &m.Link
 	l.Type = schema.LinkType(binary.NativeEndian.Uint16(body[2:]))
 	l.Index = int32(binary.NativeEndian.Uint32(body[4:]))
@@ -141,15 +164,11 @@ func (d *Decoder) Decode(typ uint16, body []byte, m *Message) {
 	if l.PermAddress == l.Address {
 		l.PermAddress = schema.LLAddr{}
 	}
-	l.PointToPoint = l.Flags&unix.IFF_POINTOPOINT != 0 && !l.Broadcast.IsZero()
-	if l.Index <= 0 || l.Name == "" && !m.Partial {
-		d.BadMessages++
-		return
-	}
-	m.Kind = New
-	if typ == unix.RTM_DELLINK {
-		m.Kind = Del
-	}
+	l.PointToPoint = isPointToPoint(l)
+}
+
+func isPointToPoint(l *schema.Link) bool {
+	return l.Flags&unix.IFF_POINTOPOINT != 0 && !l.Broadcast.IsZero()
 }
 
 // bridgePort decodes what a bridge says of its port. Other drivers answer for ports in
@@ -174,8 +193,8 @@ func (d *Decoder) bridgePort(body []byte, m *Message) {
 		d.BadMessages++
 		return
 	}
-	m.Kind, m.Partial, m.Port, m.Link.Index = New, true, true, index
-	m.Link.Info.SlaveData = d.settings("bridge", 's', bridgePort, settings)
+	m.Kind, m.Partial, m.Port, m.Link = New, true, true, schema.Link{Index: index}
+	m.Link.Info.SlaveData = d.settingsOf(bridgePort, settings)
 }
 
 // attribute sets what one attribute says, and reports whether it could. One that
@@ -317,11 +336,11 @@ func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 			}
 		case unix.IFLA_INFO_DATA:
 			if kind, ok := infoKinds[info.Kind]; ok {
-				info.Data = d.settings(info.Kind, 'i', kind, v)
+				info.Data = d.settingsOf(kind, v)
 			}
 		case unix.IFLA_INFO_SLAVE_DATA:
 			if kind, ok := slaveKinds[info.SlaveKind]; ok {
-				info.SlaveData = d.settings(info.SlaveKind, 's', kind, v)
+				info.SlaveData = d.settingsOf(kind, v)
 			}
 		}
 	})
@@ -330,29 +349,45 @@ func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
 	}
 }
 
-// settings decodes the settings of a link of this kind, or of a port of one, once for
-// the same bytes. Role keeps those two apart.
-func (d *Decoder) settings(name string, role byte, kind *infoKind, raw []byte) string {
-	d.scratch = append(append(append(d.scratch[:0], role), name...), raw...)
-	s, known := d.infoData[string(d.scratch)]
-	if !known && kind.ticks != 0 { // what ticks makes new bytes that say the same
-		still(d.scratch[1+len(name):], kind.ticks)
-		s, known = d.infoData[string(d.scratch)]
+// settingsOf decodes the settings of a link of this kind, or of a port of one, once for
+// the same bytes.
+func (d *Decoder) settingsOf(kind *infoKind, raw []byte) string {
+	kept := d.kept(raw)
+	if !kept.is(kind, raw) && kind.ticks != 0 { // what ticks makes new bytes that say the same
+		d.scratch = append(d.scratch[:0], raw...)
+		raw = d.scratch
+		still(raw, kind.ticks)
+		kept = d.kept(raw)
 	}
-	if known {
-		return s
+	if kept.is(kind, raw) {
+		return kept.json
 	}
-	if len(d.infoData) >= maxInfoData {
-		clear(d.infoData)
-	}
-	key := string(d.scratch)
 	data, ok := appendInfoData(nil, kind.attrs, raw)
 	if !ok {
 		d.BadAttributes++
+		return d.strings.of(data) // each time is counted
 	}
-	s = d.strings.of(data)
-	d.infoData[key] = s
-	return s
+	*kept = settings{kind, bytes.Clone(raw), d.strings.of(data)}
+	return kept.json
+}
+
+// A settingsCache keeps the JSON of settings that were decoded, each at the place that the
+// hash of its bytes says: those of the same place take turns. It comes to 1 MiB at most
+// when all are those of bridge ports.
+type settingsCache [1024]settings
+
+type settings struct {
+	kind *infoKind
+	raw  []byte
+	json string
+}
+
+func (d *Decoder) kept(raw []byte) *settings {
+	return &d.settings[maphash.Bytes(d.strings.seed, raw)%uint64(len(d.settings))]
+}
+
+func (s *settings) is(kind *infoKind, raw []byte) bool {
+	return s.kind == kind && bytes.Equal(s.raw, raw)
 }
 
 // still overwrites the attributes in b that tick.

@@ -317,19 +317,7 @@ func TestDecodeKernelMessages(t *testing.T) {
 	if d.BadMessages+d.BadAttributes > 0 {
 		t.Errorf("%d messages and %d attributes of the kernel's own are bad", d.BadMessages, d.BadAttributes)
 	}
-	golden := filepath.Join("testdata", "kernel.golden")
-	if *update {
-		if err := os.WriteFile(golden, got.Bytes(), 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got.Bytes(), want) {
-		t.Errorf("got:\n%s\nwant:\n%s", got.Bytes(), want)
-	}
+	golden(t, "kernel.golden", got.Bytes())
 }
 
 func captured(t testing.TB) []byte {
@@ -386,13 +374,108 @@ func capture(t *testing.T) {
 	must(os.WriteFile(filepath.Join("testdata", "kernel.bin"), all, 0o666))
 }
 
+// What a message costs, of plain links and of those with a master that says much of them.
+// Said again, nothing costs memory.
 func BenchmarkDecode(b *testing.B) {
-	var bodies [][]byte
-	messages(captured(b), func(h header, body []byte) { bodies = append(bodies, body) })
+	var all [][]byte
+	messages(captured(b), func(_ header, body []byte) { all = append(all, body) })
+	for _, bench := range []struct {
+		name   string
+		bodies [][]byte
+	}{
+		{"captured", all},
+		{"veth", [][]byte{plainVeth(b, all)}},
+		{"bond-slave", [][]byte{enslaved(b, plainVeth(b, all), "bond-test_parsing_link_bond_port_ad.hex")}},
+		{"bridge-port", [][]byte{enslaved(b, plainVeth(b, all), "bridge-test_bridge_port_link_info.hex")}},
+		{"bridge-port-timer", ticking(enslaved(b, plainVeth(b, all), "bridge-test_bridge_port_link_info.hex"))},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			d := NewDecoder()
+			var m Message
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				d.Decode(unix.RTM_NEWLINK, bench.bodies[i%len(bench.bodies)], &m)
+			}
+		})
+	}
+}
+
+// plainVeth is a captured message of a veth link without a master.
+func plainVeth(t testing.TB, bodies [][]byte) []byte {
+	t.Helper()
 	d := NewDecoder()
-	var m Message
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		d.Decode(unix.RTM_NEWLINK, bodies[i%len(bodies)], &m)
+	for _, body := range bodies {
+		var m Message
+		if d.Decode(unix.RTM_NEWLINK, body, &m); m.Kind == New && m.Link.Info.Kind == "veth" && m.Link.MasterIndex == 0 {
+			return body
+		}
+	}
+	t.Fatal("no veth was captured")
+	return nil
+}
+
+// enslaved is the message with what a message of the corpus says of its master.
+func enslaved(t testing.TB, body []byte, file string) []byte {
+	t.Helper()
+	var info []byte
+	attributes(corpusBody(t, filepath.Join("testdata", "corpus", file))[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+		if typ == unix.IFLA_LINKINFO {
+			info = v
+		}
+	})
+	ae := netlink.NewAttributeEncoder()
+	attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+		switch typ {
+		case unix.IFLA_LINKINFO:
+			ae.Bytes(typ, info)
+		default:
+			ae.Bytes(typ, v)
+		}
+	})
+	ae.Uint32(unix.IFLA_MASTER, 4)
+	attrs, err := ae.Encode()
+	must(t, err)
+	return append(bytes.Clone(body[:unix.SizeofIfInfomsg]), attrs...)
+}
+
+// ticking is the message of a port, as it is said again and again while a timer of its bridge runs.
+func ticking(body []byte) (bodies [][]byte) {
+	for tick := range 100 {
+		again := bytes.Clone(body)
+		timer := bytes.Index(again, []byte{12, 0, unix.IFLA_BRPORT_FORWARD_DELAY_TIMER, 0})
+		binary.NativeEndian.PutUint64(again[timer+4:], uint64(tick+1))
+		bodies = append(bodies, again)
+	}
+	return bodies
+}
+
+// Settings that were said before cost no memory, also when a timer ticks in them; and they
+// are the same string, which compares at once.
+func TestSaidAgainCostsNoMemory(t *testing.T) {
+	littleEndian(t)
+	var all [][]byte
+	messages(captured(t), func(_ header, body []byte) { all = append(all, body) })
+	veth := plainVeth(t, all)
+	for name, bodies := range map[string][][]byte{
+		"bond slave":              {enslaved(t, veth, "bond-test_parsing_link_bond_port_ad.hex")},
+		"bridge port":             {enslaved(t, veth, "bridge-test_bridge_port_link_info.hex")},
+		"bridge port with timers": ticking(enslaved(t, veth, "bridge-test_bridge_port_link_info.hex")),
+	} {
+		d := NewDecoder()
+		var m Message
+		d.Decode(unix.RTM_NEWLINK, bodies[0], &m)
+		first := m.Link
+		if first.Info.SlaveData == "" {
+			t.Fatalf("%s: no settings", name)
+		}
+		i := 0
+		if allocs := testing.AllocsPerRun(200, func() {
+			i++
+			if d.Decode(unix.RTM_NEWLINK, bodies[i%len(bodies)], &m); m.Link != first {
+				t.Errorf("%s: %s is not %s", name, m.Link.Info.SlaveData, first.Info.SlaveData)
+			}
+		}); allocs > 0 {
+			t.Errorf("%s: %v allocations", name, allocs)
+		}
 	}
 }

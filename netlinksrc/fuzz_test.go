@@ -108,3 +108,33 @@ func mapped[T, U comparable](p *T, to func(T) U) schema.Opt[U] {
 	}
 	return schema.Some(to(*p))
 }
+
+// A decoder that remembers what it has decoded decodes as one that has seen nothing.
+func FuzzDecodeAgain(f *testing.F) {
+	messages(captured(f), func(_ header, body []byte) {
+		f.Add(bytes.Clone(body), uint16(60), uint16(4), []byte{1, 2, 3, 4}, false)
+		f.Add(bytes.Clone(body), uint16(8), uint16(0), []byte{0x43, 0x10}, true)
+	})
+	f.Fuzz(func(t *testing.T, body []byte, at, step uint16, patch []byte, del bool) {
+		d := NewDecoder()
+		types := []uint16{unix.RTM_NEWLINK, unix.RTM_NEWLINK}
+		if del {
+			types[1] = unix.RTM_DELLINK
+		}
+		for round := range 6 {
+			var got, want Message
+			typ := types[round%2]
+			fresh := NewDecoder()
+			badMessages, badAttributes := d.BadMessages, d.BadAttributes
+			d.Decode(typ, body, &got)
+			fresh.Decode(typ, body, &want)
+			if got != want || d.BadMessages-badMessages != fresh.BadMessages || d.BadAttributes-badAttributes != fresh.BadAttributes {
+				t.Fatalf("round %d: got\n%+v\nwant\n%+v", round, got, want)
+			}
+			body = bytes.Clone(body)
+			if from := int(at) + round/2*int(step); from < len(body) {
+				copy(body[from:], patch)
+			}
+		}
+	})
+}

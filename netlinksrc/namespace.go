@@ -96,6 +96,9 @@ type Finder struct {
 	pidfds map[int]int
 }
 
+// OwnNamespace returns the inode of the calling process's network namespace.
+func OwnNamespace() (inode uint64, err error) { return inodeOf("/proc/self/ns/net") }
+
 // NewFinder returns a Finder, which the caller closes.
 func NewFinder(sel Selection) (*Finder, error) {
 	own, err := inodeOf("/proc/self/ns/net")

@@ -95,12 +95,13 @@ func NewReader() *Reader {
 // goroutine; CatchUp is for whoever has its Reader's lock.
 type Source struct {
 	*Reader
-	netns   *os.File // the namespace
-	own     bool     // it is the process's: nothing need be entered
-	events  *listener
-	granted int
-	dumps   *netlink.Conn // nil until the first dump, and after a failed one
-	asks    *netlink.Conn // for questions with one answer; nil until the first
+	netns      *os.File // the namespace
+	own        bool     // it is the process's: nothing need be entered
+	events     *listener
+	unfiltered error // why there is no socket filter; nil: there is one
+	granted    int
+	dumps      *netlink.Conn // nil until the first dump, and after a failed one
+	asks       *netlink.Conn // for questions with one answer; nil until the first
 
 	longest  time.Duration // pause under load, see pace
 	handled  int           // by the last Receive
@@ -138,16 +139,14 @@ func Open(cfg Config) (*Source, error) {
 	}
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups, NetNS: cfg.NetNS})
 	if err != nil {
-		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", err)
+		return nil, fmt.Errorf("netlink: subscribe to link notifications: %w", refused(err))
 	}
-	if err := conn.SetBPF(dropLeftBridges); err != nil {
-		return nil, errors.Join(fmt.Errorf("netlink: socket filter: %w", err), conn.Close())
-	}
+	filterErr := conn.SetBPF(dropLeftBridges)
 	events, err := listen(conn)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	s := &Source{events: events, Reader: cfg.Reader, own: cfg.NetNS == 0}
+	s := &Source{events: events, unfiltered: filterErr, Reader: cfg.Reader, own: cfg.NetNS == 0}
 	if s.Reader == nil {
 		s.Reader = NewReader()
 	}
@@ -212,6 +211,10 @@ var dropLeftBridges = func() []bpf.RawInstruction {
 // the kernel granted it, on the scale on which Config.ReadBuffer asks for it.
 func (s *Source) ReadBuffer() int { return s.granted }
 
+// Unfiltered returns why the kernel, or a sandbox, did not take the socket filter; nil when
+// it did. Without it more messages have to be looked at, and nothing else is different.
+func (s *Source) Unfiltered() error { return s.unfiltered }
+
 // Overruns returns how often the kernel has reported that it dropped
 // notifications; one [ErrOverrun] may stand for several.
 func (s *Source) Overruns() uint64 { return s.overruns }
@@ -239,7 +242,7 @@ func (s *Source) Close() error {
 // to about 1024 of them. The message is handle's until it returns, and so is the
 // Reader's lock. Receive returns nil when it handled any, the context's error when
 // there was none until the context ended, [ErrOverrun] after an overrun, and else
-// what broke the socket.
+// what failed: notifications may be lost, and the socket may be broken or not ([Passes]).
 func (s *Source) Receive(ctx context.Context, handle func(*Message)) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -9,12 +9,22 @@ import (
 // xdp decodes IFLA_XDP: which programs are attached, and how. Of a program ip shows more
 // than its id where it may ask for it (bpf(2)); the kernel's message has the id alone.
 func (d *Decoder) xdp(s *string, nest []byte) bool {
-	var values [maxAttr][]byte
-	ok := collect(nest, &values)
-	mode, hasMode := uintOf(values[unix.IFLA_XDP_ATTACHED], 1)
-	if !hasMode || mode == uapi.XDP_ATTACHED_NONE {
-		return ok && (hasMode || values[unix.IFLA_XDP_ATTACHED] == nil)
+	mode, good := uint64(uapi.XDP_ATTACHED_NONE), true
+	ok := attributes(nest, func(typ uint16, v []byte) {
+		if typ == unix.IFLA_XDP_ATTACHED {
+			mode, good = uintOf(v, 1)
+		}
+	})
+	if mode != uapi.XDP_ATTACHED_NONE {
+		*s = d.programs(mode, nest)
 	}
+	return ok && good
+}
+
+// programs is the JSON of what is attached.
+func (d *Decoder) programs(mode uint64, nest []byte) string {
+	var values [maxAttr][]byte
+	collect(nest, &values)
 	o := object{dst: append(d.scratch[:0], '{'), values: &values}
 	o.number("mode", mode)
 	if id, has := uintOf(values[unix.IFLA_XDP_PROG_ID], 4); has && id != 0 {
@@ -37,8 +47,7 @@ func (d *Decoder) xdp(s *string, nest []byte) bool {
 	}
 	o.dst = append(o.dst, ']', '}')
 	d.scratch = o.dst
-	*s = d.strings.of(o.dst)
-	return ok
+	return d.strings.of(o.dst)
 }
 
 var xdpAttached = []struct {

@@ -57,7 +57,7 @@ type Event struct {
 	Link      Link     // on del: the last known
 
 	// Netns is the name of the network namespace that the link is in, and
-	// NetnsInode its number in the kernel's nsfs; "" and 0 for the bridge's own.
+	// NetnsInode its number in the kernel's nsfs; the bridge's own has no name.
 	// NetnsPrevious is what the namespace was called until this event: what is
 	// known of the link under that name is known under Netns now.
 	Netns         string

@@ -1,5 +1,7 @@
 package schema
 
+import "time"
+
 // Links is a bridge's answer to a query ([QuerySubject]): the links of its host,
 // as they were published, and the place in its events that this is true at. A
 // large one comes in pages, which belong together: as long as Next is not empty,
@@ -23,3 +25,14 @@ type LinkInNetns struct {
 
 // Key is the link's key.
 func (l *LinkInNetns) Key() LinkKey { return LinkKey{l.Netns, l.Link.Index} }
+
+// Owner is a bridge's answer to who publishes as its host ([OwnerSubject]). Only the one
+// that does answers.
+type Owner struct {
+	Schema     string    `json:"schema"` // [Name]
+	Host       string    `json:"host"`
+	BootID     string    `json:"boot_id"`
+	Epoch      string    `json:"epoch"`
+	Started    time.Time `json:"started"` // when the bridge was
+	NetnsInode uint64    `json:"netns_inode,omitempty"`
+}

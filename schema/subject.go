@@ -70,3 +70,7 @@ const ServiceName = "ifacebridge"
 // QuerySubject returns where the bridge of a host, by its token from [HostToken],
 // is asked for its links. It answers with [Links].
 func QuerySubject(token string) string { return ServiceName + "." + token + ".links" }
+
+// OwnerSubject returns where to ask which bridge publishes as a host. It answers with
+// [Owner].
+func OwnerSubject(token string) string { return ServiceName + "." + token + ".owner" }

@@ -22,9 +22,11 @@ type Permissions struct {
 func (c *Config) HostPermissions() Permissions {
 	service := schema.ServiceName
 	p := Permissions{
-		Publish: []string{c.Prefix + "." + c.Token + ".*", "$SYS.REQ.USER.INFO", "$SRV.INFO." + service},
+		Publish: []string{
+			c.Prefix + "." + c.Token + ".*", schema.OwnerSubject(c.Token), "$SYS.REQ.USER.INFO", "$SRV.INFO." + service,
+		},
 		Subscribe: []string{
-			c.InboxPrefix() + ".>", schema.QuerySubject(c.Token),
+			c.InboxPrefix() + ".>", schema.QuerySubject(c.Token), schema.OwnerSubject(c.Token),
 			"$SRV.*", "$SRV.*." + service, "$SRV.*." + service + ".*",
 		},
 		Responses: true,

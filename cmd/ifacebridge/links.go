@@ -140,7 +140,8 @@ func printLinks(stdout io.Writer, view []fleet.Host, asJSON bool) error {
 				}
 				continue
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address, strings.Join(l.Link.Flags.Names(), ","))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address,
+				strings.Join(l.Link.Flags.Names(), ","))
 		}
 	}
 	return w.Flush()

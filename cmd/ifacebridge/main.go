@@ -39,7 +39,6 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitConfig  = 2 // bad configuration or command line: starting again won't help
-	exitFenced  = 3 // another bridge has taken this host's name
 )
 
 // run is main without the process: it returns the exit status.
@@ -58,13 +57,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	var (
 		settings config.Error
 		usage    *usageError
-		fenced   *bridge.FencedError
 	)
-	switch {
-	case errors.As(err, &settings), errors.As(err, &usage):
+	if errors.As(err, &settings) || errors.As(err, &usage) {
 		return exitConfig
-	case errors.As(err, &fenced):
-		return exitFenced
 	}
 	return exitFailure
 }
@@ -84,7 +79,7 @@ It is configured by environment variables; "ifacebridge config" lists them with
 their defaults. ` + withoutURL + `
 
 Exit status: 0 after a signal with every event confirmed, 1 on a failure, 2 on bad
-configuration, 3 when another bridge has taken this host's name.`,
+configuration.`,
 		Example: `  ifacebridge                                     run the bridge
   NATS_URL=nats://broker:4222 ifacebridge         publish to a server
   ifacebridge watch                               follow the events of all hosts

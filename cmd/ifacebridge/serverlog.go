@@ -36,7 +36,7 @@ func (l *serverLog) Errorf(format string, v ...any) {
 	l.log.Error("embedded NATS server: " + fmt.Sprintf(format, v...))
 }
 
-// Fatalf is how the server says that it cannot serve; it does not exit by itself.
+// Fatalf is how the server reports that it cannot serve; it does not exit by itself.
 func (l *serverLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
 
 func (l *serverLog) last() string {

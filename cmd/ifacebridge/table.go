@@ -22,7 +22,8 @@ import (
 
 // watchTable follows the fleet in a table until ctx ends or the user leaves.
 func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os.File) error {
-	c, err := connectClient(environ, "ifacebridge watch", slog.New(slog.DiscardHandler)) // the table says what there is to say
+	silent := slog.New(slog.DiscardHandler) // the table shows what would be logged
+	c, err := connectClient(environ, "ifacebridge watch", silent)
 	if err != nil {
 		return err
 	}
@@ -222,7 +223,9 @@ func (m *table) load() {
 
 // text is what the filter looks at.
 func (r *row) text() string {
-	return strings.ToLower(strings.Join([]string{r.key.host, linkName(&r.link), operState(&r.link.Link), r.link.Link.MasterName, r.link.Link.Info.Kind}, " "))
+	l := &r.link.Link
+	words := []string{r.key.host, linkName(&r.link), operState(l), l.MasterName, l.Info.Kind}
+	return strings.ToLower(strings.Join(words, " "))
 }
 
 // matchesWords reports whether text has each word of the filter.
@@ -295,7 +298,8 @@ func (m *table) status() string {
 		if err := m.client.nc.LastError(); err != nil {
 			cause = err.Error()
 		}
-		return alarm.Render(fmt.Sprintf(" CONNECTION LOST %s ago: %s; what is shown is old ", age(m.now.Sub(m.lostSince)), cause))
+		return alarm.Render(fmt.Sprintf(" CONNECTION LOST %s ago: %s; what is shown is old ",
+			age(m.now.Sub(m.lostSince)), cause))
 	}
 	quiet, partial := 0, 0
 	for _, h := range m.hosts {
@@ -403,7 +407,8 @@ func (m *table) details() []string {
 	l := &r.link.Link
 	lines := []string{
 		bold.Render(strings.Repeat("─", max(0, m.width))),
-		bold.Render(printable(r.key.host)+"  "+linkName(&r.link)) + fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags),
+		bold.Render(printable(r.key.host)+"  "+linkName(&r.link)) +
+			fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags),
 	}
 	if len(r.events) == 0 {
 		lines = append(lines, faint.Render("nothing has happened since this began"))

@@ -32,8 +32,8 @@ func watchCommand(environ []string) *cobra.Command {
 		Use:   "watch [host…]",
 		Short: "Follow the links of all hosts, or of some",
 		Long: `Follow the links of all hosts, or of some, until interrupted: on a terminal as a table,
-in a pipe (or with --json) as the events, one JSON object a line. NATS_URL says where;
-unset, it is the server that "ifacebridge" embeds.
+in a pipe (or with --json) as the events, one JSON object a line. NATS_URL names the
+server; unset, it is the one that "ifacebridge" embeds.
 
 In the table: type to filter, up and down to choose a link, enter for its last events,
 esc to go back, ctrl+c to leave.`,
@@ -75,8 +75,7 @@ func (w *watchFlags) wants(e *schema.Event) bool {
 	return (w.event == "" || e.Kind.String() == w.event) && (w.kind == "" || e.Link.Info.Kind == w.kind)
 }
 
-// options say how to join: what has been is in the stream, what is now the bridges
-// tell.
+// options are how to join: the stream has what was, the bridges answer with what is.
 func (w *watchFlags) options(c *client) fleet.Options {
 	o := c.options(fleet.FromQuery, w.hosts)
 	if w.since > 0 {
@@ -85,7 +84,7 @@ func (w *watchFlags) options(c *client) fleet.Options {
 	return o
 }
 
-// watchLines prints events until ctx ends. What is missing or made up is said on
+// watchLines prints events until ctx ends. What is missing or made up is logged to
 // stderr, so that stdout holds what was published and nothing else.
 func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, nil))

@@ -4,7 +4,8 @@
 //   - `ip -d monitor link`, which prints them to /dev/null,
 //   - a straightforward pipeline in Go (./pipeline),
 //   - ifacebridge in core delivery,
-//   - ifacebridge in JetStream delivery, to a stream on disk.
+//   - ifacebridge in JetStream delivery, to a stream on disk,
+//   - other builds of ifacebridge (-with before=/tmp/ifacebridge), for a comparison.
 //
 // In each round every one of them goes through a storm of changes from one writer at
 // full speed, and then through changes at a steady rate. What is printed is the
@@ -25,6 +26,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"ifacebridge/test/netnstest"
@@ -37,6 +40,22 @@ type plan struct {
 	rate    int // changes a second for the latency
 	seconds int // of those
 	out     string
+	others  []subject // builds of ifacebridge to measure besides
+}
+
+// with adds another build: "before=/path/to/ifacebridge".
+func (p *plan) with(arg string) error {
+	name, path, ok := strings.Cut(arg, "=")
+	if !ok || name == "" || !filepath.IsAbs(path) {
+		return fmt.Errorf("%q is not NAME=/ABSOLUTE/PATH", arg)
+	}
+	for _, s := range subjects {
+		if s.args[0] == "ifacebridge" {
+			s.name, s.args = strings.Replace(s.name, "ifacebridge", name, 1), []string{path}
+			p.others = append(p.others, s)
+		}
+	}
+	return nil
 }
 
 func main() {
@@ -46,6 +65,7 @@ func main() {
 	flag.IntVar(&p.changes, "changes", 150000, "changes of a storm")
 	flag.IntVar(&p.rate, "rate", 200, "changes a second, for the latency")
 	flag.IntVar(&p.seconds, "seconds", 5, "how long, for the latency")
+	flag.Func("with", "another build of ifacebridge to measure besides, as NAME=/PATH; may be repeated", p.with)
 	flag.StringVar(&p.out, "out", ".", "directory for results.md and results.svg")
 	flag.Parse()
 	if err := run(p); err != nil {
@@ -113,9 +133,10 @@ func measure(p plan, dir string) error {
 	if err := k.Up(link); err != nil { // a link that is down does not announce its alias
 		return err
 	}
-	results := make([][]result, len(subjects))
+	all := append(slices.Clone(subjects), p.others...)
+	results := make([][]result, len(all))
 	for round := range p.rounds {
-		for i, s := range subjects {
+		for i, s := range all {
 			r, err := s.measure(p, dir, link)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
@@ -124,5 +145,5 @@ func measure(p plan, dir string) error {
 			results[i] = append(results[i], r)
 		}
 	}
-	return report(p, results)
+	return report(p, all, results)
 }

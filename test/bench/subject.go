@@ -48,24 +48,26 @@ type result struct {
 	cpu      time.Duration // user and system, of the process alone
 	events   int64         // received; 0: there is nobody to receive
 	stands   int64         // changes that the events stand for
-	rss      int           // KiB, the most
+	rss, own int           // KiB, the most: resident, and of that the process's own (RssAnon)
 	latency  []time.Duration
+	bare     []time.Duration // latency of messages that are only published
 	overruns int64
 }
 
 func (r result) String() string {
 	s := fmt.Sprintf("%5.1f µs CPU an event, %6.0f events/s, %d MiB", float64(r.cpu.Nanoseconds())/1e3/float64(r.changes), float64(r.changes)/r.took.Seconds(), r.rss>>10)
 	if len(r.latency) > 0 {
-		s += fmt.Sprintf(", %d events for %d changes, %d overruns, latency p50 %v p99 %v", r.events, r.stands, r.overruns, r.percentile(50), r.percentile(99))
+		s += fmt.Sprintf(", %d events for %d changes, %d overruns, latency p50 %v p99 %v, of a bare publish p50 %v", r.events, r.stands,
+			r.overruns, percentile(r.latency, 50), percentile(r.latency, 99), percentile(r.bare, 50))
 	}
 	return s
 }
 
-func (r result) percentile(p int) time.Duration {
-	if len(r.latency) == 0 {
+func percentile(latency []time.Duration, p int) time.Duration {
+	if len(latency) == 0 {
 		return 0
 	}
-	sorted := slices.Sorted(slices.Values(r.latency))
+	sorted := slices.Sorted(slices.Values(latency))
 	return sorted[min(len(sorted)*p/100, len(sorted)-1)]
 }
 
@@ -104,15 +106,15 @@ func (s *subject) measure(p plan, dir string, link int32) (r result, err error) 
 		return r, err
 	}
 	w.reset(int64(p.changes))
+	stopSampling := proc.sampleOwn(&r.own)
 	before, began := proc.cpu(), time.Now()
-	if r.wrote, err = wind.run(p.changes); err != nil {
-		return r, err
-	}
-	if s.nats {
+	if r.wrote, err = wind.run(p.changes); err == nil && s.nats {
 		w.wait(20 * time.Second)
 		r.took = w.last().Sub(began)
 	}
-	if err := proc.rests(); err != nil {
+	err = errors.Join(err, proc.rests())
+	stopSampling()
+	if err != nil {
 		return r, err
 	}
 	if !s.nats {
@@ -129,7 +131,33 @@ func (s *subject) measure(p plan, dir string, link int32) (r result, err error) 
 	}
 	time.Sleep(200 * time.Millisecond) // the last ones
 	r.latency = w.latencies()
+	w.reset(0)
+	if err := publishBare(w.nc.ConnectedUrl(), p); err != nil {
+		return r, err
+	}
+	time.Sleep(200 * time.Millisecond)
+	r.bare = w.latencies()
 	return r, nil
+}
+
+// publishBare publishes messages as large as events are, at the rate of the latency's
+// changes, by nats.go alone. Each says when it was published where an event has the alias.
+func publishBare(url string, p plan) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	const size = 1200
+	for range p.rate * p.seconds {
+		time.Sleep(time.Second / time.Duration(p.rate))
+		data := fmt.Appendf(nil, `{"link":{"ifalias":"%d","pad":"`, time.Now().UnixNano())
+		data = append(append(data, bytes.Repeat([]byte("x"), size-len(data))...), `"}}`...)
+		if err := nc.Publish("iface.bench.new", data); err != nil {
+			return err
+		}
+	}
+	return nc.Flush()
 }
 
 // A watch is the subscriber: it counts events and what they stand for, and takes
@@ -345,13 +373,39 @@ func (p *process) rests() error {
 }
 
 // maxRSS returns the most memory that was resident, in KiB.
-func (p *process) maxRSS() int {
+func (p *process) maxRSS() int { return p.status("VmHWM:") }
+
+// sampleOwn keeps the most memory of the process's own (RssAnon), in KiB, as it is seen
+// every 20 ms until stop, and then.
+func (p *process) sampleOwn(most *int) (stop func()) {
+	done := make(chan struct{})
+	var sampler sync.WaitGroup
+	sampler.Go(func() {
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			*most = max(*most, p.status("RssAnon:"))
+			select {
+			case <-ticker.C:
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		close(done)
+		sampler.Wait()
+	}
+}
+
+// status returns a number of /proc/PID/status.
+func (p *process) status(name string) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	kib := 0
-	_, _ = fmt.Sscan(rest, &kib)
-	return kib
+	_, rest, _ := strings.Cut(string(status), name)
+	n := 0
+	_, _ = fmt.Sscan(rest, &n)
+	return n
 }

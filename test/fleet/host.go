@@ -28,7 +28,7 @@ type host struct {
 	mu     sync.Mutex
 	links  map[int32]schema.Link
 	unread []netlinksrc.Message
-	made   int           // notifications so far
+	made   int           // notifications so far that change something: each is an event
 	wake   chan struct{} // holds a token when there may be some to read
 
 	usual      int // links
@@ -71,8 +71,12 @@ func (h *host) link(name string, t schema.LinkType, info schema.LinkInfo) schema
 	}
 }
 
-// set makes a link what it is now, and announces it.
+// set makes a link what it is now, and announces it. What changes nothing is no event,
+// but is counted in the link's next one.
 func (h *host) set(l schema.Link) {
+	if h.links[l.Index] != l {
+		h.made++
+	}
 	h.links[l.Index] = l
 	h.announce(netlinksrc.New, l)
 }
@@ -80,16 +84,16 @@ func (h *host) set(l schema.Link) {
 func (h *host) remove(index int32) {
 	l := h.links[index]
 	delete(h.links, index)
+	h.made++
 	h.announce(netlinksrc.Del, l)
 }
 
 func (h *host) announce(kind netlinksrc.Kind, l schema.Link) {
 	h.unread = append(h.unread, netlinksrc.Message{Kind: kind, Time: time.Now(), Link: l})
-	h.made++
 }
 
-// act does something to a random link, and returns how many notifications that
-// made: a container starts or stops, mostly, since they make many.
+// act does something to a random link, and returns how many events that makes: a
+// container starts or stops, mostly, since they make many.
 func (h *host) act() (made int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,0 +1,123 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/schema"
+)
+
+// One bridge owns the name of a host: the one that answers on its behalf. A bridge that
+// starts asks first, and stands by while another answers; one that finds itself replaced
+// does the same. So two bridges of one name do not take it from each other for ever,
+// whatever restarts them. What asking cannot see, the fence of the stream does.
+
+const (
+	// askEvery is how often a bridge that stands by asks whether the owner is still there,
+	// and askTimeout how long it waits for the answer. After askMisses without one in a
+	// row the owner is taken for gone: within 5 s, also when it hangs.
+	askEvery   = 1500 * time.Millisecond
+	askTimeout = time.Second
+	askMisses  = 2
+)
+
+// owner is what is known of another bridge that owns the name.
+type owner struct {
+	log      *slog.Logger
+	fenced   bool                   // it has written behind us
+	heard    bool                   // it has answered
+	standing atomic.Pointer[string] // why this bridge stands by; nil: it does not
+}
+
+// replacedBy notes that another bridge has written behind us.
+func (o *owner) replacedBy(by *replacedError) {
+	o.fenced, o.heard = true, false
+	o.standBy("standing by: "+by.Error(), "their_epoch", by.epoch, "their_boot_id", by.bootID)
+}
+
+// standBy notes why this bridge does not publish, and logs it once.
+func (o *owner) standBy(why string, attrs ...any) {
+	if before := o.standing.Swap(&why); before == nil {
+		o.log.Warn("standing by: another bridge publishes as this host; going on when it is gone",
+			append(attrs, "advice", "give each host a name of its own (IFACE_HOST), and run one bridge for it")...)
+	}
+}
+
+// ownNow notes that nobody else owns the name.
+func (o *owner) ownNow() {
+	o.fenced, o.heard = false, false
+	if o.standing.Swap(nil) != nil {
+		o.log.Info("publishing as this host again: the other bridge is gone")
+	}
+}
+
+// errStandingBy says that the bridge was stopped while it stood by.
+var errStandingBy = errors.New("stopped while standing by")
+
+// own waits until no other bridge answers for this host, and answers from then on.
+func (p *publisher) own(ctx context.Context) error {
+	for misses := 0; ; {
+		var other *schema.Owner
+		var askErr error
+		if err := p.keepAt(ctx, func(ctx context.Context) (bool, error) {
+			other, askErr = p.query.ask(ctx)
+			return false, ctx.Err()
+		}); err != nil {
+			return err
+		}
+		switch {
+		case askErr == nil:
+			misses, p.owner.heard = 0, true
+			p.owner.standBy(fmt.Sprintf("standing by: another bridge publishes as this host (epoch %s, boot %s, since %s)",
+				other.Epoch, other.BootID, other.Started.UTC().Format(time.RFC3339)),
+				"their_epoch", other.Epoch, "their_boot_id", other.BootID, "since", other.Started)
+		case errors.Is(askErr, nats.ErrNoResponders):
+			misses = askMisses
+		default:
+			misses++
+		}
+		if misses >= askMisses && (!p.owner.fenced || p.owner.heard || errors.Is(askErr, nats.ErrNoResponders)) {
+			p.owner.ownNow()
+			p.query.serve(p.id.epoch)
+			return nil
+		}
+		p.progress.rest()
+		select {
+		case <-time.After(askEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.progress.work()
+		if p.backlog.closed() {
+			p.log.Info("stopped while standing by; what waited is the other bridge's to publish")
+			return errStandingBy
+		}
+	}
+}
+
+// ask asks who answers for this host. Its error is nats.ErrNoResponders when nobody does.
+func (q *query) ask(ctx context.Context) (*schema.Owner, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	lastErr := q.nc.LastError()
+	reply, err := q.nc.RequestWithContext(ctx, schema.OwnerSubject(q.token), nil)
+	if err != nil {
+		if refused := natsio.PermissionError(q.nc, lastErr); refused != nil {
+			return nil, refused
+		}
+		return nil, err
+	}
+	other := new(schema.Owner)
+	if err := json.Unmarshal(reply.Data, other); err != nil {
+		return nil, fmt.Errorf("who owns the name of this host: %w", err)
+	}
+	return other, nil
+}

@@ -1,0 +1,132 @@
+package bridge
+
+import (
+	"fmt"
+	"time"
+
+	"ifacebridge/schema"
+)
+
+// A story is what a delivery has had stored of an epoch: what has to be in the stream
+// when it looks there again. Its zero value is that of an epoch of which nothing is.
+type story struct {
+	epoch     string
+	seq       uint64    // of the last event that was confirmed, 0: none
+	data      []byte    // that event
+	streamSeq uint64    // its place in the stream
+	created   time.Time // when the stream was made
+}
+
+// located is this host's last message in the stream, when it was looked for.
+type located struct {
+	streamSeq uint64        // 0: there is none
+	event     *schema.Event // nil: there is none, or the message is no event of a bridge
+	time      time.Time     // when the server took it
+	created   time.Time     // when the stream was made
+}
+
+// A brokenStoryError says that what was confirmed of an epoch is not in the stream any
+// more, or that the story is not ours alone: the epoch cannot go on, and a new one has
+// to begin, which tells the whole state again.
+type brokenStoryError struct {
+	reason epochReason
+	what   string
+}
+
+func (e *brokenStoryError) Error() string { return e.what }
+
+// A replacedError says that another bridge has taken this host's name: it has stored
+// events behind ours.
+type replacedError struct {
+	host          string // the name
+	epoch, bootID string // of the bridge that writes now
+	since         time.Time
+}
+
+func (e *replacedError) Error() string {
+	return fmt.Sprintf("another bridge writes as host %q: epoch %s on boot %s, since %s",
+		e.host, e.epoch, e.bootID, e.since.UTC().Format(time.RFC3339))
+}
+
+// An epochReason is why an epoch began, as the metric has it.
+type epochReason string
+
+const (
+	started    epochReason = "start"        // of the bridge
+	brokerLost epochReason = "broker_lost"  // the stream was restored, purged, or made anew
+	cloned     epochReason = "cloned"       // the machine was cloned, or put back to a snapshot
+	damaged    epochReason = "foreign_data" // the last message is no event
+	tookOver   epochReason = "took_over"    // from another bridge that has published meanwhile
+	renamed    epochReason = "renamed"      // the host
+)
+
+var epochReasons = []epochReason{started, brokerLost, cloned, damaged, tookOver, renamed}
+
+// judge decides by what was found stored how the story goes on: behind the first n events
+// in flight, which are stored already; or not (brokenStoryError), or that another bridge
+// tells its own under this name (replacedError).
+func (s *story) judge(found *located, inFlight []outgoing) (stored int, err error) {
+	broken := func(reason epochReason, format string, args ...any) (int, error) {
+		return 0, &brokenStoryError{reason, fmt.Sprintf(format, args...)}
+	}
+	told := s.seq > 0
+	e := found.event
+	switch {
+	case told && !s.created.IsZero() && !found.created.Equal(s.created):
+		return broken(brokerLost, "the stream was made anew at %s", found.created.UTC().Format(time.RFC3339))
+	case e != nil && e.Epoch == s.epoch:
+		return s.judgeOwn(e, inFlight)
+	case !told: // what is there is of the past
+		return 0, nil
+	case found.streamSeq == 0:
+		return broken(brokerLost, "the stream holds nothing of this host any more: it was purged, or all of it has expired")
+	case e == nil:
+		return broken(damaged, "the last message of this host in the stream is no event of a bridge")
+	case found.streamSeq <= s.streamSeq:
+		return broken(brokerLost, "the last event of this host in the stream, of epoch %s, is older than what was confirmed: the stream was restored, or events were deleted", e.Epoch)
+	}
+	return 0, &replacedError{host: e.Host, epoch: e.Epoch, bootID: e.BootID, since: found.time}
+}
+
+// judgeOwn is judge of an event of this epoch.
+func (s *story) judgeOwn(e *schema.Event, inFlight []outgoing) (stored int, err error) {
+	clone := &brokenStoryError{cloned, fmt.Sprintf("event %d of this epoch is in the stream, and this bridge did not publish it: "+
+		"the machine was cloned, or put back to a snapshot", e.Seq)}
+	switch {
+	case e.Seq < s.seq:
+		return 0, &brokenStoryError{brokerLost, fmt.Sprintf("the last event in the stream is %d of this epoch, and %d was confirmed: "+
+			"the stream was restored, or events were deleted", e.Seq, s.seq)}
+	case e.Seq == s.seq:
+		if len(s.data) > 0 && !isEvent(e, s.data) { // of an earlier run it is not known
+			return 0, clone
+		}
+		return 0, nil
+	}
+	for i := range inFlight {
+		if inFlight[i].seq == e.Seq && isEvent(e, inFlight[i].data) {
+			return i + 1, nil
+		}
+	}
+	return 0, clone
+}
+
+// isEvent reports whether data is that of an event.
+func isEvent(e *schema.Event, data []byte) bool {
+	other := decodeEvent(data)
+	return other != nil && sameEvent(e, other)
+}
+
+// confirm takes note of events that were stored, the last of them at this place.
+func (s *story) confirm(events []outgoing, streamSeq uint64) {
+	last := &events[len(events)-1]
+	s.seq, s.data, s.streamSeq = last.seq, append(s.data[:0], last.data...), streamSeq
+}
+
+// decodeEvent returns an event, nil when the data is none.
+func decodeEvent(data []byte) *schema.Event {
+	e := new(schema.Event)
+	if e.UnmarshalJSON(data) != nil {
+		return nil
+	}
+	return e
+}
