@@ -6,12 +6,101 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"ifacebridge/test/netnstest"
 )
+
+// A newcomer's first steps: the README's commands, one after the other, until the
+// change is seen.
+func TestFirstSteps(t *testing.T) {
+	netnstest.Tool(t, "ip")
+	netnstest.Parallel(t)
+	began := time.Now()
+	b := start(t, []string{"IFACE_HOST=demo"}) // go run ./cmd/ifacebridge
+	watch := start(t, nil, "watch")
+	var steps []string
+	for _, block := range codeBlocks(readme(t), "sh") {
+		for line := range strings.Lines(block) {
+			if strings.HasPrefix(line, "ip ") {
+				steps = append(steps, line)
+			}
+		}
+	}
+	eventually(t, "an event of the change", func() bool {
+		for _, step := range append(steps, "ip link del veth0") {
+			if out, err := exec.Command("/bin/sh", "-c", step).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v\n%s", step, err, out)
+			}
+		}
+		return strings.Contains(watch.Output(), `"action":"created"`) && strings.Contains(watch.Output(), `"ifname":"veth0"`)
+	})
+	t.Logf("%d steps; the change is seen %v after the start", len(steps), time.Since(began).Round(time.Millisecond))
+	b.Signal(syscall.SIGTERM)
+}
+
+// commands says of each command in the guides which test runs it, by how its line
+// begins.
+var commands = []struct{ begins, test string }{
+	{"docker compose up", "TestCompose"},
+	{"docker compose exec", "TestCompose"},
+	{"ip link ", "TestFirstSteps"},
+	{"go run ./cmd/ifacebridge", "TestFirstSteps"},
+	{"nats ", "TestRecipesForNATS"},
+	{"go test -count=1 ./...", "TestReadme"}, // by itself, while it runs
+	{"CGO_ENABLED=0 go build -tags noembed ", "TestNoEmbed"},
+	{"ifacebridge doctor", "TestDoctor"},
+	{"ifacebridge permissions --all-hosts", "TestPermissionsOfAllHosts"},
+	{"ifacebridge permissions web01.example.com --nsc", "TestPermissionsForNSC"},
+	{"ifacebridge permissions web01.example.com", "TestPermissions"},
+	{"dpkg -i ", "TestDeb"},
+	{"editor /etc/ifacebridge/ifacebridge.env", "TestDeb"},
+	{"systemctl enable --now ifacebridge", "TestDeb"},
+	{"install -D -m 600 web01.creds /etc/credstore/", "TestDeb"},
+	{"kubectl apply -k deploy/kubernetes/base", "TestKustomizations"},
+	{"kubectl -n ifacebridge create secret ", "TestKustomizations"},
+	{"docker build -t ifacebridge .", "TestImageAuthorities"},
+	{"docker run --network host ", "TestImageAuthorities"},
+	{"deploy/release.sh ", "TestDeb"},
+}
+
+// Every command that a guide shows is one that a test runs.
+func TestCommandsInGuidesAreRun(t *testing.T) {
+	there := testNames(t)
+	for _, guide := range []string{"README.md", "docs/deploying.md", "docs/troubleshooting.md"} {
+		text, err := os.ReadFile(filepath.Join("..", guide))
+		must(t, err)
+		for line := range strings.Lines(strings.Join(codeBlocks(string(text), "sh"), "")) {
+			i := slices.IndexFunc(commands, func(c struct{ begins, test string }) bool { return strings.HasPrefix(line, c.begins) })
+			if i < 0 || !there[commands[i].test] {
+				t.Errorf("%s: no test runs %s", guide, line)
+			}
+		}
+	}
+}
+
+// A page that a guide links to, or shows, is there.
+func TestLinksInGuides(t *testing.T) {
+	guides, err := filepath.Glob("../docs/*.md")
+	must(t, err)
+	for _, guide := range append(guides, "../README.md") {
+		text, err := os.ReadFile(guide)
+		must(t, err)
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)\)`).FindAllSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(guide), string(m[1]))); err != nil {
+				t.Errorf("%s: %v", guide, err)
+			}
+		}
+	}
+}
 
 // Each message that the program logs as a warning or an error is in the guide that
 // says what to do about it, and the guide has no other.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -253,7 +254,7 @@ func TestCompose(t *testing.T) {
 	p := newProject(t, "ifacebridge-test")
 	p.run("build", "--no-cache", "ifacebridge")
 	began := time.Now()
-	p.run("up", "-d")
+	p.run(append(readmeCommand(t, "docker compose up"), "--detach")...)
 	first := p.firstEvent()
 	t.Logf("the first event is there %v after docker-compose up: %s", time.Since(began).Round(100*time.Millisecond), first)
 	p.healthy()
@@ -366,11 +367,27 @@ func TestComposeBadCredentials(t *testing.T) {
 	}
 }
 
+// readmeCommand returns the README's line that begins like this, from the third word.
+func readmeCommand(t testing.TB, begins string) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, begins) {
+			return strings.Fields(line)[2:]
+		}
+	}
+	t.Fatalf("the README has no line %q", begins)
+	return nil
+}
+
 // firstEvent waits for what `watch` shows in the bridge's container: no Go, no nats
 // command, nothing but docker-compose.
 func (p *project) firstEvent() string {
 	p.t.Helper()
-	watch := p.command("exec", "-T", "-e", "NATS_USER=viewer", "-e", "NATS_PASSWORD=viewer", "ifacebridge", "/ifacebridge", "watch", "--since", "1h")
+	args := readmeCommand(p.t, "docker compose exec")
+	args = slices.Insert(args, 1, "-T") // no terminal
+	watch := p.command(append(args, "--since", "1h")...)
 	out, err := watch.StdoutPipe()
 	must(p.t, err)
 	watch.Stderr = os.Stderr

@@ -20,21 +20,17 @@ import (
 	"ifacebridge/test/harness"
 )
 
-// withSpool is a kustomization as a user would write it, to use the component.
-const withSpool = `
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [../overlays/namespaces]
-components: [../components/spool]
-`
-
 // A cluster is what one kustomization makes.
 type cluster struct {
 	namespace corev1.Namespace
 	daemons   appsv1.DaemonSet
 }
 
-// manifests is deploy/kubernetes, and what uses it.
+// manifestDir is where the manifests are in a checkout, whose root is /.
+const manifestDir = "/deploy/kubernetes/"
+
+// manifests is deploy/kubernetes in a checkout, and the kustomization that
+// docs/deploying.md shows.
 func manifests(t testing.TB) filesys.FileSystem {
 	t.Helper()
 	memory := filesys.MakeFsInMemory()
@@ -47,9 +43,16 @@ func manifests(t testing.TB) filesys.FileSystem {
 		if err != nil {
 			return err
 		}
-		return memory.WriteFile("/"+path, text)
+		return memory.WriteFile(manifestDir+path, text)
 	}))
-	harness.Must(t, memory.WriteFile("/spool/kustomization.yaml", []byte(withSpool)))
+	guide, err := os.ReadFile("../../docs/deploying.md")
+	harness.Must(t, err)
+	_, shown, _ := strings.Cut(string(guide), "```yaml\n")
+	shown, _, ok := strings.Cut(shown, "```")
+	if !ok {
+		t.Fatal("docs/deploying.md shows no kustomization")
+	}
+	harness.Must(t, memory.WriteFile("/kustomization.yaml", []byte(shown)))
 	return memory
 }
 
@@ -77,14 +80,20 @@ func build(t testing.TB, files filesys.FileSystem, dir string) cluster {
 	return c
 }
 
-var kustomizations = []string{"/base", "/overlays/namespaces", "/overlays/no-veths", "/spool"}
+// The kustomizations, and the one that the guide shows.
+const (
+	base       = manifestDir + "base"
+	namespaces = manifestDir + "overlays/namespaces"
+	noVeths    = manifestDir + "overlays/no-veths"
+	shown      = "/"
+)
 
 // What holds for every kustomization: Kubernetes knows each field, the namespace lets
 // the pods in, and the container has what a node's bridge needs and no more.
 func TestKustomizations(t *testing.T) {
 	files := manifests(t)
 	known := harness.Variables(t)
-	for _, dir := range kustomizations {
+	for _, dir := range []string{base, namespaces, noVeths, shown} {
 		t.Run(dir, func(t *testing.T) {
 			c := build(t, files, dir)
 			checkLabels(t, c)
@@ -189,13 +198,13 @@ func TestKustomizationsDiffer(t *testing.T) {
 		}
 		return m
 	}
-	base := env("/base")
+	plain := env(base)
 	for dir, more := range map[string]map[string]string{
-		"/overlays/namespaces": {"IFACE_NETNS": "all"},
-		"/overlays/no-veths":   {"IFACE_EXCLUDE": "kind:veth"},
-		"/spool":               {"IFACE_NETNS": "all", "IFACE_SPOOL_DIR": "/var/lib/ifacebridge"},
+		namespaces: {"IFACE_NETNS": "all"},
+		noVeths:    {"IFACE_EXCLUDE": "kind:veth"},
+		shown:      {"IFACE_EXCLUDE": "kind:veth", "IFACE_SPOOL_DIR": "/var/lib/ifacebridge"},
 	} {
-		want := maps.Clone(base)
+		want := maps.Clone(plain)
 		maps.Copy(want, more)
 		if got := env(dir); !maps.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", dir, got, want)
@@ -203,13 +212,18 @@ func TestKustomizationsDiffer(t *testing.T) {
 	}
 
 	// The base breaks the baseline by what a bridge cannot do without, and nothing else.
-	refused := podSecurity(t, build(t, files, "/base"), "baseline")
+	refused := podSecurity(t, build(t, files, base), "baseline")
 	if want := []string{"host namespaces", "hostPort"}; !slices.Equal(refused, want) {
 		t.Errorf("the baseline refuses %q, want %q", refused, want)
 	}
 
+	// The registry is the user's.
+	if image := build(t, files, shown).daemons.Spec.Template.Spec.Containers[0].Image; image != "registry.example.com/ifacebridge:v1.2.3" {
+		t.Errorf("the image is %s", image)
+	}
+
 	// Namespaces: the node's processes, names that are made later, and leave to enter.
-	pod := build(t, files, "/overlays/namespaces").daemons.Spec.Template.Spec
+	pod := build(t, files, namespaces).daemons.Spec.Template.Spec
 	c := pod.Containers[0]
 	mount := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "netns" })
 	if !pod.HostPID || len(c.SecurityContext.Capabilities.Add) != 4 || mount < 0 ||
