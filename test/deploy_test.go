@@ -46,7 +46,8 @@ func TestPermissionsOfAllHosts(t *testing.T) {
 	] }`, block))
 	admin := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin"))
 	for _, host := range []string{"a", "b"} {
-		b := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=" + host, "NATS_USER=fleet", "NATS_PASSWORD=shared", "IFACE_HTTP_ADDR="})
+		b := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=fleet", "NATS_PASSWORD=shared",
+			"IFACE_HOST=" + host, "IFACE_HTTP_ADDR="})
 		eventually(t, host+" answers", func() bool {
 			_, err := admin.Request(schema.QuerySubject(host), nil, time.Second)
 			return err == nil
@@ -114,7 +115,8 @@ func TestSystemdUnit(t *testing.T) {
 		}
 	}
 	// Each file that the settings may name is one that systemd loads.
-	for _, file := range regexp.MustCompile(`=/run/credentials/ifacebridge.service/(\S+)`).FindAllStringSubmatch(string(env), -1) {
+	loaded := regexp.MustCompile(`=/run/credentials/ifacebridge.service/(\S+)`)
+	for _, file := range loaded.FindAllStringSubmatch(string(env), -1) {
 		if !slices.Contains(lines, "LoadCredential="+file[1]) {
 			t.Errorf("systemd does not load %s", file[1])
 		}

@@ -56,7 +56,8 @@
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer
-//	    the README is true                         TestReadme, TestFirstSteps, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
+//	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
+//	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
 //	    image, packages                            TestImageAuthorities, TestImageInANetworkOfItsOwn, TestDeb, TestRPM
 //	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestCompose

@@ -41,7 +41,8 @@ func TestFirstSteps(t *testing.T) {
 				t.Fatalf("%s: %v\n%s", step, err, out)
 			}
 		}
-		return strings.Contains(watch.Output(), `"action":"created"`) && strings.Contains(watch.Output(), `"ifname":"veth0"`)
+		seen := watch.Output()
+		return strings.Contains(seen, `"action":"created"`) && strings.Contains(seen, `"ifname":"veth0"`)
 	})
 	t.Logf("%d steps; the change is seen %v after the start", len(steps), time.Since(began).Round(time.Millisecond))
 	b.Signal(syscall.SIGTERM)
@@ -72,6 +73,16 @@ var commands = []struct{ begins, test string }{
 	{"deploy/release.sh ", "TestDeb"},
 }
 
+// testOf returns the test that runs a line of a guide, "" when there is none.
+func testOf(line string) string {
+	for _, c := range commands {
+		if strings.HasPrefix(line, c.begins) {
+			return c.test
+		}
+	}
+	return ""
+}
+
 // Every command that a guide shows is one that a test runs.
 func TestCommandsInGuidesAreRun(t *testing.T) {
 	there := testNames(t)
@@ -79,8 +90,7 @@ func TestCommandsInGuidesAreRun(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join("..", guide))
 		must(t, err)
 		for line := range strings.Lines(strings.Join(codeBlocks(string(text), "sh"), "")) {
-			i := slices.IndexFunc(commands, func(c struct{ begins, test string }) bool { return strings.HasPrefix(line, c.begins) })
-			if i < 0 || !there[commands[i].test] {
+			if !there[testOf(line)] {
 				t.Errorf("%s: no test runs %s", guide, line)
 			}
 		}

@@ -246,5 +246,8 @@ scrape_configs: [{ job_name: network, static_configs: [{ targets: ["127.0.0.1:94
 	b.Says("publishing again")
 	b.Signal(unix.SIGKILL)
 	down := slices.IndexFunc(alerts, func(expr string) bool { return strings.HasPrefix(expr, "up == 0 ") })
-	eventually(t, "the alert when the bridge is gone", func() bool { n, err := query(alerts[down]); return err == nil && n == 1 })
+	eventually(t, "the alert when the bridge is gone", func() bool {
+		n, err := query(alerts[down])
+		return err == nil && n == 1
+	})
 }

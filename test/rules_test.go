@@ -150,7 +150,8 @@ func TestPackageComments(t *testing.T) {
 
 // An address on the web that a file names is somebody's, or reserved for examples.
 func TestAddressesHaveAnOwner(t *testing.T) {
-	const owned = `127\.0\.0\.1|localhost|h|host|%s|([a-z-]+\.)*example\.com|docs\.nats\.io|json-schema\.org|www\.w3\.org|github\.com`
+	const owned = `127\.0\.0\.1|localhost|h|host|%s|([a-z-]+\.)*example\.com|` +
+		`docs\.nats\.io|json-schema\.org|www\.w3\.org|github\.com`
 	known := regexp.MustCompile(`^https?://(` + owned + `)$`)
 	files, err := exec.Command("git", "-C", "..", "ls-files", "--cached", "--others", "--exclude-standard").Output()
 	must(t, err)

@@ -7,7 +7,8 @@ import (
 )
 
 // ContainerAdvice is what to do about a bridge that is [InContainer].
-const ContainerAdvice = "run it in the host's network: docker run --network host, network_mode: host, or hostNetwork: true"
+const ContainerAdvice = "run it in the host's network: docker run --network host, network_mode: host, or " +
+	"hostNetwork: true"
 
 // InContainer reports whether the links of the bridge's own network namespace look like
 // those that a container has for itself: nothing there is hardware, and at least one

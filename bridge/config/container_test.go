@@ -15,7 +15,8 @@ func TestInContainer(t *testing.T) {
 			Info: schema.LinkInfo{Kind: "veth"}}
 		pair = schema.Link{Name: "veth0", Type: 1, LowerIndex: 8, Info: schema.LinkInfo{Kind: "veth"}}
 		// A fallback tunnel, which the kernel makes in every namespace.
-		tunnel = schema.Link{Name: "tunl0", Type: 768, LowerNetnsID: schema.Some[int32](-1), Info: schema.LinkInfo{Kind: "ipip"}}
+		tunnel = schema.Link{Name: "tunl0", Type: 768, LowerNetnsID: schema.Some[int32](-1),
+			Info: schema.LinkInfo{Kind: "ipip"}}
 	)
 	for _, tt := range []struct {
 		name  string

@@ -51,9 +51,10 @@ func TestManPage(t *testing.T) {
 			t.Errorf("no %s", v.Name)
 		}
 	}
+	requests := []string{".TH", ".SH", ".SS", ".TP", ".B", ".PP", ".nf", ".fi"}
 	for line := range strings.Lines(page) {
 		request, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".SS", ".TP", ".B", ".PP", ".nf", ".fi"}, request) {
+		if strings.HasPrefix(line, ".") && !slices.Contains(requests, request) {
 			t.Errorf("%q is no request of a man page", line)
 		}
 	}

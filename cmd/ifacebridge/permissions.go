@@ -105,7 +105,8 @@ func (f *permissionsFlags) check(hosts []string) error {
 	}
 	for name, set := range map[string]bool{"--viewer": f.viewer, "--all-hosts": f.allHosts} {
 		if set && len(hosts) > 0 {
-			return &usageError{fmt.Errorf("%s is for all hosts, it takes no host (got %s)", name, strings.Join(hosts, ", "))}
+			got := strings.Join(hosts, ", ")
+			return &usageError{fmt.Errorf("%s is for all hosts, it takes no host (got %s)", name, got)}
 		}
 	}
 	return nil

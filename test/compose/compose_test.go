@@ -256,7 +256,7 @@ func TestCompose(t *testing.T) {
 	began := time.Now()
 	p.run(append(readmeCommand(t, "docker compose up"), "--detach")...)
 	first := p.firstEvent()
-	t.Logf("the first event is there %v after docker-compose up: %s", time.Since(began).Round(100*time.Millisecond), first)
+	t.Logf("the first event is there %v after docker-compose up: %s", time.Since(began).Round(time.Millisecond), first)
 	p.healthy()
 	t.Logf("healthy %v after docker-compose up", time.Since(began).Round(time.Second))
 
@@ -416,7 +416,8 @@ func (p *project) firstEvent() string {
 
 // A password that the server would read as something else than a string.
 func TestComposePasswords(t *testing.T) {
-	p := newProject(t, "ifacebridge-test-passwords", `BRIDGE_PASSWORD=1st "#$x`, "VIEWER_PASSWORD=2k", "ADMIN_PASSWORD=true")
+	p := newProject(t, "ifacebridge-test-passwords",
+		`BRIDGE_PASSWORD=1st "#$x`, "VIEWER_PASSWORD=2k", "ADMIN_PASSWORD=true")
 	p.run("up", "-d", "--build")
 	p.healthy()
 	nc, err := nats.Connect(p.natsURL, nats.UserInfo("viewer", "2k"))
@@ -439,7 +440,8 @@ func TestImageAuthorities(t *testing.T) {
 		name := fmt.Sprint(p.name, "-", tt.name)
 		began := time.Now()
 		output(t, "docker", "run", "--detach", "--name", name, "--network", "host", "--read-only", "--cap-drop", "ALL",
-			"--env", fmt.Sprintf("NATS_URL=tls://127.0.0.1:%d", s.Port), "--env", "IFACE_HOST=image", "--env", "IFACE_HTTP_ADDR=", ourImage)
+			"--env", fmt.Sprintf("NATS_URL=tls://127.0.0.1:%d", s.Port),
+			"--env", "IFACE_HOST=image", "--env", "IFACE_HTTP_ADDR=", ourImage)
 		t.Cleanup(func() {
 			if t.Failed() {
 				t.Log(output(t, "docker", "logs", "--tail", "10", name))
@@ -457,15 +459,21 @@ func TestImageAuthorities(t *testing.T) {
 	t.Logf("%s bytes", size)
 }
 
-// In a network of its own a container sees its own links only, and is told so.
+// In a network of its own a container sees its own links only, and is told so. Its
+// memory limit is the garbage collector's, less a tenth.
 func TestImageInANetworkOfItsOwn(t *testing.T) {
 	p := newProject(t, "ifacebridge-test-bridged")
 	p.run("build", "ifacebridge")
 	const hint = "only a container's own links are visible"
 	name := fmt.Sprint(p.name, "-container")
-	output(t, "docker", "run", "--detach", "--name", name, "--env", "NATS_URL=nats://127.0.0.1:4222", "--env", "IFACE_HOST=image", ourImage)
+	output(t, "docker", "run", "--detach", "--name", name, "--memory", "128m", "--env", "IFACE_LOG_LEVEL=debug",
+		"--env", "NATS_URL=nats://127.0.0.1:4222", "--env", "IFACE_HOST=image", ourImage)
 	t.Cleanup(func() { _, _ = exec.Command("docker", "rm", "--force", name).CombinedOutput() })
 	eventually(t, hint, func() bool { return strings.Contains(output(t, "docker", "logs", name), hint) })
+	limit := fmt.Sprintf(`"memory limit, from the cgroup" bytes=%d`, 128<<20*9/10)
+	if logs := output(t, "docker", "logs", name); !strings.Contains(logs, limit) {
+		t.Errorf("it does not log %s:\n%s", limit, logs)
+	}
 	out, err := exec.Command("docker", "exec", name, "/ifacebridge", "doctor").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), hint) || !strings.Contains(string(out), "--network host") {
 		t.Errorf("doctor: %v\n%s", err, out) // it fails, since there is no server

@@ -47,8 +47,10 @@ func newMachine(t testing.TB) *machine {
 	// Credentials are mounts that services have to see, so / is shared, as on a machine.
 	const boot = "mount --make-rshared / && exec /lib/systemd/systemd"
 	output(t, "docker", "run", "--detach", "--tty", "--name", m.name, "--hostname", "web01",
-		"--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
-		"--tmpfs", "/run", "--tmpfs", "/tmp", "--volume", cgroup+":/sys/fs/cgroup/systemd", debianImage, "sh", "-c", boot)
+		"--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE",
+		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
+		"--tmpfs", "/run", "--tmpfs", "/tmp", "--volume", cgroup+":/sys/fs/cgroup/systemd",
+		debianImage, "sh", "-c", boot)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(m.try("journalctl", "--no-pager", "--lines", "50"))
@@ -60,7 +62,9 @@ func newMachine(t testing.TB) *machine {
 	for _, path := range []string{m.deb, m.rpm} {
 		m.copy(filepath.Join(dir, filepath.Base(path)), path)
 	}
-	eventually(t, "systemd has booted", func() bool { return strings.TrimSpace(m.try("systemctl", "is-system-running")) == "running" })
+	eventually(t, "systemd has booted", func() bool {
+		return strings.TrimSpace(m.try("systemctl", "is-system-running")) == "running"
+	})
 	return m
 }
 
@@ -73,7 +77,7 @@ func buildDebian(t testing.TB) {
 	debootstrap := netnstest.Tool(t, "debootstrap")
 	root := filepath.Join(t.TempDir(), "root")
 	output(t, debootstrap, "--variant=minbase", "--include=systemd,rpm", "bookworm", root)
-	output(t, "/bin/sh", "-c", fmt.Sprintf("tar -C %s -c . | docker import --change 'ENV container=docker' - %s", root, debianImage))
+	output(t, "/bin/sh", "-c", "tar -C "+root+" -c . | docker import --change 'ENV container=docker' - "+debianImage)
 }
 
 func (m *machine) copy(from, to string) {
@@ -159,7 +163,7 @@ func TestDeb(t *testing.T) {
 	m.write("/etc/credstore/ifacebridge.nkey", seed)
 	m.run("systemctl", "enable", "--now", "ifacebridge")
 	first := m.firstEvent()
-	t.Logf("the first event is there %v after dpkg --install began: %s", time.Since(began).Round(100*time.Millisecond), first)
+	t.Logf("the first event is there %v after dpkg --install began: %s", time.Since(began).Round(time.Millisecond), first)
 
 	property := func(name string) string {
 		return m.run("systemctl", "show", "--value", "--property", name, "ifacebridge")
@@ -192,7 +196,8 @@ func TestDeb(t *testing.T) {
 // firstEvent waits for what `watch` shows.
 func (m *machine) firstEvent() string {
 	m.t.Helper()
-	const watch = "NATS_URL=nats://127.0.0.1:4222 NATS_USER=viewer NATS_PASSWORD=viewer timeout 5 ifacebridge watch --since 1h 2>/dev/null"
+	const watch = "NATS_URL=nats://127.0.0.1:4222 NATS_USER=viewer NATS_PASSWORD=viewer " +
+		"timeout 5 ifacebridge watch --since 1h 2>/dev/null"
 	var first string
 	eventually(m.t, "an event of the machine", func() bool {
 		out, _ := exec.Command("docker", m.command("sh", "-c", watch+" | head -n 1")...).Output()

@@ -12,7 +12,8 @@ import (
 // docker-compose.yml as Compose v2 reads it, which is the library that it is built
 // on; docker-compose 1.29 reads it in test/compose.
 func TestComposeFile(t *testing.T) {
-	options, err := cli.NewProjectOptions([]string{"../../docker-compose.yml", "../../deploy/nats/cluster.yml"}, cli.WithName("test"))
+	files := []string{"../../docker-compose.yml", "../../deploy/nats/cluster.yml"}
+	options, err := cli.NewProjectOptions(files, cli.WithName("test"))
 	harness.Must(t, err)
 	project, err := options.LoadProject(t.Context())
 	harness.Must(t, err)

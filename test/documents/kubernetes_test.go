@@ -119,7 +119,8 @@ func checkLabels(t *testing.T, c cluster) {
 		}
 	}
 	for name, value := range labels {
-		if problems := slices.Concat(validation.IsQualifiedName(name), validation.IsValidLabelValue(value)); len(problems) > 0 {
+		problems := slices.Concat(validation.IsQualifiedName(name), validation.IsValidLabelValue(value))
+		if len(problems) > 0 {
 			t.Errorf("label %s=%s: %v", name, value, problems)
 		}
 	}
@@ -144,7 +145,8 @@ func podSecurity(t *testing.T, c cluster, level string) (refused []string) {
 
 func checkPod(t *testing.T, pod *corev1.PodSpec, known []string) {
 	t.Helper()
-	if !pod.HostNetwork || pod.EnableServiceLinks == nil || *pod.EnableServiceLinks || *pod.AutomountServiceAccountToken {
+	services := pod.EnableServiceLinks
+	if !pod.HostNetwork || services == nil || *services || *pod.AutomountServiceAccountToken {
 		t.Error("a bridge needs hostNetwork, no service links and no token")
 	}
 	if pod.PriorityClassName != "" {
@@ -152,13 +154,15 @@ func checkPod(t *testing.T, pod *corev1.PodSpec, known []string) {
 	}
 	c := pod.Containers[0]
 	sc := c.SecurityContext
-	if !*sc.ReadOnlyRootFilesystem || *sc.AllowPrivilegeEscalation || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+	if dropped := sc.Capabilities.Drop; !*sc.ReadOnlyRootFilesystem || *sc.AllowPrivilegeEscalation ||
+		!slices.Equal(dropped, []corev1.Capability{"ALL"}) {
 		t.Error("the container may do more than it needs")
 	}
 	if c.ImagePullPolicy != corev1.PullIfNotPresent || !strings.Contains(c.Image, ":") {
 		t.Errorf("image %s, pulled %s: one that was loaded into the node is not used", c.Image, c.ImagePullPolicy)
 	}
-	if c.Resources.Limits.Memory().IsZero() || c.LivenessProbe.HTTPGet.Path != "/healthz" || c.ReadinessProbe.HTTPGet.Path != "/readyz" {
+	if c.Resources.Limits.Memory().IsZero() ||
+		c.LivenessProbe.HTTPGet.Path != "/healthz" || c.ReadinessProbe.HTTPGet.Path != "/readyz" {
 		t.Error("limits or probes are missing")
 	}
 	volumes := map[string]bool{}
@@ -218,8 +222,9 @@ func TestKustomizationsDiffer(t *testing.T) {
 	}
 
 	// The registry is the user's.
-	if image := build(t, files, shown).daemons.Spec.Template.Spec.Containers[0].Image; image != "registry.example.com/ifacebridge:v1.2.3" {
-		t.Errorf("the image is %s", image)
+	const want = "registry.example.com/ifacebridge:v1.2.3"
+	if image := build(t, files, shown).daemons.Spec.Template.Spec.Containers[0].Image; image != want {
+		t.Errorf("the image is %s, want %s", image, want)
 	}
 
 	// Namespaces: the node's processes, names that are made later, and leave to enter.
