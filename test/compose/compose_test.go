@@ -480,6 +480,20 @@ func TestImageInANetworkOfItsOwn(t *testing.T) {
 	}
 }
 
+// The Dockerfile builds for another architecture on this one, as deploy/release.sh says.
+func TestImageForAnotherArchitecture(t *testing.T) {
+	newProject(t, "ifacebridge-test-platforms") // the base images
+	if out, err := exec.Command("docker", "buildx", "version").CombinedOutput(); err != nil {
+		netnstest.Skip(t, "docker-buildx", fmt.Sprintf("docker buildx version: %v: %s", err, out))
+	}
+	const image = "ifacebridge-test/other"
+	output(t, "docker", "buildx", "build", "--platform", "linux/riscv64", "--load", "--tag", image,
+		"--build-arg", "GO_IMAGE="+goImage, "--build-arg", "VERSION=v0.0.0-test", "../..")
+	if got := output(t, "docker", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image); got != "linux/riscv64" {
+		t.Errorf("the image is for %s", got)
+	}
+}
+
 // hostKernel is for changing the links of the namespace that the test runs in,
 // which is the host's: the test deletes what it makes.
 func hostKernel(t testing.TB) *netnstest.Kernel {
