@@ -136,6 +136,13 @@ func (q *query) answerOwner(req micro.Request) {
 	}
 }
 
+// serves reports whether this bridge answers as the owner.
+func (q *query) serves() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.service != nil
+}
+
 // stop ends the service: this bridge is not the owner any more.
 func (q *query) stop() {
 	q.mu.Lock()
