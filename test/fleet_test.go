@@ -14,6 +14,7 @@ import (
 
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
+	"ifacebridge/test/iptest"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -95,7 +96,7 @@ func (c *consumer) wrong(kernels map[string]map[int32]map[string]any) (diffs []s
 		for _, l := range h.Links {
 			links[l.Link.Index] = l.Link
 		}
-		_, d := sameLinks(links, kernels[h.Name])
+		_, d := iptest.Compare(links, kernels[h.Name])
 		if !h.Whole {
 			d = append(d, "not whole")
 		}
