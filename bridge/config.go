@@ -48,7 +48,7 @@ type Settings struct {
 	Resync    string `envconfig:"IFACE_RESYNC" default:"5m" desc:"compare with a dump this often, for what the kernel does not announce; 0: never"`
 	Coalesce  string `envconfig:"IFACE_COALESCE" default:"0" desc:"fold the events of one link within this time into one"`
 	Queue     string `envconfig:"IFACE_QUEUE" default:"65536" desc:"events held while NATS is away, before they are folded link by link"`
-	ReadBuf   string `envconfig:"IFACE_RCVBUF" default:"8MiB" desc:"netlink receive buffer to ask for"`
+	ReadBuf   string `envconfig:"IFACE_RCVBUF" default:"64MiB" desc:"netlink receive buffer to ask for"`
 	SpoolDir  string `envconfig:"IFACE_SPOOL_DIR" desc:"keep events that NATS has not confirmed in this directory, across a crash of the bridge too; unset: in memory only"`
 	HTTPAddr  string `envconfig:"IFACE_HTTP_ADDR" default:"127.0.0.1:9469" desc:"address of /healthz, /readyz and /metrics; empty: none"`
 	Pprof     string `envconfig:"IFACE_PPROF" default:"off" desc:"on: serve Go profiles under /debug/pprof/ on IFACE_HTTP_ADDR, to whoever reaches it"`

@@ -34,7 +34,7 @@ func TestParseConfigDefaults(t *testing.T) {
 	}
 	if len(got.Servers) != 0 || got.Token != "web01_example_com" || got.Prefix != "iface" || got.Delivery != JetStream ||
 		got.Stream != "IFACE" || got.Replicas != 1 || got.MaxAge != 168*time.Hour || got.Queue != 65536 ||
-		got.ReadBuffer != 8<<20 || got.Resync != 5*time.Minute || got.Coalesce != 0 || got.LogLevel != "info" || got.LogFormat != "text" {
+		got.ReadBuffer != 64<<20 || got.Resync != 5*time.Minute || got.Coalesce != 0 || got.LogLevel != "info" || got.LogFormat != "text" {
 		t.Errorf("got %+v", got)
 	}
 }
