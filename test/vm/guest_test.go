@@ -104,7 +104,9 @@ func (b *bridge) stop() {
 	if b.cmd.ProcessState != nil {
 		return
 	}
-	b.nc.Close()
+	if b.nc != nil {
+		b.nc.Close()
+	}
 	_ = b.cmd.Process.Signal(syscall.SIGTERM)
 	done := make(chan struct{})
 	go func() { _ = b.cmd.Wait(); close(done) }()

@@ -115,11 +115,13 @@ func initramfs(t *testing.T, s system) string {
 }
 
 const initScript = `#!/bin/sh
+export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/netns /tmp/home
+ip link set lo up
 export PATH=/bin HOME=/tmp/home TMPDIR=/tmp IFACE_VM_GUEST=1
 if /guest -test.v -test.run ^TestGuest -test.timeout 14m; then echo; echo "GUEST PASS"; fi
 poweroff -f
