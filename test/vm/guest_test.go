@@ -37,13 +37,6 @@ func ip(line string) error {
 	return nil
 }
 
-func mustIP(t testing.TB, lines ...string) {
-	t.Helper()
-	for _, line := range lines {
-		must(t, ip(line))
-	}
-}
-
 // A bridge is a running ifacebridge with the NATS server that is in it, and what it has
 // published since it began.
 type bridge struct {
@@ -126,12 +119,6 @@ func (b *bridge) since(n int) []arrival {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]arrival(nil), b.events[n:]...)
-}
-
-func (b *bridge) count() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.events)
 }
 
 // last returns the newest event that is wanted.

@@ -161,7 +161,7 @@ link add gre7 type gre remote 10.1.1.33 local 10.1.1.34 dev d2
 link set gre7 netns blue
 `), "\n")
 
-// skipped are those of the lines that no kernel here can do: they need more than ip.
+// kernelModules are those that are not loaded by themselves.
 var kernelModules = []string{
 	"dummy numdummies=0", "ifb numifbs=0", "vcan", "vxcan", "fou", "fou6", "ip_gre", "ip6_gre", "mac80211_hwsim radios=2", "mac802154_hwsim", "slcan",
 	"bonding max_bonds=0",
