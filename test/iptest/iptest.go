@@ -51,6 +51,7 @@ var ours = []string{
 	"link_index", "master_index", "ifname_bytes", "ifalias_bytes", "altnames_bytes", "new_netnsid", "new_ifindex",
 	"carrier", "carrier_changes", "carrier_up_count", "carrier_down_count",
 	"txqlen", // when it is 0
+	"event",  // of an event, and no state
 }
 
 // Compare compares links with what ip says, and returns how many values it compared and

@@ -70,7 +70,7 @@ func boot(t *testing.T, s system) {
 		f.Close()
 		accel = []string{"-accel", "kvm"}
 	}
-	args := append(accel, "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none",
+	args := append(accel, "-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none",
 		"-kernel", s.kernel, "-initrd", image, "-append", "console=ttyS0 quiet loglevel=3 panic=-1")
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	var console bytes.Buffer
