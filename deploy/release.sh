@@ -9,7 +9,8 @@ version=${1:?usage: deploy/release.sh VERSION}
 cd "$(dirname "$0")/.."
 rm -rf dist
 mkdir dist
-for arch in ${ARCHES:-amd64 arm64 riscv64}; do
+export GOARM=7 # arm is armv7
+for arch in ${ARCHES:-amd64 arm64 riscv64 arm s390x}; do
   name=ifacebridge-$version-linux-$arch
   CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -tags noembed -trimpath -buildvcs=false \
     -ldflags "-s -w -X main.release=$version" -o "dist/$name" ./cmd/ifacebridge
