@@ -48,6 +48,7 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/netlinksrc"
 )
 
 // Connect opens a connection to NATS, with the options of a bridge of this
@@ -141,7 +142,8 @@ func newIdentity(cfg config.Config) (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("boot id: %w", err)
 	}
-	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch()}, nil
+	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
+	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch(), ownNetns: own}, nil
 }
 
 // newEpoch returns the name of an epoch, which no other ever has.

@@ -202,8 +202,8 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 	t := newTable(n.cfg.Filter)
 	t.watch = n.began
 	log := n.log
-	t.netns = netns{ns.Name, ns.Inode}
 	if !ns.Own() {
+		t.netns = netns{ns.Name, ns.Inode}
 		log = log.With("netns", ns.Name)
 	}
 	w.watcher = watcher{

@@ -169,7 +169,7 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 		p.opened = err == nil
 	} else {
 		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
-		o = openingOf(known, p.id.bootID)
+		o = openingOf(known, p.id)
 	}
 	if err == nil && len(o.links) == 0 {
 		p.snapshotOK.Store(true)
@@ -180,7 +180,7 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
 	for i := range known {
-		known[i].Host, known[i].BootID = p.id.host, p.id.bootID
+		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.host, p.id.bootID, p.id.ownNetns
 	}
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err

@@ -39,7 +39,7 @@ func TestSystemdUnit(t *testing.T) {
 	unit, err := os.ReadFile("../deploy/systemd/ifacebridge.service")
 	must(t, err)
 	lines := strings.Split(string(unit), "\n")
-	for _, line := range []string{"Type=notify", "DynamicUser=yes", "RestartPreventExitStatus=2 3", "Restart=always",
+	for _, line := range []string{"Type=notify", "DynamicUser=yes", "RestartPreventExitStatus=2", "Restart=always",
 		"EnvironmentFile=/etc/ifacebridge/ifacebridge.env", "ExecStart=/usr/local/bin/ifacebridge", "CapabilityBoundingSet="} {
 		if !slices.Contains(lines, line) {
 			t.Errorf("no line %q", line)
