@@ -61,6 +61,7 @@ type publisher struct {
 	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
 	opened     bool          // the backlog's opening was looked at
 	owner      owner         // of the host's name, while that is another bridge
+	retiring   func() bool   // whether, when all is published, the host's links are to go
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
@@ -185,7 +186,10 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
 	}
-	return p.publishBacklog(ctx)
+	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
+		return err
+	}
+	return p.publishEvents(ctx, p.state.retire(p.id, time.Now()))
 }
 
 // publishLeftovers publishes what earlier runs spooled and did not publish, each

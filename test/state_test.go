@@ -229,7 +229,7 @@ func TestOneOwnerOthersStandBy(t *testing.T) {
 // getAt is get from another address than the default.
 func getAt(t testing.TB, address, path string) (status int, body string) {
 	t.Helper()
-	resp, err := http.Get("http://" + address + path)
+	resp, err := netnstest.Where(t).HTTP().Get("http://" + address + path)
 	must(t, err)
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
