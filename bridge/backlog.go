@@ -40,9 +40,10 @@ type backlog interface {
 
 // An opening is what an epoch begins with: the links of its snapshots.
 type opening struct {
-	bootID string
-	links  openingLinks
-	at     time.Time
+	bootID   string
+	ownNetns uint64 // the inode of the bridge's own namespace; 0: not known
+	links    openingLinks
+	at       time.Time
 }
 
 type openingLinks map[schema.LinkKey]openingLink
@@ -53,8 +54,8 @@ type openingLink struct {
 }
 
 // openingOf is the opening of an epoch that begins with these events.
-func openingOf(events []schema.Event, bootID string) opening {
-	o := opening{bootID: bootID, links: openingLinks{}, at: time.Now()}
+func openingOf(events []schema.Event, id identity) opening {
+	o := opening{bootID: id.bootID, ownNetns: id.ownNetns, links: openingLinks{}, at: time.Now()}
 	for i := range events {
 		e := &events[i]
 		o.links[e.Key()] = openingLink{e.NetnsInode, &e.Link}
@@ -65,8 +66,10 @@ func openingOf(events []schema.Event, bootID string) opening {
 // has reports whether e's link is among them, so that it need not have gone.
 func (o *opening) has(e *schema.Event) bool {
 	now, there := o.links[e.Key()]
-	sameNetns := e.NetnsInode == now.netnsInode || e.Netns == "" && e.NetnsInode == 0 // as bridges before v0.2 had their own
-	return there && e.BootID == o.bootID && sameNetns && !replaced(&e.Link, now.link)
+	if e.Netns == "" && e.OwnNetnsInode != 0 && o.ownNetns != 0 && e.OwnNetnsInode != o.ownNetns {
+		return false
+	}
+	return there && e.BootID == o.bootID && e.NetnsInode == now.netnsInode && !replaced(&e.Link, now.link)
 }
 
 // maxBatch is how many events are on their way at once: what a server takes as
@@ -101,7 +104,7 @@ func newDirect(id identity, q *queue) *direct {
 
 func (d *direct) opening(ctx context.Context) (opening, error) {
 	links, at, err := d.queue.firstSnapshot(ctx)
-	return opening{d.id.bootID, links, at}, err
+	return opening{d.id.bootID, d.id.ownNetns, links, at}, err
 }
 
 func (d *direct) next(to *encoder, now time.Time) (wait time.Duration, err error) {

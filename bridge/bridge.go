@@ -48,6 +48,7 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/netlinksrc"
 )
 
 // Connect opens a connection to NATS, with the options of a bridge of this
@@ -82,8 +83,43 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // then what is queued, for up to 5 s, and returns nil. Failures of NATS are
 // waited out. It returns an error when the settings or netlink cannot be used,
 // or an [UnconfirmedError]. Its metrics are registered in reg.
+//
+// Where the configuration does not name the host, it is called as the kernel calls it: Run
+// waits until that is a name, and when it becomes another, the links of the old name get
+// their del, and an epoch begins under the new one.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
-	return RunFrom(ctx, cfg, nil, log, reg)
+	if !cfg.FollowHost {
+		return RunFrom(ctx, cfg, nil, log, reg)
+	}
+	host, err := openHostname()
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	for {
+		if err := host.named(ctx, log); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		named, err := cfg.WithHost(host.name)
+		if err != nil {
+			return err
+		}
+		running, stop := context.WithCancelCause(ctx)
+		var following sync.WaitGroup
+		following.Go(func() {
+			if host.changed(running) == nil {
+				stop(errRenamed)
+			}
+		})
+		err = RunFrom(running, named, nil, log, reg)
+		stop(nil)
+		following.Wait()
+		if err != nil || ctx.Err() != nil || !errors.Is(context.Cause(running), errRenamed) {
+			return err
+		}
+		log.Warn("the host has another name now; its links are published under that", "host", host.name, "before", named.Host)
+		reg = prometheus.NewRegistry()
+	}
 }
 
 // RunFrom is [Run] with the links that src has in the place of those of the kernel,
@@ -141,7 +177,8 @@ func newIdentity(cfg config.Config) (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("boot id: %w", err)
 	}
-	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch()}, nil
+	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
+	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch(), ownNetns: own}, nil
 }
 
 // newEpoch returns the name of an epoch, which no other ever has.
@@ -201,6 +238,7 @@ func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) err
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPublishing()
 
+	p.retiring = func() bool { return errors.Is(context.Cause(ctx), errRenamed) }
 	published := make(chan error, 1)
 	go func() {
 		err := p.run(publishing)

@@ -443,7 +443,7 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]schema.Event, error
 			continue
 		}
 		gone = append(gone, schema.Event{
-			Host: b.cfg.Host, BootID: o.bootID, Time: o.at, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
+			Host: b.cfg.Host, BootID: o.bootID, OwnNetnsInode: o.ownNetns, Time: o.at, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
 			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
 	}

@@ -10,6 +10,7 @@ import (
 // identity is what every event of a run has in common.
 type identity struct {
 	host, bootID, epoch string
+	ownNetns            uint64 // the inode of the bridge's own network namespace; 0: not known
 }
 
 // An outgoing is an event on its way: it has its place in the epoch, and stays
@@ -45,7 +46,7 @@ type writer struct {
 // besides, where in it the link begins. It ends the change: its form is that of the event.
 func (w *writer) append(dst []byte, d *delta, epoch string, seq uint64) (with []byte, link int) {
 	e := &w.event
-	e.Host, e.BootID, e.Epoch, e.Seq = w.id.host, w.id.bootID, epoch, seq
+	e.Host, e.BootID, e.OwnNetnsInode, e.Epoch, e.Seq = w.id.host, w.id.bootID, w.id.ownNetns, epoch, seq
 	e.Time, e.Kind, e.Action, e.Cause = d.time, d.kind, d.action, d.cause
 	e.Overruns, e.Coalesced, e.Snapshot = d.overruns, d.count, d.snapshot
 	e.Netns, e.NetnsInode, e.NetnsPrevious, e.Counterpart = d.netns.name, d.netns.inode, d.netnsBefore, d.counterpart

@@ -31,6 +31,7 @@ type kernelMetrics struct {
 	dumps    prometheus.Counter
 	redumps  prometheus.Counter
 	quiet    prometheus.Counter // notifications that changed nothing
+	failures prometheus.Counter // attempts to read that failed
 }
 
 func newKernelMetrics(to metrics.Registry) *kernelMetrics {
@@ -39,6 +40,8 @@ func newKernelMetrics(to metrics.Registry) *kernelMetrics {
 		redumps: to.Counter("netlink_dump_retries_total", "Dumps that were interrupted by changes and asked for again."),
 		quiet: to.Counter("netlink_unchanged_total",
 			"Notifications that changed nothing: the link's next event counts them."),
+		failures: to.Counter("netlink_failures_total",
+			"Times that the kernel's links could not be read, and were tried again."),
 	}
 	messages := to.CounterVec("netlink_messages_total",
 		"Messages of the kernel by kind; other: not about a link's state.", "kind")

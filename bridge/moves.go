@@ -98,9 +98,6 @@ func (w *namespace) knows(other *namespace, id int32) bool {
 }
 
 func (w *namespace) counterpart(index int32) schema.Counterpart {
-	if w.ns.Own() {
-		return schema.Counterpart{Index: index}
-	}
 	return schema.Counterpart{Netns: w.table.netns.name, NetnsInode: w.table.netns.inode, Index: index}
 }
 

@@ -32,13 +32,14 @@ type namespaces struct {
 	log     *slog.Logger
 	metrics *kernelMetrics
 
-	finder   *netlinksrc.Finder
-	given    Source             // what is read in place of the kernel; nil: the kernel is
-	reader   *netlinksrc.Reader // of the kernel's sources; nil when one was given
-	hint     chan struct{}      // holds a token when namespaces may have come or gone
-	overruns atomic.Uint64      // in this epoch
-	failed   chan failure       // unbuffered: run takes them one by one
-	granted  atomic.Int64       // receive buffer in bytes of the own namespace's socket, else of the first
+	finder     *netlinksrc.Finder
+	given      Source             // what is read in place of the kernel; nil: the kernel is
+	reader     *netlinksrc.Reader // of the kernel's sources; nil when one was given
+	hint       chan struct{}      // holds a token when namespaces may have come or gone
+	overruns   atomic.Uint64      // in this epoch
+	failed     chan failure       // unbuffered: run takes them one by one
+	unfiltered sync.Once
+	granted    atomic.Int64 // receive buffer in bytes of the own namespace's socket, else of the first
 
 	// lock is that of the sources, and the one lock of all tables, so that a link can
 	// move between two. It guards what follows as well.
@@ -163,6 +164,15 @@ func (n *namespaces) open(ctx context.Context) error {
 	failed := map[string]error{}
 	for _, ns := range found {
 		w, err := n.begin(ctx, ns)
+		for pause := minRestorePause; ns.Own() && netlinksrc.Passes(err) && ctx.Err() == nil; pause = min(2*pause, maxRestorePause) {
+			n.metrics.failures.Inc()
+			n.log.Warn("cannot read the kernel's links yet; retrying", "cause", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			w, err = n.begin(ctx, ns)
+		}
 		if err == nil {
 			begun = append(begun, w)
 		} else if failed[ns.Name] = err; ns.Own() || ctx.Err() != nil {
@@ -192,13 +202,16 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 	t := newTable(n.cfg.Filter)
 	t.watch = n.began
 	log := n.log
-	t.netns = netns{ns.Name, ns.Inode}
 	if !ns.Own() {
+		t.netns = netns{ns.Name, ns.Inode}
 		log = log.With("netns", ns.Name)
 	}
 	w.watcher = watcher{
 		src: from, table: t, queue: n.queue, resync: n.cfg.Resync, log: log,
 		overruns: &n.overruns, metrics: n.metrics,
+	}
+	if n.given == nil {
+		w.reopen = func() error { return n.reopen(w) }
 	}
 	if err := w.start(ctx); err != nil {
 		w.close()
@@ -221,11 +234,30 @@ func (n *namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source
 	if err != nil {
 		return nil, err
 	}
+	if err := src.Unfiltered(); err != nil {
+		n.unfiltered.Do(func() {
+			n.log.Info("no socket filter can be had; going on without, at a higher cost where there are bridges", "cause", err)
+		})
+	}
 	if ns.Own() || n.granted.Load() == 0 {
 		logReadBuffer(n.log, n.cfg.ReadBuffer, src.ReadBuffer())
 		n.granted.Store(int64(src.ReadBuffer()))
 	}
 	return src, nil
+}
+
+// reopen gives a watcher new sockets in its namespace. The old ones keep it alive until
+// then, so that it is the same.
+func (n *namespaces) reopen(w *namespace) error {
+	src, err := n.openSource(w.ns)
+	if err != nil {
+		return err
+	}
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	_ = w.src.Close()
+	w.src, w.watcher.src, w.counted = src, src, 0
+	return nil
 }
 
 // close closes the sockets in the namespace. Its goroutine must have ended.

@@ -64,6 +64,10 @@ var errStandingBy = errors.New("stopped while standing by")
 
 // own waits until no other bridge answers for this host, and answers from then on.
 func (p *publisher) own(ctx context.Context) error {
+	if p.query.serves() { // the name is ours
+		p.query.serve(p.id.epoch)
+		return nil
+	}
 	for misses := 0; ; {
 		var other *schema.Owner
 		var askErr error

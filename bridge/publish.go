@@ -61,6 +61,7 @@ type publisher struct {
 	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
 	opened     bool          // the backlog's opening was looked at
 	owner      owner         // of the host's name, while that is another bridge
+	retiring   func() bool   // whether, when all is published, the host's links are to go
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
@@ -169,7 +170,7 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 		p.opened = err == nil
 	} else {
 		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
-		o = openingOf(known, p.id.bootID)
+		o = openingOf(known, p.id)
 	}
 	if err == nil && len(o.links) == 0 {
 		p.snapshotOK.Store(true)
@@ -180,12 +181,15 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
 	for i := range known {
-		known[i].Host, known[i].BootID = p.id.host, p.id.bootID
+		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.host, p.id.bootID, p.id.ownNetns
 	}
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
 	}
-	return p.publishBacklog(ctx)
+	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
+		return err
+	}
+	return p.publishEvents(ctx, p.state.retire(p.id, time.Now()))
 }
 
 // publishLeftovers publishes what earlier runs spooled and did not publish, each

@@ -16,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"ifacebridge/bridge/config"
-	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
 
@@ -72,10 +71,9 @@ func newQuery(
 	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
 		version = m[1]
 	}
-	inode, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
 	q := &query{
 		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token,
-		owner: schema.Owner{Schema: schema.Name, Host: cfg.Host, BootID: id.bootID, Started: time.Now().UTC(), NetnsInode: inode},
+		owner: schema.Owner{Schema: schema.Name, Host: cfg.Host, BootID: id.bootID, Started: time.Now().UTC(), NetnsInode: id.ownNetns},
 	}
 	q.cfg = micro.Config{
 		Name: schema.ServiceName, Version: version, Description: "network links of " + cfg.Host,
@@ -134,6 +132,13 @@ func (q *query) answerOwner(req micro.Request) {
 	if err := req.RespondJSON(owner); err != nil {
 		q.log.Warn("cannot answer a query", "cause", err)
 	}
+}
+
+// serves reports whether this bridge answers as the owner.
+func (q *query) serves() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.service != nil
 }
 
 // stop ends the service: this bridge is not the owner any more.

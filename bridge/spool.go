@@ -225,7 +225,7 @@ func guard(f func() error) (err error) {
 // memory, where the publisher finds them too, and the others in the queue.
 func (s *spool) fill(ctx context.Context, q *queue) {
 	links, at, err := q.firstSnapshot(ctx)
-	s.first, s.noOpen = opening{s.id.bootID, links, at}, err
+	s.first, s.noOpen = opening{s.id.bootID, s.id.ownNetns, links, at}, err
 	close(s.begun)
 	changes := make([]delta, maxTake)
 	for {
@@ -453,7 +453,7 @@ func (s *spool) leftoverOpening() (o opening, whole bool, err error) {
 		if !follows && !begins {
 			return false
 		}
-		o.links[e.Key()], o.bootID, o.at = openingLink{e.NetnsInode, &e.Link}, e.BootID, e.Time
+		o.links[e.Key()], o.bootID, o.ownNetns, o.at = openingLink{e.NetnsInode, &e.Link}, e.BootID, e.OwnNetnsInode, e.Time
 		last, whole = now, now.Pos == now.Of && now.More == 0
 		return !whole
 	})

@@ -22,7 +22,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{"h", "boot", epoch}, log)
+	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{host: "h", bootID: "boot", epoch: epoch}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

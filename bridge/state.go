@@ -71,6 +71,22 @@ func (s *state) keys() []schema.LinkKey {
 	return keys
 }
 
+// retire returns a del for every link: the host is not called so any more.
+func (s *state) retire(id identity, at time.Time) []schema.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var events []schema.Event
+	for _, v := range s.links {
+		e := decodeEvent(v.data)
+		events = append(events, schema.Event{
+			Host: id.host, BootID: id.bootID, OwnNetnsInode: id.ownNetns, Time: at, Kind: schema.Del, Action: schema.Deleted,
+			Cause: schema.Retired, Overruns: e.Overruns, Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+		})
+	}
+	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
+	return events
+}
+
 // retell returns the events with which a new epoch tells what consumers were told: the
 // snapshots of all links as they were last, one for each namespace; or, when the snapshots
 // of the last epoch are not whole, so much of them, as they were.

@@ -85,7 +85,7 @@ func (c *change) appendValues(dst []byte, keys schema.FieldSet) []byte {
 	return named.AppendValues(dst, keys)
 }
 
-// netns is what a namespace is called in events; the bridge's own has no name.
+// netns is what a namespace is called in events; its zero value is the bridge's own.
 type netns struct {
 	name  string
 	inode uint64

@@ -41,6 +41,7 @@ type watcher struct {
 	overruns *atomic.Uint64 // of all namespaces in this epoch
 	counted  uint64         // of this one's, in overruns
 	before   func(*watcher, *netlinksrc.Message)
+	reopen   func() error // opens src anew; nil: nobody can
 
 	metrics   *kernelMetrics
 	progress  progress
@@ -57,7 +58,9 @@ type watcher struct {
 const dumpTries = 4
 
 // run publishes every change until ctx ends; then it returns nil. It comes after
-// start and the snapshot.
+// start and the snapshot. When the kernel cannot be read, it goes on as soon as it can: a
+// failure to read says nothing of the links. It returns an error only where there is no
+// way to open the source again.
 func (w *watcher) run(ctx context.Context) error {
 	w.progress.work()
 	defer w.progress.rest()
@@ -77,10 +80,58 @@ func (w *watcher) run(ctx context.Context) error {
 			}
 			next = time.Now().Add(w.resync)
 		}
+		if err != nil && ctx.Err() == nil {
+			err = w.restore(ctx, err)
+		}
 		if err != nil {
 			return ignoreEnd(ctx, err)
 		}
 	}
+}
+
+const (
+	minRestorePause = 100 * time.Millisecond
+	maxRestorePause = 5 * time.Second
+)
+
+// restore makes the table true again after the kernel could not be read: with a source
+// that is opened anew, and a dump that is compared with the table. It tries until that
+// works, with growing pauses.
+func (w *watcher) restore(ctx context.Context, err error) error {
+	if w.reopen == nil {
+		return err
+	}
+	began, text := time.Now(), ""
+	published := 0
+	for pause := minRestorePause; ; pause = min(2*pause, maxRestorePause) {
+		w.metrics.failures.Inc()
+		if err.Error() != text {
+			text = err.Error()
+			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing", "cause", text)
+		}
+		w.progress.rest()
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		w.progress.work()
+		if err = w.reopen(); err != nil {
+			continue
+		}
+		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+		if err == nil || errors.Is(err, netlinksrc.ErrOverrun) {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	w.log.Info("reading the kernel's links again", "after", time.Since(began).Round(time.Millisecond), "events", published)
+	if errors.Is(err, netlinksrc.ErrOverrun) {
+		return w.recover(ctx)
+	}
+	return nil
 }
 
 // finish takes the notifications that came before the end. What an overrun lost

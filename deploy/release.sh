@@ -6,7 +6,7 @@
 # bytes, on any machine and in any folder.
 #
 # The image, for the same architectures, is not part of it, since it goes to a registry:
-#   docker buildx build --platform linux/amd64,linux/arm64,linux/riscv64 \
+#   docker buildx build --platform linux/amd64,linux/arm64,linux/riscv64,linux/arm/v7,linux/s390x \
 #     --build-arg VERSION=v1.2.3 --build-arg REVISION="$(git rev-parse HEAD)" \
 #     --tag registry.example.com/ifacebridge:v1.2.3 --push .
 set -eu
@@ -32,8 +32,9 @@ for shell in bash zsh fish; do
   "$parts/ifacebridge" completion $shell > "$parts/ifacebridge.$shell"
 done
 
-for ARCH in ${ARCHES:-amd64 arm64 riscv64}; do
-  export ARCH
+export GOARM=7 # arm is armv7, which nfpm calls arm7
+for ARCH in ${ARCHES:-amd64 arm64 riscv64 arm s390x}; do
+  export ARCH PACKAGE_ARCH="$(echo "$ARCH" | sed "s/^arm$/arm7/")"
   name=ifacebridge-$VERSION-linux-$ARCH
   build "$ARCH" "$OUT/$name"
   go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 \

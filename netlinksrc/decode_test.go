@@ -298,6 +298,7 @@ func TestNameLinks(t *testing.T) {
 // What a kernel really sends, captured once (-capture), decodes to what it decoded
 // to then.
 func TestDecodeKernelMessages(t *testing.T) {
+	littleEndian(t)
 	if *recapture {
 		capture(t)
 	}

@@ -35,12 +35,13 @@ const (
 	Notification  Cause = iota + 1 // the kernel said so
 	SnapshotCause                  // the epoch's opening snapshot
 	Resync                         // comparing with a dump, or with what was published before a restart
+	Retired                        // the host is gone for good, or not called so any more
 )
 
 var (
 	kindNames   = []string{New: "new", Del: "del"}
 	actionNames = []string{Existing: "existing", Created: "created", Updated: "updated", Renamed: "renamed", Deleted: "deleted", Moved: "moved"}
-	causeNames  = []string{Notification: "notification", SnapshotCause: "snapshot", Resync: "resync"}
+	causeNames  = []string{Notification: "notification", SnapshotCause: "snapshot", Resync: "resync", Retired: "retired"}
 )
 
 func (k Kind) String() string   { return nameOf(kindNames, k) }

@@ -30,8 +30,14 @@ const Name = "iface.v1"
 type Event struct {
 	Host   string // the host's name as configured, not its subject token
 	BootID string // the kernel's /proc/sys/kernel/random/boot_id
-	Epoch  string // one run of the bridge
-	Seq    uint64 // position in the epoch, from 1, without gaps
+
+	// OwnNetnsInode is the number in the kernel's nsfs of the network namespace in which
+	// the bridge runs; 0 from a bridge that does not say. Under the same host name and boot
+	// another number means other links: a container that was made again.
+	OwnNetnsInode uint64
+
+	Epoch string // one run of the bridge
+	Seq   uint64 // position in the epoch, from 1, without gaps
 
 	Time   time.Time // when the bridge read it from the kernel
 	Kind   Kind      // "event": new or del, as in the subject
@@ -57,7 +63,7 @@ type Event struct {
 	Link      Link     // on del: the last known
 
 	// Netns is the name of the network namespace that the link is in, and
-	// NetnsInode its number in the kernel's nsfs; the bridge's own has no name.
+	// NetnsInode its number in the kernel's nsfs; "" and 0 for the bridge's own.
 	// NetnsPrevious is what the namespace was called until this event: what is
 	// known of the link under that name is known under Netns now.
 	Netns         string

@@ -154,7 +154,10 @@ type Encoder struct {
 }
 
 // run is what the events of one run of a bridge have in common.
-type run struct{ epoch, host, bootID string }
+type run struct {
+	epoch, host, bootID string
+	ownNetnsInode       uint64
+}
 
 // AppendJSON appends the event to dst, and returns besides where its link stands: from
 // link to the last byte but one of what is returned.
@@ -191,11 +194,14 @@ var onceKeys = func() (s FieldSet) {
 // appendHead appends the event up to its link. Previous, where there is one, stands
 // for e.Previous.
 func (c *Encoder) appendHead(dst []byte, e *Event, previous *Form) []byte {
-	if r := (run{e.Epoch, e.Host, e.BootID}); r != c.run || len(c.head) == 0 {
+	if r := (run{e.Epoch, e.Host, e.BootID, e.OwnNetnsInode}); r != c.run || len(c.head) == 0 {
 		c.run = r
 		c.head = append(append(append(c.head[:0], `{"schema":"`+Name+`","id":"`...), e.Epoch...), '-')
 		c.repeat = appendText(append(c.repeat[:0], `","host":`...), e.Host)
 		c.repeat = appendText(append(c.repeat, `,"boot_id":`...), e.BootID)
+		if e.OwnNetnsInode != 0 {
+			c.repeat = strconv.AppendUint(append(c.repeat, `,"own_netns_inode":`...), e.OwnNetnsInode, 10)
+		}
 		c.repeat = append(appendText(append(c.repeat, `,"epoch":`...), e.Epoch), `,"seq":`...)
 	}
 	dst = strconv.AppendUint(append(dst, c.head...), e.Seq, 10)
@@ -333,23 +339,25 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 
 // eventKeys read what stands under each key of an event.
 var eventKeys = map[string]func(*Event, json.RawMessage) error{
-	"host":           into(func(e *Event) *string { return &e.Host }),
-	"boot_id":        into(func(e *Event) *string { return &e.BootID }),
-	"epoch":          into(func(e *Event) *string { return &e.Epoch }),
-	"seq":            into(func(e *Event) *uint64 { return &e.Seq }),
-	"time":           into(func(e *Event) *time.Time { return &e.Time }),
-	"event":          into(func(e *Event) *Kind { return &e.Kind }),
-	"action":         into(func(e *Event) *Action { return &e.Action }),
-	"cause":          into(func(e *Event) *Cause { return &e.Cause }),
-	"overruns":       into(func(e *Event) *uint64 { return &e.Overruns }),
-	"coalesced":      into(func(e *Event) *uint64 { return &e.Coalesced }),
-	"netns":          into(func(e *Event) *string { return &e.Netns }),
-	"netns_inode":    into(func(e *Event) *uint64 { return &e.NetnsInode }),
-	"netns_previous": into(func(e *Event) *string { return &e.NetnsPrevious }),
-	"changed":        intoSet(func(e *Event) *FieldSet { return &e.Changed }),
-	"truncated":      intoSet(func(e *Event) *FieldSet { return &e.Truncated }),
-	"previous":       func(e *Event, raw json.RawMessage) error { return e.Previous.UnmarshalJSON(raw) },
-	"link":           func(e *Event, raw json.RawMessage) error { return e.Link.UnmarshalJSON(raw) },
+	"host":        into(func(e *Event) *string { return &e.Host }),
+	"boot_id":     into(func(e *Event) *string { return &e.BootID }),
+	"epoch":       into(func(e *Event) *string { return &e.Epoch }),
+	"seq":         into(func(e *Event) *uint64 { return &e.Seq }),
+	"time":        into(func(e *Event) *time.Time { return &e.Time }),
+	"event":       into(func(e *Event) *Kind { return &e.Kind }),
+	"action":      into(func(e *Event) *Action { return &e.Action }),
+	"cause":       into(func(e *Event) *Cause { return &e.Cause }),
+	"overruns":    into(func(e *Event) *uint64 { return &e.Overruns }),
+	"coalesced":   into(func(e *Event) *uint64 { return &e.Coalesced }),
+	"netns":       into(func(e *Event) *string { return &e.Netns }),
+	"netns_inode": into(func(e *Event) *uint64 { return &e.NetnsInode }),
+
+	"own_netns_inode": into(func(e *Event) *uint64 { return &e.OwnNetnsInode }),
+	"netns_previous":  into(func(e *Event) *string { return &e.NetnsPrevious }),
+	"changed":         intoSet(func(e *Event) *FieldSet { return &e.Changed }),
+	"truncated":       intoSet(func(e *Event) *FieldSet { return &e.Truncated }),
+	"previous":        func(e *Event, raw json.RawMessage) error { return e.Previous.UnmarshalJSON(raw) },
+	"link":            func(e *Event, raw json.RawMessage) error { return e.Link.UnmarshalJSON(raw) },
 	"snapshot": func(e *Event, raw json.RawMessage) error {
 		s, err := unmarshal[struct {
 			Pos  uint32 `json:"pos"`

@@ -27,7 +27,7 @@
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	One owner of a name
-//	    a second bridge takes it over              TestFence, TestSpoolComesTooLate
+//	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestSpoolComesTooLate
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestManyLinks
 //	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestSpoolIsBounded

@@ -30,7 +30,7 @@ func TestDoctor(t *testing.T) {
 		{"no JetStream", "jetstream: false", nil, false, 1, []string{"FAIL  JetStream", "set IFACE_DELIVERY=core"}},
 		{"core needs none", "jetstream: false", []string{"IFACE_DELIVERY=core"}, false, 0, []string{"none writes as this host now"}},
 		{"a subject is missing", users(`permissions: { publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}, false, 1,
-			[]string{"FAIL  permissions", `user "u" may not publish to iface.test.del, publish to $KV.iface_links.test.>`, "ifacebridge permissions test"}},
+			[]string{"FAIL  permissions", `user "u" may not publish to iface.test.del, publish to ifacebridge.test.owner, publish to $KV.iface_links.test.>`, "ifacebridge permissions test"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

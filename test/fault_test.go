@@ -474,11 +474,12 @@ func TestBatchLimit(t *testing.T) {
 	}
 }
 
-// A stream that is deleted under a running bridge is made again.
+// A stream that is deleted under a running bridge is made again, and a new epoch tells
+// the whole state in it.
 func TestStreamDeleted(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	b := bridge(t, s)
+	b := bridge(t, s, "IFACE_RESYNC=500ms")
 	b.Ready()
 	holds(t, s)
 	js, err := jetstream.New(connect(t, s))
@@ -490,7 +491,9 @@ func TestStreamDeleted(t *testing.T) {
 		stream, err := js.Stream(context.Background(), "IFACE")
 		return err == nil && stream.CachedInfo().State.Msgs >= 2
 	})
-	b.Says("publishing again")
+	b.Says("beginning a new epoch: this one cannot go on")
+	holds(t, s)
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
 }
 
 // An event that is larger than the server takes says what it left out.

@@ -124,7 +124,7 @@ func TestMetrics(t *testing.T) {
 		`ifacebridge_events_total{action="created",cause="notification",event="new"} 2`,
 		`ifacebridge_events_total{action="deleted",cause="notification",event="del"} 2`,
 		"ifacebridge_links 1", "ifacebridge_ready 1", "ifacebridge_nats_connected 1", "ifacebridge_queue_limit_events 65536",
-		"ifacebridge_netlink_overruns_total 0", "ifacebridge_fenced 0", "ifacebridge_bucket_behind_keys 0", "ifacebridge_spool_events 0",
+		"ifacebridge_netlink_overruns_total 0", "ifacebridge_standby 0", `ifacebridge_epochs_total{reason="start"} 1`, "ifacebridge_bucket_behind_keys 0", "ifacebridge_spool_events 0",
 		`ifacebridge_publish_failures_total{reason="permission"} 0`, `ifacebridge_build_info{goversion="`,
 	}
 	defer func() {

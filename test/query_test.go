@@ -111,7 +111,8 @@ func TestQuery(t *testing.T) {
 					t.Errorf("metadata %s is %q, want %q", key, info.Metadata[key], want)
 				}
 			}
-			if len(info.Endpoints) != 1 || info.Endpoints[0].Subject != "ifacebridge.web01_example_com.links" {
+			if len(info.Endpoints) != 2 || info.Endpoints[0].Subject != "ifacebridge.web01_example_com.links" ||
+				info.Endpoints[1].Subject != "ifacebridge.web01_example_com.owner" {
 				t.Errorf("endpoints: %+v", info.Endpoints)
 			}
 			var stats micro.Stats

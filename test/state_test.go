@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -177,27 +178,62 @@ func TestBucketWithoutDirectGets(t *testing.T) {
 	bridge(t, s).Says("nats stream edit KV_iface_links --allow-direct")
 }
 
-// A second bridge under the same name takes over; the first stops with status 3
-// and says who writes now.
-func TestFence(t *testing.T) {
+// A second bridge under the same name stands by while the first lives, says so, and goes
+// on when that is gone; also when it hangs. The one that hung finds itself replaced and
+// stands by.
+func TestOneOwnerOthersStandBy(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	a := upLink(t, k)
 	first := bridge(t, s, "IFACE_RESYNC=500ms")
 	first.Ready()
 	holds(t, s)
-	second := bridge(t, s, "IFACE_RESYNC=500ms") // nothing happens: the first finds out when it looks
-	if status := first.Wait(); status != 3 {
+	second := bridge(t, s, "IFACE_RESYNC=500ms", "IFACE_HTTP_ADDR=127.0.0.1:9470")
+	second.Says("standing by: another bridge publishes as this host")
+	second.Says("serving /healthz")
+	if status, body := getAt(t, "127.0.0.1:9470", "/readyz"); status != 503 || !strings.Contains(body, "standing by: another bridge publishes as this host") {
+		t.Errorf("/readyz of the one that stands by answers %d: %s", status, body)
+	}
+	must(t, k.SetAlias(a, "the first's"))
+	holds(t, s)
+
+	first.Signal(unix.SIGSTOP)
+	stopped := time.Now()
+	second.Says("publishing as this host again: the other bridge is gone")
+	t.Logf("taken over %v after the first was stopped", time.Since(stopped).Round(time.Millisecond))
+	must(t, k.SetAlias(a, "the second's"))
+	holds(t, s)
+	first.Signal(unix.SIGCONT)
+	first.Says("standing by: another bridge publishes as this host")
+
+	second.Kill()
+	first.Says("publishing as this host again: the other bridge is gone")
+	must(t, k.SetAlias(a, "the first's again"))
+	holds(t, s)
+	first.Signal(unix.SIGTERM)
+	if status := first.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	first.Says(`another bridge writes as host "test": epoch `)
-	must(t, k.SetAlias(a, "the second"))
-	holds(t, s)
-	second.Signal(unix.SIGTERM)
-	if status := second.Wait(); status != 0 {
-		t.Errorf("the second bridge: exit status %d", status)
+	epochs := map[string]bool{}
+	events := stored(t, connect(t, s), "IFACE")
+	for i := range events {
+		epochs[events[i].Epoch] = true
 	}
-	replayAll(t, stored(t, connect(t, s), "IFACE"))
+	replayAll(t, events)
+	if len(epochs) != 3 {
+		t.Errorf("%d epochs, want one for each owner in turn", len(epochs))
+	}
+}
+
+// getAt is get from another address than the default.
+func getAt(t testing.TB, address, path string) (status int, body string) {
+	t.Helper()
+	resp, err := netnstest.Where(t).HTTP().Get("http://" + address + path)
+	must(t, err)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	must(t, err)
+	return resp.StatusCode, string(data)
 }
 
 // A stream that an operator made is used as it is, one that does not take our

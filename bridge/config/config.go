@@ -21,7 +21,8 @@ type Config struct {
 	Servers []string // NATS URLs; empty means the embedded server
 	Auth    Auth
 
-	Host, Token string // the host's name, and as a subject token
+	Host, Token string // the host's name, and as a subject token; "": it has none yet
+	FollowHost  bool   // Host is the kernel's name, which may change
 	Prefix      string
 	Delivery    Delivery
 	Stream      string
@@ -74,7 +75,7 @@ func (e Error) Error() string { return strings.Join(e, "\n") }
 func Parse(environ []string) (Config, error) {
 	p := parser{env: newEnvironment(environ)}
 	c := p.config()
-	c.Host, c.Token = p.host()
+	c.Host, c.Token, c.FollowHost = p.host()
 	return p.result(c)
 }
 

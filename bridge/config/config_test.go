@@ -16,7 +16,7 @@ func TestParseDefaults(t *testing.T) {
 	want := Config{
 		Host: "web01.example.com", Token: "web01_example_com", Prefix: "iface", Delivery: JetStream,
 		Stream: "IFACE", Bucket: "iface_links", Replicas: 1, MaxAge: 168 * time.Hour,
-		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: 65536, ReadBuffer: 8 << 20,
+		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: 65536, ReadBuffer: 64 << 20,
 		HTTPAddr: "127.0.0.1:9469", StoreDir: "/home/u/.local/state/ifacebridge", LogLevel: "info", LogFormat: "text",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {

@@ -78,23 +78,32 @@ func (p *parser) config() Config {
 	return c
 }
 
-// host is the name of this host, and its token.
-func (p *parser) host() (name, token string) {
+// IsPlaceholder reports whether a host is called so before it is named: many are, and
+// they must not be taken for one.
+func IsPlaceholder(name string) bool {
+	return slices.Contains([]string{"", "localhost", "localhost.localdomain", "(none)"}, name)
+}
+
+// host is the name of this host, and its token, and whether they are the kernel's. They
+// are empty while the kernel has no name of its own for it.
+func (p *parser) host() (name, token string, follow bool) {
 	const accepted = "any name that is not empty"
 	name, set := p.env["IFACE_HOST"]
 	if set && strings.TrimSpace(name) == "" {
 		p.mistake("IFACE_HOST", "is set but empty", "", accepted+", or unset for the kernel's host name")
-		return "", ""
+		return "", "", false
 	}
 	if !set {
 		var err error
-		if name, err = os.Hostname(); err != nil || name == "" {
+		if name, err = os.Hostname(); err != nil {
 			p.mistake("IFACE_HOST", "is unset and the kernel has no host name", "", accepted)
-			return "", ""
+		}
+		if IsPlaceholder(name) {
+			return "", "", true
 		}
 	}
 	token, _ = schema.HostToken(name) // fails for an empty name only
-	return name, token
+	return name, token, !set
 }
 
 func (p *parser) servers() []string {

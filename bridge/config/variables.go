@@ -76,7 +76,7 @@ var variables = []variable{
 		description: "fold the events of one link within this time into one"},
 	{name: "IFACE_QUEUE", standard: "65536",
 		description: "events held while NATS is away, before they are folded link by link"},
-	{name: "IFACE_RCVBUF", standard: "8MiB",
+	{name: "IFACE_RCVBUF", standard: "64MiB",
 		description: "netlink receive buffer to ask for"},
 	{name: "IFACE_SPOOL_DIR",
 		description: "keep events that NATS has not confirmed in this directory, across a crash of the bridge too; " +

@@ -14,7 +14,7 @@ func TestLacks(t *testing.T) {
 	}
 	e := &examination{cfg: cfg}
 	needed := e.published(cfg.HostPermissions().Publish)
-	want := []string{"iface.web01.new", "iface.web01.del", "$SYS.REQ.USER.INFO", "$SRV.INFO.ifacebridge"}
+	want := []string{"iface.web01.new", "iface.web01.del", "ifacebridge.web01.owner", "$SYS.REQ.USER.INFO", "$SRV.INFO.ifacebridge"}
 	if !slices.Equal(needed, want) {
 		t.Fatalf("needed: got %q, want %q", needed, want)
 	}
@@ -24,10 +24,10 @@ func TestLacks(t *testing.T) {
 		want        []string
 	}{
 		{"everything allowed", nil, nil, nil},
-		{"all of it allowed", []string{"iface.web01.*", "$SYS.REQ.USER.INFO", "$SRV.>"}, nil, nil},
-		{"each event alone allowed", []string{"iface.web01.new", "iface.web01.del", "$SYS.>", "$SRV.>"}, nil, nil},
-		{"events allowed only", []string{"iface.>"}, nil, []string{"$SYS.REQ.USER.INFO", "$SRV.INFO.ifacebridge"}},
-		{"another host's events", []string{"iface.web02.*", "$SYS.>", "$SRV.>"}, nil,
+		{"all of it allowed", []string{"iface.web01.*", "ifacebridge.web01.owner", "$SYS.REQ.USER.INFO", "$SRV.>"}, nil, nil},
+		{"each event alone allowed", []string{"iface.web01.new", "iface.web01.del", "ifacebridge.*.owner", "$SYS.>", "$SRV.>"}, nil, nil},
+		{"events allowed only", []string{"iface.>"}, nil, []string{"ifacebridge.web01.owner", "$SYS.REQ.USER.INFO", "$SRV.INFO.ifacebridge"}},
+		{"another host's events", []string{"iface.web02.*", "ifacebridge.>", "$SYS.>", "$SRV.>"}, nil,
 			[]string{"iface.web01.new", "iface.web01.del"}},
 		{"one denied", nil, []string{"iface.*.del"}, []string{"iface.web01.del"}},
 		{"denied in spite of allowed", []string{">"}, []string{"$SRV.>"}, []string{"$SRV.INFO.ifacebridge"}},

@@ -140,11 +140,39 @@ func printLinks(stdout io.Writer, view []fleet.Host, asJSON bool) error {
 				}
 				continue
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address,
-				strings.Join(l.Link.Flags.Names(), ","))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>%s\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address,
+				strings.Join(l.Link.Flags.Names(), ","), notes(&l.Link))
 		}
 	}
 	return w.Flush()
+}
+
+// notes are what matters of a link besides: the state of a port, the table of a VRF, the
+// other end of a tunnel, XDP, and a protocol that holds it down.
+func notes(l *schema.Link) string {
+	text := settingsNotes(l.Info.SlaveData, "port-", "state", "mii_status") +
+		settingsNotes(l.Info.Data, "", "table", "remote", "remote6")
+	if l.XDP != "" {
+		text += "  xdp"
+	}
+	if l.ProtoDown {
+		text += "  protodown"
+	}
+	return text
+}
+
+// settingsNotes are some keys of settings, those that are there.
+func settingsNotes(data, prefix string, keys ...string) (text string) {
+	var values map[string]any
+	if data == "" || json.Unmarshal([]byte(data), &values) != nil {
+		return ""
+	}
+	for _, key := range keys {
+		if value, ok := values[key]; ok {
+			text += fmt.Sprintf("  %s%s=%s", prefix, key, visible(fmt.Sprint(value)))
+		}
+	}
+	return text
 }
 
 // linkName is the link's name as ip writes it: with the lower link, and here the

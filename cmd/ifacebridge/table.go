@@ -350,7 +350,7 @@ var columns = []column{
 		}
 		return "-"
 	}},
-	{"KIND", 10, 100, func(_ *table, r *row) string { return cmp.Or(r.link.Link.Info.Kind, "-") }},
+	{"KIND", 10, 100, func(_ *table, r *row) string { return cmp.Or(printable(r.link.Link.Info.Kind), "-") }},
 	{"ADDRESS", 18, 120, func(_ *table, r *row) string { return cmp.Or(r.link.Link.Address.String(), "-") }},
 	{"LAST", 60, 140, func(_ *table, r *row) string {
 		if len(r.events) > 0 {
@@ -408,7 +408,7 @@ func (m *table) details() []string {
 	lines := []string{
 		bold.Render(strings.Repeat("─", max(0, m.width))),
 		bold.Render(printable(r.key.host)+"  "+linkName(&r.link)) +
-			fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags),
+			fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags) + notes(l),
 	}
 	if len(r.events) == 0 {
 		lines = append(lines, faint.Render("nothing has happened since this began"))
@@ -439,7 +439,7 @@ func summary(e *schema.Event) string {
 	if e.Cause == schema.Resync {
 		text += "  (found by comparing)"
 	}
-	return ansi.Strip(text)
+	return visible(ansi.Strip(text))
 }
 
 // flagChanges are the flags that came and went.

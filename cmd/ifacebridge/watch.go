@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -121,6 +122,21 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 		}
 	})
 	return errors.Join(err, writeErr)
+}
+
+// visible is text with the escapes of Go in the place of control, bidirectional and
+// zero-width characters, which a terminal would follow or hide.
+func visible(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if strconv.IsGraphic(r) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteRuneToGraphic(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return b.String()
 }
 
 // printable quotes a name that a terminal would not show as it is.

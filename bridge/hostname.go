@@ -1,0 +1,86 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/bridge/config"
+)
+
+// errRenamed is why a run ends when the kernel's name of the host has become another.
+var errRenamed = errors.New("the host was renamed")
+
+// hostnameFile is where the kernel has the name of the calling thread's UTS namespace. A
+// poll(2) of it ends when that changes (proc_sys_poll_notify).
+const hostnameFile = "/proc/sys/kernel/hostname"
+
+// A hostname follows the kernel's name of the host.
+type hostname struct {
+	file *os.File
+	name string // as last read
+}
+
+func openHostname() (*hostname, error) {
+	file, err := os.Open(hostnameFile)
+	if err != nil {
+		return nil, fmt.Errorf("the name of the host: %w", err)
+	}
+	h := &hostname{file: file}
+	return h, h.read()
+}
+
+func (h *hostname) close() { _ = h.file.Close() }
+
+func (h *hostname) read() error {
+	var buf [256]byte
+	n, err := h.file.ReadAt(buf[:], 0)
+	if n == 0 && err != nil {
+		return fmt.Errorf("the name of the host: %w", err)
+	}
+	h.name = strings.TrimRight(string(buf[:n]), "\n")
+	return nil
+}
+
+// pollFor is how long one poll lasts, so that the end of a context is seen.
+const pollFor = time.Second
+
+// changed waits until the name is another than it was. It returns ctx's error when that
+// ends first.
+func (h *hostname) changed(ctx context.Context) error {
+	before := h.name
+	for h.name == before {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		fds := []unix.PollFd{{Fd: int32(h.file.Fd()), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(fds, int(pollFor.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+		if err := h.read(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// named waits until the host has a name of its own: not what it is called before
+// somebody names it.
+func (h *hostname) named(ctx context.Context, log *slog.Logger) error {
+	for logged := false; config.IsPlaceholder(h.name); logged = true {
+		if !logged {
+			log.Warn("waiting for the host to be named: nothing is published under a name that every host has at first",
+				"hostname", h.name, "advice", "set the host's name, or IFACE_HOST")
+		}
+		if err := h.changed(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
