@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 
 	"ifacebridge/schema"
@@ -110,16 +109,6 @@ func SameInNamespaces(t testing.TB, f *Follower, kernels map[string]*netnstest.K
 	})
 	return compared
 }
-
-// ipShowsAll reports whether ip is new enough to show every key of info_data that the
-// contract has: 6.15 is. What an older one does not know it is no oracle of.
-var ipShowsAll = sync.OnceValue(func() bool {
-	out, _ := exec.Command("ip", "-V").Output() // "ip utility, iproute2-6.1.0, libbpf 1.1.2"
-	_, version, _ := strings.Cut(string(out), "iproute2-")
-	var major, minor int
-	n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor)
-	return n == 2 && (major > 6 || major == 6 && minor >= 15)
-})
 
 // first is what is shown of many differences.
 func first(diffs []string) string { return strings.Join(diffs[:min(len(diffs), 20)], "\n") }
