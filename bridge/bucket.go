@@ -279,6 +279,10 @@ func (b *bucket) again(p *keyPut) {
 	}
 }
 
+// lookAgain has the bucket looked for, and made, at its next use: a broker that lost a
+// stream may have lost it, too. It is for when run is not under way.
+func (b *bucket) lookAgain() { b.opened = false }
+
 // open finds the bucket, or makes it. One that was made again is filled again.
 func (b *bucket) open(ctx context.Context) error {
 	if b.opened {

@@ -121,6 +121,7 @@ func (p *publisher) tell(ctx context.Context, reason epochReason) error {
 	if p.bucket == nil {
 		return p.publishAll(ctx, known)
 	}
+	p.bucket.lookAgain()
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
