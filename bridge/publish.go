@@ -467,8 +467,11 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 		p.metrics.failed(err)
 		var broken *brokenStoryError
 		var replaced *replacedError
-		if errors.As(err, &broken) || errors.As(err, &replaced) || ctx.Err() != nil {
+		if errors.As(err, &broken) || errors.As(err, &replaced) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err
