@@ -252,6 +252,7 @@ func (q *queue) pushToSnapshot(c *change) {
 	if c.snapshot.Pos == 1 {
 		i = q.nodes.get()
 		q.nodes.append(i)
+		q.nodes.at(i).due = 0 // it may have been another's
 		q.snapshots[i] = &snapshot{c.about, make([]snapshotLink, 0, c.snapshot.Of)}
 	}
 	if t := q.tracks[c.id]; t != nil {
