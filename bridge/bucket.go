@@ -19,6 +19,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
@@ -91,7 +92,7 @@ func (b *bucket) put(events []outgoing) {
 		}
 	}
 	b.mu.Unlock()
-	signal(b.wake)
+	loop.Signal(b.wake)
 }
 
 // verify has the bucket compared with what it should hold. It does not block.
@@ -99,7 +100,7 @@ func (b *bucket) verify() {
 	b.mu.Lock()
 	b.check = true
 	b.mu.Unlock()
-	signal(b.wake)
+	loop.Signal(b.wake)
 }
 
 // run follows put until done is closed and everything is in the bucket, or ctx

@@ -1,6 +1,8 @@
 package bridge
 
-import "ifacebridge/bridge/config"
+import (
+	"ifacebridge/bridge/config"
+)
 
 // including returns a filter that publishes only what matches the patterns.
 func including(patterns string) config.Filter { return filter(patterns, "") }

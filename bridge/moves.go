@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -46,7 +47,7 @@ func newMoves(watched map[uint64]*namespace, hint chan<- struct{}, log *slog.Log
 // stand in order.
 func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	if msg.Kind == netlinksrc.Netns {
-		signal(m.hint)
+		loop.Signal(m.hint)
 		return
 	}
 	isNew := msg.Kind == netlinksrc.New && !msg.Partial && w.table.links[msg.Link.Index] == nil
@@ -81,7 +82,7 @@ func (m *moves) wentTo(from *table, last *schema.Link) schema.Counterpart {
 		}
 	}
 	if to == nil {
-		signal(m.hint) // there is a namespace that we do not watch yet
+		loop.Signal(m.hint) // there is a namespace that we do not watch yet
 		return schema.Counterpart{}
 	}
 	w.ids[id] = to

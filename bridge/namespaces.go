@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 )
@@ -146,7 +147,7 @@ func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop f
 	var finding sync.WaitGroup
 	finding.Go(func() {
 		for n.finder.Wait(ctx) == nil {
-			signal(n.hint)
+			loop.Signal(n.hint)
 		}
 	})
 	ticker := time.NewTicker(findEvery)
@@ -465,7 +466,7 @@ func (n *namespaces) malformed() (sum uint64) {
 // stuck returns which readers do not run.
 func (n *namespaces) stuck() (list []string) {
 	for _, w := range n.list() {
-		if w.progress.stuck() {
+		if w.progress.Stuck() {
 			list = append(list, "the kernel's reader is stuck")
 		}
 	}

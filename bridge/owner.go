@@ -93,13 +93,13 @@ func (p *publisher) own(ctx context.Context) error {
 			p.query.serve(p.id.epoch)
 			return nil
 		}
-		p.progress.rest()
+		p.progress.Rest()
 		select {
 		case <-time.After(askEvery):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.progress.work()
+		p.progress.Work()
 		if p.backlog.closed() {
 			p.log.Info("stopped while standing by; what waited is the other bridge's to publish")
 			return errStandingBy

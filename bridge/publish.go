@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
@@ -53,7 +54,7 @@ type publisher struct {
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
 	metrics  *publishMetrics
-	progress progress
+	progress loop.Progress
 
 	confirmed  atomic.Uint64 // events of this run
 	inFlight   atomic.Int64  // events
@@ -73,8 +74,8 @@ func (p *publisher) unconfirmed() int { return p.backlog.waiting() + int(p.inFli
 // through every failure: when the story of an epoch cannot go on, it begins another, and
 // when another bridge has taken the host's name, it waits until that is gone.
 func (p *publisher) run(ctx context.Context) error {
-	p.progress.work()
-	defer p.progress.rest()
+	p.progress.Work()
+	defer p.progress.Rest()
 	reason := started
 	for {
 		err := p.tell(ctx, reason)
@@ -302,16 +303,16 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 			wait = max(time.Until(verifyAt), time.Millisecond)
 		}
 		verify := false
-		p.progress.rest()
+		p.progress.Rest()
 		select {
 		case <-p.backlog.ready():
-		case <-after(wait):
+		case <-loop.After(wait):
 		case <-connected: // to a server that may be another, or may have lost what it had
 			verify = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.progress.work()
+		p.progress.Work()
 		if verify || p.verify > 0 && !time.Now().Before(verifyAt) {
 			if err := p.verifyStored(ctx); err != nil {
 				return err
@@ -394,17 +395,9 @@ func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) er
 // pause waits out the failure of an attempt that was begun then.
 func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.Time, err error) error {
 	retry.MoveOn(p.nc, began, err)
-	p.progress.rest()
-	defer p.progress.work()
+	p.progress.Rest()
+	defer p.progress.Work()
 	return retry.Wait(ctx, p.nc, err, p.unconfirmed())
-}
-
-// after is time.After, but never for no time at all.
-func after(d time.Duration) <-chan time.Time {
-	if d <= 0 {
-		return nil
-	}
-	return time.After(d)
 }
 
 // publish sends the encoder's batch until all of it is confirmed.
@@ -453,7 +446,7 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 	}
 	for {
 		began := time.Now()
-		p.progress.work() // again: a backlog may take long, one attempt may not
+		p.progress.Work() // again: a backlog may take long, one attempt may not
 		progress, err := p.attempt(ctx, attempt)
 		if progress || err == nil {
 			retry.End()

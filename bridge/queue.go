@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/schema"
 )
 
@@ -127,7 +128,7 @@ func (q *queue) push(c *change) {
 	q.pushLocked(c)
 	q.mu.Unlock()
 	if wasEmpty { // else whoever takes has not come to the end yet
-		signal(q.ready)
+		loop.Signal(q.ready)
 	}
 }
 
@@ -140,7 +141,7 @@ func (q *queue) pushSnapshot(produce func(emit func(*change))) {
 		q.opening = len(q.snapshots)
 	}
 	q.mu.Unlock()
-	signal(q.ready)
+	loop.Signal(q.ready)
 }
 
 // begin lets firstSnapshot go on, and reports whether it was the first to.
@@ -189,21 +190,13 @@ func (q *queue) close() {
 	q.closed = true
 	q.begin()
 	q.mu.Unlock()
-	signal(q.ready)
+	loop.Signal(q.ready)
 }
 
 func (q *queue) isClosed() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.closed
-}
-
-// signal puts a token into a channel that holds one.
-func signal(token chan<- struct{}) {
-	select {
-	case token <- struct{}{}:
-	default:
-	}
 }
 
 func (q *queue) pushLocked(c *change) {

@@ -21,6 +21,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/schema"
 )
@@ -233,7 +234,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
 			s.save()
-			signal(s.more)
+			loop.Signal(s.more)
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -244,7 +245,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 		select {
 		case <-q.ready:
 		case <-s.room:
-		case <-after(wait):
+		case <-loop.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -252,7 +253,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	s.mu.Lock()
 	s.isClosed = true
 	s.mu.Unlock()
-	signal(s.more)
+	loop.Signal(s.more)
 }
 
 // free returns how many more events the spool takes: none while some are not saved.
@@ -548,7 +549,7 @@ func (s *spool) drop(n int, m mark) {
 	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
 		s.note(s.update(nil))
 	}
-	signal(s.room)
+	loop.Signal(s.room)
 }
 
 func (s *spool) closed() bool {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -44,7 +45,7 @@ type watcher struct {
 	reopen   func() error // opens src anew; nil: nobody can
 
 	metrics   *kernelMetrics
-	progress  progress
+	progress  loop.Progress
 	links     atomic.Int64  // in the table
 	malformed atomic.Uint64 // messages and attributes, as last looked at
 
@@ -62,8 +63,8 @@ const dumpTries = 4
 // failure to read says nothing of the links. It returns an error only where there is no
 // way to open the source again.
 func (w *watcher) run(ctx context.Context) error {
-	w.progress.work()
-	defer w.progress.rest()
+	w.progress.Work()
+	defer w.progress.Rest()
 	next := time.Now().Add(w.resync)
 	for {
 		err := w.receive(ctx, next)
@@ -109,13 +110,13 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 			text = err.Error()
 			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing", "cause", text)
 		}
-		w.progress.rest()
+		w.progress.Rest()
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		w.progress.work()
+		w.progress.Work()
 		if err = w.reopen(); err != nil {
 			continue
 		}
@@ -161,9 +162,9 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 		ctx, cancel = context.WithDeadline(ctx, next)
 		defer cancel()
 	}
-	w.progress.rest()
+	w.progress.Rest()
 	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
-	w.progress.work()
+	w.progress.Work()
 	w.look()
 	return err
 }
