@@ -32,8 +32,6 @@ package bridge
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +44,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/netlinksrc"
@@ -168,32 +167,25 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	}
 	defer stopHealth()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
-		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
+		"host", cfg.Host, "epoch", id.Epoch, "boot_id", id.BootID)
 	return run(ctx, n, p, log)
 }
 
-func newIdentity(cfg config.Config) (identity, error) {
+func newIdentity(cfg config.Config) (event.Identity, error) {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return identity{}, fmt.Errorf("boot id: %w", err)
+		return event.Identity{}, fmt.Errorf("boot id: %w", err)
 	}
 	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
-	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch(), ownNetns: own}, nil
-}
-
-// newEpoch returns the name of an epoch, which no other ever has.
-func newEpoch() string {
-	var epoch [16]byte
-	_, _ = rand.Read(epoch[:]) // never fails
-	return hex.EncodeToString(epoch[:])
+	return event.Identity{Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(), OwnNetns: own}, nil
 }
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
 func newPublisher(
-	cfg config.Config, id identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
-		id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
 		metrics: newPublishMetrics(counted), owner: owner{log: log},
 	}
 	if s != nil {

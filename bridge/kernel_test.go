@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -47,11 +48,11 @@ func TestDumpOfManyLinks(t *testing.T) {
 
 	replayed := map[int32]schema.Link{}
 	follow := func() {
-		into, events := make([]delta, 1000), new(writer)
+		into, events := make([]event.Delta, 1000), new(event.Writer)
 		for {
 			n, _ := q.take(into, time.Now())
 			for i := range into[:n] {
-				data, _ := events.append(nil, &into[i], "epoch", 1)
+				data, _ := events.Append(nil, &into[i], "epoch", 1)
 				var e schema.Event
 				if err := e.UnmarshalJSON(data); err != nil {
 					t.Fatal(err)

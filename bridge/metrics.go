@@ -9,10 +9,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/netlinksrc"
-	"ifacebridge/schema"
 )
 
 // registerProcess registers what is about the process as a whole.
@@ -51,17 +51,10 @@ func newKernelMetrics(to metrics.Registry) *kernelMetrics {
 	return m
 }
 
-// labels are what events are counted by.
-type labels struct {
-	kind   schema.Kind
-	action schema.Action
-	cause  schema.Cause
-}
-
 // publishMetrics are what the publisher counts. It alone writes them.
 type publishMetrics struct {
 	events   *prometheus.CounterVec
-	byLabels map[labels]prometheus.Counter // the ones of events that were seen
+	byLabels map[event.Labels]prometheus.Counter // the ones of events that were seen
 	failures *prometheus.CounterVec
 	latency  prometheus.Histogram
 	epochs   *prometheus.CounterVec
@@ -70,14 +63,14 @@ type publishMetrics struct {
 func newPublishMetrics(to metrics.Registry) *publishMetrics {
 	m := &publishMetrics{
 		events:   to.CounterVec("events_total", "Events that NATS has confirmed.", "event", "action", "cause"),
-		byLabels: map[labels]prometheus.Counter{},
+		byLabels: map[event.Labels]prometheus.Counter{},
 		failures: to.CounterVec("publish_failures_total",
 			"Attempts to publish that failed and are made again, by reason.", "reason"),
 		latency: to.Histogram("publish_duration_seconds",
 			"Time from sending a batch of events until NATS has confirmed it.", prometheus.ExponentialBuckets(0.00025, 4, 8)),
 		epochs: to.CounterVec("epochs_total", "Epochs that were begun, by reason.", "reason"),
 	}
-	for _, reason := range epochReasons {
+	for _, reason := range event.EpochReasons {
 		m.epochs.WithLabelValues(string(reason))
 	}
 	for _, reason := range natsio.Reasons() {
@@ -87,13 +80,13 @@ func newPublishMetrics(to metrics.Registry) *publishMetrics {
 }
 
 // published counts events that were confirmed together.
-func (m *publishMetrics) published(events []outgoing, took time.Duration) {
+func (m *publishMetrics) published(events []event.Outgoing, took time.Duration) {
 	m.latency.Observe(took.Seconds())
 	for i := range events {
-		l := events[i].labels
+		l := events[i].Labels
 		counter, ok := m.byLabels[l]
 		if !ok {
-			counter = m.events.WithLabelValues(l.kind.String(), l.action.String(), l.cause.String())
+			counter = m.events.WithLabelValues(l.Kind.String(), l.Action.String(), l.Cause.String())
 			m.byLabels[l] = counter
 		}
 		counter.Inc()

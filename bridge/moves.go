@@ -99,7 +99,7 @@ func (w *namespace) knows(other *namespace, id int32) bool {
 }
 
 func (w *namespace) counterpart(index int32) schema.Counterpart {
-	return schema.Counterpart{Netns: w.table.netns.name, NetnsInode: w.table.netns.inode, Index: index}
+	return schema.Counterpart{Netns: w.table.netns.Name, NetnsInode: w.table.netns.Inode, Index: index}
 }
 
 // cameFrom implements elsewhere.

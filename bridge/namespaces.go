@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/netlinksrc"
@@ -204,7 +205,7 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 	t.watch = n.began
 	log := n.log
 	if !ns.Own() {
-		t.netns = netns{ns.Name, ns.Inode}
+		t.netns = event.Namespace{Name: ns.Name, Inode: ns.Inode}
 		log = log.With("netns", ns.Name)
 	}
 	w.watcher = watcher{
@@ -275,7 +276,7 @@ func (n *namespaces) adopt(begun []*namespace, opening bool) {
 	defer n.lock.Unlock()
 	links, published := 0, uint32(0)
 	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.published() == 0 })
-	n.queue.pushSnapshot(func(emit func(*change)) {
+	n.queue.pushSnapshot(func(emit func(*event.Change)) {
 		for i, w := range snapshots {
 			more := 0
 			if opening {

@@ -3,6 +3,7 @@ package bridge
 import (
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -30,10 +31,10 @@ type node struct {
 const nodeRoom = 160
 
 // about returns what is said of a change that is not whole.
-func (n *node) about(t *track) about {
-	return about{
-		id: t.id, kind: n.kind, action: n.action, cause: n.cause, time: time.Unix(0, n.time), overruns: n.overruns, count: n.count,
-		restated: n.restated, wasThere: true, netns: t.taken,
+func (n *node) about(t *track) event.About {
+	return event.About{
+		ID: t.id, Kind: n.kind, Action: n.action, Cause: n.cause, Time: time.Unix(0, n.time), Overruns: n.overruns, Count: n.count,
+		Restated: n.restated, WasThere: true, Netns: t.taken,
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/schema"
 )
 
@@ -15,66 +17,66 @@ type plainQueue struct {
 	limit     int
 	window    time.Duration
 	changes   []*plainChange
-	newest    map[linkID]*plainChange
+	newest    map[event.LinkID]*plainChange
 	forgotten uint64
 }
 
 type plainChange struct {
-	change
+	event.Change
 	due time.Time
 }
 
-func (q *plainQueue) push(c *change) {
-	inSnapshot := c.snapshot.Of > 0
-	next := &plainChange{change: *c}
-	link := *c.link
-	if next.link = &link; c.before != nil {
-		before := *c.before
-		next.before = &before
+func (q *plainQueue) push(c *event.Change) {
+	inSnapshot := c.Snapshot.Of > 0
+	next := &plainChange{Change: *c}
+	link := *c.Link
+	if next.Link = &link; c.Before != nil {
+		before := *c.Before
+		next.Before = &before
 	}
 	if q.window > 0 && !inSnapshot {
-		next.due = c.time.Add(q.window)
+		next.due = c.Time.Add(q.window)
 	}
-	if first := q.newest[c.id]; !inSnapshot && first != nil && (len(q.changes) >= q.limit || c.time.Before(first.due)) {
+	if first := q.newest[c.ID]; !inSnapshot && first != nil && (len(q.changes) >= q.limit || c.Time.Before(first.due)) {
 		next.due = first.due
-		foldPlain(&next.change, &first.change)
+		foldPlain(&next.Change, &first.Change)
 		q.changes = slices.DeleteFunc(q.changes, func(p *plainChange) bool { return p == first })
 	}
-	gone := c.kind == schema.Del && c.action != schema.Renamed
+	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
-		delete(q.newest, c.id)
-		if !next.wasThere && len(q.changes) >= 2*q.limit {
+		delete(q.newest, c.ID)
+		if !next.WasThere && len(q.changes) >= 2*q.limit {
 			q.forgotten++
 			return
 		}
 	}
 	q.changes = append(q.changes, next)
 	if inSnapshot {
-		delete(q.newest, c.id)
+		delete(q.newest, c.ID)
 	} else if !gone {
-		q.newest[c.id] = next
+		q.newest[c.ID] = next
 	}
 }
 
 // foldPlain makes into stand for first, too.
-func foldPlain(into, first *change) {
-	into.count += first.count
-	into.before, into.beforeNames, into.wasThere = first.before, first.beforeNames, first.wasThere
-	into.restated |= first.restated
-	if first.netnsBefore != "" {
-		into.netnsBefore = first.netnsBefore
+func foldPlain(into, first *event.Change) {
+	into.Count += first.Count
+	into.Before, into.BeforeNames, into.WasThere = first.Before, first.BeforeNames, first.WasThere
+	into.Restated |= first.Restated
+	if first.NetnsBefore != "" {
+		into.NetnsBefore = first.NetnsBefore
 	}
 	switch {
-	case into.kind == schema.Del:
-	case !first.wasThere && first.kind == schema.New:
-		into.action, into.netnsBefore = first.action, ""
-		into.counterpart = first.counterpart
-	case !first.wasThere: // it came and went, and came again, unseen
-		into.action, into.netnsBefore = schema.Created, ""
-	case first.wasThere && (into.before.Name != into.link.Name || into.netnsBefore != ""):
-		into.action = schema.Renamed
-	case first.wasThere:
-		into.action = schema.Updated
+	case into.Kind == schema.Del:
+	case !first.WasThere && first.Kind == schema.New:
+		into.Action, into.NetnsBefore = first.Action, ""
+		into.Counterpart = first.Counterpart
+	case !first.WasThere: // it came and went, and came again, unseen
+		into.Action, into.NetnsBefore = schema.Created, ""
+	case first.WasThere && (into.Before.Name != into.Link.Name || into.NetnsBefore != ""):
+		into.Action = schema.Renamed
+	case first.WasThere:
+		into.Action = schema.Updated
 	}
 }
 
@@ -85,18 +87,18 @@ func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
 	}
 	c := q.changes[0]
 	q.changes = q.changes[1:]
-	if q.newest[c.id] == c {
-		delete(q.newest, c.id)
+	if q.newest[c.ID] == c {
+		delete(q.newest, c.ID)
 	}
 	e = schema.Event{
-		Host: "web01", BootID: "boot", Epoch: "epoch", Seq: seq, Time: time.Unix(0, c.time.UnixNano()), Kind: c.kind, Action: c.action, Cause: c.cause,
-		Overruns: c.overruns + q.forgotten, Coalesced: c.count, Snapshot: c.snapshot,
-		Netns: c.netns.name, NetnsInode: c.netns.inode, NetnsPrevious: c.netnsBefore, Counterpart: c.counterpart, Link: *c.link,
+		Host: "web01", BootID: "boot", Epoch: "epoch", Seq: seq, Time: time.Unix(0, c.Time.UnixNano()), Kind: c.Kind, Action: c.Action, Cause: c.Cause,
+		Overruns: c.Overruns + q.forgotten, Coalesced: c.Count, Snapshot: c.Snapshot,
+		Netns: c.Netns.Name, NetnsInode: c.Netns.Inode, NetnsPrevious: c.NetnsBefore, Counterpart: c.Counterpart, Link: *c.Link,
 	}
-	c.linkNames.put(&e.Link)
-	if c.before != nil && (c.action == schema.Updated || c.action == schema.Renamed) {
-		e.Changed, e.Previous = schema.Diff(c.before, c.link)|c.restated, *c.before
-		c.beforeNames.put(&e.Previous)
+	c.LinkNames.Put(&e.Link)
+	if c.Before != nil && (c.Action == schema.Updated || c.Action == schema.Renamed) {
+		e.Changed, e.Previous = schema.Diff(c.Before, c.Link)|c.Restated, *c.Before
+		c.BeforeNames.Put(&e.Previous)
 	}
 	return e, true
 }
@@ -112,15 +114,15 @@ func FuzzQueue(f *testing.F) {
 		}
 		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
 		real := newThrough(limit, window)
-		real.filter = excluding("x*")
-		real.table.netns = netns{"blue", 42}
-		oracle := &plainQueue{limit: limit, window: window, newest: map[linkID]*plainChange{}}
-		both := func(c *change) {
+		real.filter = linktest.Excluding("x*")
+		real.table.netns = event.Namespace{Name: "blue", Inode: 42}
+		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
+		both := func(c *event.Change) {
 			oracle.push(c)
 			real.push(c)
 		}
 		now, seq := time.Unix(1000, 0), uint64(0)
-		var taken [1]delta
+		var taken [1]event.Delta
 		take := func(n int) {
 			for range n {
 				want, ok := oracle.take(now, seq+1)
@@ -132,7 +134,7 @@ func FuzzQueue(f *testing.F) {
 					return
 				}
 				seq++
-				data, _ := real.writer.append(nil, &taken[0], "epoch", seq)
+				data, _ := real.Writer.Append(nil, &taken[0], "epoch", seq)
 				if text := want.AppendJSON(nil); !bytes.Equal(data, text) {
 					t.Fatalf("got\n%s\nwant\n%s", data, text)
 				}
@@ -142,16 +144,16 @@ func FuzzQueue(f *testing.F) {
 		for i := 2; i+1 < len(script); i += 2 {
 			op, arg := script[i], script[i+1]
 			now = now.Add(time.Duration(op) * 10 * time.Millisecond)
-			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), master(int32(op>>6)))
-			m := newMsg(l)
+			l := linktest.Link(int32(arg%4+1), names[arg>>2%4], linktest.MTU(uint32(arg>>4)), linktest.Master(int32(op>>6)))
+			m := linktest.New(l)
 			switch op % 9 {
 			case 0, 1, 2:
 			case 3:
-				m = delMsg(l)
+				m = linktest.Del(l)
 			case 4:
-				m = partialMsg(l)
+				m = linktest.Partial(l)
 			case 5:
-				m = newMsg(link(l.Index, "a", alias(string(bytes.Repeat([]byte{'a' + arg%8}, int(arg))))))
+				m = linktest.New(linktest.Link(l.Index, "a", linktest.Alias(string(bytes.Repeat([]byte{'a' + arg%8}, int(arg))))))
 			case 6:
 				take(int(arg % 8))
 				continue
@@ -163,8 +165,8 @@ func FuzzQueue(f *testing.F) {
 					real.restate(now, 0, both)
 					continue
 				}
-				real.pushSnapshot(func(emit func(*change)) {
-					real.snapshot(0, now, 0, func(c *change) { oracle.push(c); emit(c) })
+				real.pushSnapshot(func(emit func(*event.Change)) {
+					real.snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
 				})
 				continue
 			}

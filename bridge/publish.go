@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
@@ -20,10 +21,10 @@ import (
 type delivery interface {
 	// begin says that events of this epoch follow, behind what is told of it already,
 	// if that is in NATS.
-	begin(epoch string, told mark)
+	begin(epoch string, told event.Mark)
 
 	// told returns how far the epoch has come.
-	told() mark
+	told() event.Mark
 
 	// look returns this host's last message in NATS; nil where nobody can know.
 	look(ctx context.Context) (*located, error)
@@ -36,14 +37,14 @@ type delivery interface {
 	// how many of them, from the first, are confirmed; the others are to be sent again,
 	// whether they arrived or not. Its errors are also those of verify. It ends with the
 	// context.
-	store(ctx context.Context, batch []outgoing) (int, error)
+	store(ctx context.Context, batch []event.Outgoing) (int, error)
 }
 
 // A publisher moves events from the backlog to NATS. Each gets its place in the
 // epoch as it leaves, so that seq has no gaps whatever was folded.
 type publisher struct {
-	id       identity
-	encoder  *encoder
+	id       event.Identity
+	encoder  *event.Encoder
 	backlog  backlog
 	spool    *spool // nil: none is kept
 	delivery delivery
@@ -76,7 +77,7 @@ func (p *publisher) unconfirmed() int { return p.backlog.waiting() + int(p.inFli
 func (p *publisher) run(ctx context.Context) error {
 	p.progress.Work()
 	defer p.progress.Rest()
-	reason := started
+	reason := event.Started
 	for {
 		err := p.tell(ctx, reason)
 		var broken *brokenStoryError
@@ -86,21 +87,21 @@ func (p *publisher) run(ctx context.Context) error {
 			return nil
 		case errors.As(err, &broken):
 			reason = broken.reason
-			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.epoch)
+			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.Epoch)
 		case errors.As(err, &replaced):
-			reason = tookOver
+			reason = event.TookOver
 			p.owner.replacedBy(replaced)
 			p.query.stop()
 		default:
 			return err
 		}
-		p.id.epoch = newEpoch()
+		p.id.Epoch = event.NewEpoch()
 	}
 }
 
 // tell publishes one epoch: a del for what vanished, a snapshot, and everything after
 // it. What is stored is looked at first, and the bucket follows behind.
-func (p *publisher) tell(ctx context.Context, reason epochReason) error {
+func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if err := p.own(ctx); err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (p *publisher) tell(ctx context.Context, reason epochReason) error {
 			return err
 		}
 	}
-	if err := p.begin(ctx, p.id.epoch); err != nil {
+	if err := p.begin(ctx, p.id.Epoch); err != nil {
 		return err
 	}
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
@@ -145,35 +146,35 @@ func (p *publisher) tell(ctx context.Context, reason epochReason) error {
 
 // begin begins an epoch, behind what is stored.
 func (p *publisher) begin(ctx context.Context, epoch string) error {
-	p.beginAt(epoch, mark{})
+	p.beginAt(epoch, event.Mark{})
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
 	if p.spool != nil { // before anything of it is in NATS
-		p.spool.resume(mark{Run: p.spool.id.epoch, Epoch: epoch})
+		p.spool.resume(event.Mark{Run: p.spool.id.Epoch, Epoch: epoch})
 	}
 	return nil
 }
 
 // beginAt makes the next event the one that follows what is told of an epoch.
-func (p *publisher) beginAt(epoch string, told mark) {
-	p.encoder.reset()
-	p.encoder.begin(epoch, told.Seq)
+func (p *publisher) beginAt(epoch string, told event.Mark) {
+	p.encoder.Reset()
+	p.encoder.Begin(epoch, told.Seq)
 	p.delivery.begin(epoch, told)
 }
 
 // opening returns what an epoch begins with. The first begins with the backlog's
 // snapshot. A later one tells again what consumers were told in the one before: those
 // events, which come before what the backlog has.
-func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Event, err error) {
+func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
 	if !p.opened {
 		o, err = p.backlog.opening(ctx)
 		p.opened = err == nil
 	} else {
 		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
-		o = openingOf(known, p.id)
+		o = event.OpeningOf(known, p.id)
 	}
-	if err == nil && len(o.links) == 0 {
+	if err == nil && len(o.Links) == 0 {
 		p.snapshotOK.Store(true)
 	}
 	return o, known, err
@@ -182,7 +183,7 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
 	for i := range known {
-		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.host, p.id.bootID, p.id.ownNetns
+		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.Host, p.id.BootID, p.id.OwnNetns
 	}
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
@@ -213,7 +214,7 @@ func (p *publisher) publishLeftovers(ctx context.Context) error {
 
 // resume publishes the events of the oldest run in the spool behind what is stored of
 // it.
-func (p *publisher) resume(ctx context.Context, left mark, found *located) error {
+func (p *publisher) resume(ctx context.Context, left event.Mark, found *located) error {
 	left, drop, err := p.judgeLeftover(left, found)
 	if err != nil || drop {
 		return err
@@ -231,15 +232,15 @@ func (p *publisher) resume(ctx context.Context, left mark, found *located) error
 	}
 	published := 0
 	for {
-		p.encoder.reset()
+		p.encoder.Reset()
 		if _, err := p.spool.next(p.encoder, time.Now()); err != nil {
 			return err
 		}
-		if len(p.encoder.batch) == 0 {
+		if len(p.encoder.Batch) == 0 {
 			p.log.Info("published what an earlier run had left", "events", published, "epoch", left.Epoch)
 			return nil
 		}
-		published += len(p.encoder.batch)
+		published += len(p.encoder.Batch)
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
@@ -250,7 +251,7 @@ func (p *publisher) resume(ctx context.Context, left mark, found *located) error
 // judgeLeftover decides by what was found stored where the leftovers of a run go on: in
 // their epoch, behind what is stored of it; in a new one, when that is not there any
 // more; or nowhere, when another bridge has written since.
-func (p *publisher) judgeLeftover(left mark, found *located) (from mark, drop bool, err error) {
+func (p *publisher) judgeLeftover(left event.Mark, found *located) (from event.Mark, drop bool, err error) {
 	switch {
 	case found == nil || left.Seq == 0 && (found.event == nil || found.event.Epoch != left.Epoch):
 		return left, false, nil
@@ -264,9 +265,9 @@ func (p *publisher) judgeLeftover(left mark, found *located) (from mark, drop bo
 		return left, true, err
 	}
 	p.log.Warn("beginning a new epoch for what an earlier run had left: theirs is not in the stream any more, which was restored or purged",
-		"their_epoch", left.Epoch, "seq", left.Seq, "reason", brokerLost)
-	p.metrics.epochs.WithLabelValues(string(brokerLost)).Inc()
-	return mark{Run: left.Run, Epoch: newEpoch()}, false, nil
+		"their_epoch", left.Epoch, "seq", left.Seq, "reason", event.BrokerLost)
+	p.metrics.epochs.WithLabelValues(string(event.BrokerLost)).Inc()
+	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}, false, nil
 }
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:
@@ -279,19 +280,19 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 	defer p.nc.RemoveStatusListener(connected)
 	verifyAt := time.Now().Add(p.verify)
 	for {
-		p.encoder.reset()
+		p.encoder.Reset()
 		closed := p.backlog.closed() // before next: nothing comes after it
 		wait, err := p.backlog.next(p.encoder, time.Now())
 		if err != nil {
 			return err
 		}
-		if len(p.encoder.batch) > 0 {
+		if len(p.encoder.Batch) > 0 {
 			if err := p.publish(ctx); err != nil {
-				p.backlog.giveBack(p.encoder.batch[len(p.encoder.batch)-int(p.inFlight.Swap(0)):])
+				p.backlog.giveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
 				return err
 			}
 			p.backlog.confirm(p.delivery.told())
-			if n := len(p.encoder.batch); n >= manyEvents && n < maxBatch && !closed {
+			if n := len(p.encoder.Batch); n >= manyEvents && n < event.MaxBatch && !closed {
 				time.Sleep(gather)
 			}
 			continue
@@ -331,7 +332,7 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if p.bucket != nil {
 		p.bucket.verify()
 	}
-	p.query.serve(p.id.epoch)
+	p.query.serve(p.id.Epoch)
 	return nil
 }
 
@@ -347,7 +348,7 @@ const (
 
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
 // that went while no bridge was running.
-func (p *publisher) publishVanished(ctx context.Context, o opening) error {
+func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error {
 	retry := natsio.Retry{
 		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
 		Last: &p.fault,
@@ -380,10 +381,10 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 
 // publishEvents publishes events that are in no backlog.
 func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) error {
-	for some := range slices.Chunk(events, maxBatch) {
-		p.encoder.reset()
+	for some := range slices.Chunk(events, event.MaxBatch) {
+		p.encoder.Reset()
 		for i := range some {
-			p.encoder.addEvent(&some[i])
+			p.encoder.AddEvent(&some[i])
 		}
 		if err := p.publish(ctx); err != nil {
 			return err
@@ -402,13 +403,13 @@ func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.T
 
 // publish sends the encoder's batch until all of it is confirmed.
 func (p *publisher) publish(ctx context.Context) error {
-	rest := p.encoder.batch
+	rest := p.encoder.Batch
 	p.inFlight.Store(int64(len(rest)))
 	p.oldest.Store(time.Now().UnixNano())
 	defer p.oldest.Store(0)
 	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
 		began := time.Now()
-		p.encoder.fit(rest)
+		p.encoder.Fit(rest)
 		n, err := p.delivery.store(ctx, rest)
 		p.stored(rest[:n], began)
 		rest = rest[n:]
@@ -483,18 +484,18 @@ func (p *publisher) attempt(ctx context.Context, do func(context.Context) (bool,
 }
 
 // stored takes note of events that NATS has confirmed.
-func (p *publisher) stored(events []outgoing, began time.Time) {
+func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	if len(events) == 0 {
 		return
 	}
-	p.state.apply(p.encoder.epoch, events)
+	p.state.apply(p.encoder.Epoch, events)
 	if p.bucket != nil {
 		p.bucket.put(events)
 	}
 	p.metrics.published(events, time.Since(began))
-	if p.encoder.epoch == p.id.epoch {
+	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
-		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o outgoing) bool { return o.endsOpening }) {
+		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
 			p.snapshotOK.Store(true)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/schema"
 )
@@ -35,7 +36,7 @@ type queue struct {
 	mu        sync.Mutex
 	nodes     nodes
 	len       int
-	tracks    map[linkID]*track
+	tracks    map[event.LinkID]*track
 	byHandle  []*track // by track.handle; nil where there is none
 	handles   []int32  // of byHandle that are free
 	hand      int      // in byHandle, where dropSome looked last
@@ -56,12 +57,12 @@ type queue struct {
 
 // A track is what the queue knows of a link that has changed lately.
 type track struct {
-	id     linkID
-	handle int32 // its place in queue.byHandle
-	newest int32 // the last node of the link; 0: none that a change could be folded into
-	queued int   // nodes of the link
-	pushed netns // as of the last change that was pushed whole
-	taken  netns // and of the last that was taken
+	id     event.LinkID
+	handle int32           // its place in queue.byHandle
+	newest int32           // the last node of the link; 0: none that a change could be folded into
+	queued int             // nodes of the link
+	pushed event.Namespace // as of the last change that was pushed whole
+	taken  event.Namespace // and of the last that was taken
 
 	// based is whether a change was pushed whole: the later ones can be told as what is
 	// different. form is what consumers know of the link. It belongs to whoever takes.
@@ -74,55 +75,34 @@ type track struct {
 // about twice as much.
 const maxTracks = 512
 
-// A delta is a change as it leaves the queue.
-type delta struct {
-	about
-
-	// form is what consumers know of the link. The encoder, which is done with one delta
-	// before it begins the next, makes it what they know afterwards.
-	form *schema.Form
-
-	// The change is either these keys and their values, or, when link is not nil, all of
-	// it; then before, if it is not nil either, stands for the form.
-	keys         schema.FieldSet
-	values       []byte // of the delta's own, to be used again
-	link, before *linkState
-}
-
-// linkState is a link with the names of the links that it refers to.
-type linkState struct {
-	*schema.Link
-	names
-}
-
 type wholeChange struct {
-	about
-	link   linkState
-	before *linkState // nil: as the form says
+	event.About
+	link   event.LinkState
+	before *event.LinkState // nil: as the form says
 }
 
 // A snapshot is the changes of one, of which the links that have not been taken yet.
 type snapshot struct {
-	about
+	event.About
 	links []snapshotLink
 }
 
 type snapshotLink struct {
-	id    linkID
+	id    event.LinkID
 	count uint64
-	link  linkState
+	link  event.LinkState
 }
 
 func newQueue(limit int, window time.Duration) *queue {
 	return &queue{
-		limit: limit, window: window, nodes: newNodes(), tracks: map[linkID]*track{}, whole: map[int32]*wholeChange{},
+		limit: limit, window: window, nodes: newNodes(), tracks: map[event.LinkID]*track{}, whole: map[int32]*wholeChange{},
 		snapshots: map[int32]*snapshot{}, large: map[int32][]byte{},
 		ready: make(chan struct{}, 1), began: make(chan struct{}),
 	}
 }
 
 // push puts what c says into the queue. It does not block.
-func (q *queue) push(c *change) {
+func (q *queue) push(c *event.Change) {
 	q.mu.Lock()
 	wasEmpty := q.len == 0
 	q.pushLocked(c)
@@ -134,7 +114,7 @@ func (q *queue) push(c *change) {
 
 // pushSnapshot is push for the snapshot that produce emits, with nothing in between.
 // The first is that of all namespaces that are there.
-func (q *queue) pushSnapshot(produce func(emit func(*change))) {
+func (q *queue) pushSnapshot(produce func(emit func(*event.Change))) {
 	q.mu.Lock()
 	produce(q.pushLocked)
 	if q.begin() {
@@ -160,7 +140,7 @@ var errNoSnapshot = errors.New("closed before the first snapshot")
 // firstSnapshot waits for the first snapshot and returns its links, or
 // errNoSnapshot when the queue was closed without one. It is for the one who
 // takes, before taking.
-func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.Time, err error) {
+func (q *queue) firstSnapshot(ctx context.Context) (links event.OpeningLinks, at time.Time, err error) {
 	select {
 	case <-q.began:
 	case <-ctx.Done():
@@ -171,14 +151,14 @@ func (q *queue) firstSnapshot(ctx context.Context) (links openingLinks, at time.
 	if q.closed && q.len == 0 {
 		return nil, at, errNoSnapshot
 	}
-	links, at = openingLinks{}, time.Now()
+	links, at = event.OpeningLinks{}, time.Now()
 	n := q.nodes.oldest()
 	for range q.opening {
 		s := q.snapshots[n]
 		for _, l := range s.links {
-			links[schema.LinkKey{Netns: s.netns.name, Index: l.id.index}] = openingLink{s.netns.inode, l.link.Link}
+			links[schema.LinkKey{Netns: s.Netns.Name, Index: l.id.Index}] = event.OpeningLink{NetnsInode: s.Netns.Inode, Link: l.link.Link}
 		}
-		at, n = s.time, q.nodes.at(n).next
+		at, n = s.Time, q.nodes.at(n).next
 	}
 	return links, at, nil
 }
@@ -199,18 +179,18 @@ func (q *queue) isClosed() bool {
 	return q.closed
 }
 
-func (q *queue) pushLocked(c *change) {
-	if c.snapshot.Of > 0 {
+func (q *queue) pushLocked(c *event.Change) {
+	if c.Snapshot.Of > 0 {
 		q.pushToSnapshot(c)
 		return
 	}
 	due := int64(0)
 	if q.window > 0 {
-		due = c.time.Add(q.window).UnixNano()
+		due = c.Time.Add(q.window).UnixNano()
 	}
-	t := q.track(c.id)
+	t := q.track(c.ID)
 	i := t.newest
-	if i != 0 && (q.len >= q.limit || c.time.UnixNano() < q.nodes.at(i).due) {
+	if i != 0 && (q.len >= q.limit || c.Time.UnixNano() < q.nodes.at(i).due) {
 		q.fold(t, i, c)
 		q.folded++
 		q.unlink(t, i)
@@ -220,10 +200,10 @@ func (q *queue) pushLocked(c *change) {
 		q.put(t, i, c)
 	}
 	q.nodes.at(i).due = due
-	gone := c.kind == schema.Del && c.action != schema.Renamed
+	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
 		t.newest = 0 // nothing comes after it
-		if w := q.whole[i]; w != nil && !w.wasThere && q.len >= 2*q.limit {
+		if w := q.whole[i]; w != nil && !w.WasThere && q.len >= 2*q.limit {
 			q.forgotten++
 			q.release(i)
 			q.drop(t)
@@ -240,23 +220,23 @@ func (q *queue) pushLocked(c *change) {
 
 // pushToSnapshot puts the next change of a snapshot into the queue. The snapshot is the
 // last that is there: nothing comes in between.
-func (q *queue) pushToSnapshot(c *change) {
+func (q *queue) pushToSnapshot(c *event.Change) {
 	i := q.nodes.newest()
-	if c.snapshot.Pos == 1 {
+	if c.Snapshot.Pos == 1 {
 		i = q.nodes.get()
 		q.nodes.append(i)
-		q.snapshots[i] = &snapshot{c.about, make([]snapshotLink, 0, c.snapshot.Of)}
+		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of)}
 	}
-	if t := q.tracks[c.id]; t != nil {
+	if t := q.tracks[c.ID]; t != nil {
 		t.newest = 0 // nothing is folded across it
 	}
 	s := q.snapshots[i]
-	s.links = append(s.links, snapshotLink{c.id, c.count, linkState{c.link, c.linkNames}})
+	s.links = append(s.links, snapshotLink{c.ID, c.Count, event.LinkState{Link: c.Link, Names: c.LinkNames}})
 	q.len++
 }
 
 // track returns what is known of a link.
-func (q *queue) track(id linkID) *track {
+func (q *queue) track(id event.LinkID) *track {
 	if q.recent != nil && q.recent.id == id {
 		return q.recent
 	}
@@ -298,16 +278,16 @@ func (q *queue) dropSome() {
 
 // put makes node i stand for c: for what is different, if that says all of it, else
 // for all of it.
-func (q *queue) put(t *track, i int32, c *change) {
-	if !t.based || !c.isPlain(t.pushed) {
-		q.putWhole(t, i, wholeOf(c, t.based && c.wasThere))
+func (q *queue) put(t *track, i int32, c *event.Change) {
+	if !t.based || !c.IsPlain(t.pushed) {
+		q.putWhole(t, i, wholeOf(c, t.based && c.WasThere))
 		return
 	}
 	n := q.nodes.at(i)
-	n.track, n.kind, n.action, n.cause = t.handle, c.kind, c.action, c.cause
-	n.time, n.overruns, n.count = c.time.UnixNano(), c.overruns, c.count
-	n.keys, n.restated = c.keys(), c.restated
-	q.scratch = c.appendValues(q.scratch[:0], n.keys)
+	n.track, n.kind, n.action, n.cause = t.handle, c.Kind, c.Action, c.Cause
+	n.time, n.overruns, n.count = c.Time.UnixNano(), c.Overruns, c.Count
+	n.keys, n.restated = c.Keys(), c.Restated
+	q.scratch = c.AppendValues(q.scratch[:0], n.keys)
 	q.setValues(i, q.scratch)
 }
 
@@ -315,74 +295,69 @@ func (q *queue) putWhole(t *track, i int32, w *wholeChange) {
 	n := q.nodes.at(i)
 	n.track, n.isWhole = t.handle, true
 	q.whole[i] = w
-	t.based, t.pushed = true, w.netns
+	t.based, t.pushed = true, w.Netns
 }
 
 // wholeOf returns c with links of its own. What it was before need not be told when
 // the form is known to have it.
-func wholeOf(c *change, formHasBefore bool) *wholeChange {
-	w := &wholeChange{about: c.about, link: linkState{c.link, c.linkNames}}
-	if c.before != nil { // else the table leaves the link alone
-		w.link = w.link.clone()
-		if !formHasBefore && c.kind != schema.Del {
-			before := linkState{c.before, c.beforeNames}.clone()
+func wholeOf(c *event.Change, formHasBefore bool) *wholeChange {
+	w := &wholeChange{About: c.About, link: event.LinkState{Link: c.Link, Names: c.LinkNames}}
+	if c.Before != nil { // else the table leaves the link alone
+		w.link = w.link.Clone()
+		if !formHasBefore && c.Kind != schema.Del {
+			before := event.LinkState{Link: c.Before, Names: c.BeforeNames}.Clone()
 			w.before = &before
 		}
 	}
 	return w
 }
 
-func (l linkState) clone() linkState {
-	link := *l.Link
-	return linkState{&link, l.names}
-}
-
 // fold makes node i stand for what it stands for and, after it, c.
-func (q *queue) fold(t *track, i int32, c *change) {
+func (q *queue) fold(t *track, i int32, c *event.Change) {
 	n := q.nodes.at(i)
-	switch plain := c.isPlain(t.pushed); {
+	switch plain := c.IsPlain(t.pushed); {
 	case n.isWhole:
 		w := q.whole[i]
-		w.about = fold(w.about, c.about)
-		w.link = linkState{c.link, c.linkNames}.clone()
-		t.pushed = w.netns
+		w.About = fold(w.About, c.About)
+		w.link = event.LinkState{Link: c.Link, Names: c.LinkNames}.Clone()
+		t.pushed = w.Netns
 	case plain:
-		keys := c.keys()
-		values := c.appendValues(q.scratch[:0], keys)
+		keys := c.Keys()
+		values := c.AppendValues(q.scratch[:0], keys)
 		fresh := len(values)
 		values = schema.MergeValues(values, n.keys, q.valuesOf(i), keys, values[:fresh])
 		q.scratch = values
 		n.keys |= keys
 		q.setValues(i, values[fresh:])
-		n.restated |= c.restated
-		n.kind, n.action, n.cause = c.kind, c.action, c.cause
-		n.time, n.overruns, n.count = c.time.UnixNano(), c.overruns, n.count+c.count
+		n.restated |= c.Restated
+		n.kind, n.action, n.cause = c.Kind, c.Action, c.Cause
+		n.time, n.overruns, n.count = c.Time.UnixNano(), c.Overruns, n.count+c.Count
 	default: // what it was before, the form says
 		first := n.about(t)
-		w := &wholeChange{about: fold(first, c.about), link: linkState{c.link, c.linkNames}.clone()}
+		w := &wholeChange{About: fold(first, c.About), link: event.LinkState{Link: c.Link, Names: c.LinkNames}.Clone()}
 		q.empty(i)
 		q.putWhole(t, i, w)
 	}
 }
 
 // fold returns what is said of a change that stands for two, one after the other.
-func fold(first, c about) about {
+func fold(first, c event.About) event.About {
 	into := c
-	into.count += first.count
-	into.wasThere = first.wasThere
-	into.restated |= first.restated
-	if first.netnsBefore != "" {
-		into.netnsBefore = first.netnsBefore
+	into.Count += first.Count
+	into.WasThere = first.WasThere
+	into.Restated |= first.Restated
+	if first.NetnsBefore != "" {
+		into.NetnsBefore = first.NetnsBefore
 	}
 	switch {
-	case c.kind == schema.Del:
-	case first.wasThere:
-		into.action = schema.Updated // or renamed, as is seen when the event is made
-	case first.kind == schema.New:
-		into.action, into.netnsBefore = first.action, ""
-		into.counterpart = first.counterpart
+	case c.Kind == schema.Del:
+	case first.WasThere:
+		into.Action = schema.Updated // or renamed, as is seen when the event is made
+	case first.Kind == schema.New:
+		into.Action, into.NetnsBefore = first.Action, ""
+		into.Counterpart = first.Counterpart
 	default: // it came and went, and came again, unseen
-		into.action, into.netnsBefore = schema.Created, ""
+		into.Action, into.NetnsBefore = schema.Created, ""
 	}
 	return into
 }
@@ -393,7 +368,7 @@ const maxTake = 64
 // take moves up to len(into), which is at most maxTake, changes out of the queue, and
 // returns how many. It returns, besides, how long to wait for the next one when the
 // oldest is held for the folding window; 0 means until ready.
-func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
+func (q *queue) take(into []event.Delta, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for n < len(into) && q.len > 0 {
@@ -410,7 +385,7 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 		} else {
 			q.takeNode(d, q.byHandle[oldest.track], i)
 		}
-		d.overruns += q.forgotten
+		d.Overruns += q.forgotten
 		n++
 	}
 	if len(q.tracks) > maxTracks {
@@ -423,16 +398,16 @@ func (q *queue) take(into []delta, now time.Time) (n int, wait time.Duration) {
 }
 
 // takeOfSnapshot makes d the next change of a snapshot, which stands in node i.
-func (q *queue) takeOfSnapshot(d *delta, s *snapshot, i int32) {
+func (q *queue) takeOfSnapshot(d *event.Delta, s *snapshot, i int32) {
 	l := s.links[0]
 	s.links = s.links[1:]
-	s.snapshot.Pos++
+	s.Snapshot.Pos++
 	t := q.track(l.id)
-	if t.taken = s.netns; !t.based {
-		t.based, t.pushed = true, s.netns
+	if t.taken = s.Netns; !t.based {
+		t.based, t.pushed = true, s.Netns
 	}
-	d.about, d.form, d.link, d.before = s.about, t.form, &l.link, nil
-	d.id, d.count, d.snapshot.Pos = l.id, l.count, s.snapshot.Pos-1
+	d.About, d.Form, d.Link, d.Before = s.About, t.form, &l.link, nil
+	d.ID, d.Count, d.Snapshot.Pos = l.id, l.count, s.Snapshot.Pos-1
 	q.len--
 	if len(s.links) == 0 {
 		q.nodes.unlink(i)
@@ -442,22 +417,22 @@ func (q *queue) takeOfSnapshot(d *delta, s *snapshot, i int32) {
 }
 
 // takeNode makes d what node i stands for, and gives the node back.
-func (q *queue) takeNode(d *delta, t *track, i int32) {
+func (q *queue) takeNode(d *event.Delta, t *track, i int32) {
 	n := q.nodes.at(i)
-	d.form, d.keys, d.values, d.link, d.before = t.form, n.keys, d.values[:0], nil, nil
+	d.Form, d.Keys, d.Values, d.Link, d.Before = t.form, n.keys, d.Values[:0], nil, nil
 	if w := q.whole[i]; w != nil {
-		d.about, d.link, d.before = w.about, &w.link, w.before
-		t.taken = w.netns
+		d.About, d.Link, d.Before = w.About, &w.link, w.before
+		t.taken = w.Netns
 	} else {
-		d.about = n.about(t)
-		d.values = append(d.values, q.valuesOf(i)...)
+		d.About = n.about(t)
+		d.Values = append(d.Values, q.valuesOf(i)...)
 	}
 	if t.newest == i {
 		t.newest = 0
 	}
 	q.unlink(t, i)
 	q.release(i)
-	if d.kind == schema.Del && d.action != schema.Renamed {
+	if d.Kind == schema.Del && d.Action != schema.Renamed {
 		q.drop(t)
 	}
 }

@@ -8,119 +8,21 @@ import (
 	"time"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
-
-// A change is one step of the published state: what an event will say, but for
-// its place in the epoch, which it gets when it leaves the queue.
-type change struct {
-	about
-
-	// link is the state after the change and before the one before it, nil when there
-	// was none; both as the kernel says them: other links by index only, so that they
-	// compare. They are the table's. A link without one before it the table leaves alone
-	// afterwards, so that it may be kept; of others they hold until emit returns.
-	link, before           *schema.Link
-	linkNames, beforeNames names
-}
-
-// about is what there is to say of a change besides the link.
-type about struct {
-	id       linkID
-	kind     schema.Kind
-	action   schema.Action
-	cause    schema.Cause
-	time     time.Time
-	overruns uint64
-	count    uint64 // kernel notifications that it stands for
-	snapshot schema.Snapshot
-
-	// wasThere is whether a consumer knows the link, as it was before.
-	wasThere bool
-
-	// restated are keys that are said again although the link has not changed,
-	// because the name that stands beside them has.
-	restated schema.FieldSet
-
-	// netns is the namespace of the link, and netnsBefore what it was called
-	// before the change, when it had another name.
-	netns       netns
-	netnsBefore string
-
-	counterpart schema.Counterpart
-}
-
-// isPlain reports whether all that c says is what is different of a link that consumers
-// know, in a namespace.
-func (c *change) isPlain(in netns) bool {
-	return c.wasThere && c.before != nil && c.snapshot.Of == 0 && c.netns == in && c.netnsBefore == "" && c.counterpart == schema.Counterpart{}
-}
-
-// keys returns the keys of which the values are not what they were.
-func (c *change) keys() schema.FieldSet {
-	s := schema.Diff(c.before, c.link)
-	if c.linkNames == c.beforeNames {
-		return s
-	}
-	if c.linkNames.lower != c.beforeNames.lower {
-		s |= lowerNameField
-	}
-	if c.linkNames.master != c.beforeNames.master {
-		s |= masterNameField
-	}
-	if c.linkNames.infoData != c.beforeNames.infoData || c.linkNames.slaveData != c.beforeNames.slaveData {
-		s |= linkInfoField
-	}
-	return s
-}
-
-// appendValues appends the values under keys, for a schema.Form.
-func (c *change) appendValues(dst []byte, keys schema.FieldSet) []byte {
-	if keys&(lowerNameField|masterNameField|linkInfoField) == 0 {
-		return c.link.AppendValues(dst, keys)
-	}
-	named := *c.link
-	c.linkNames.put(&named)
-	return named.AppendValues(dst, keys)
-}
-
-// netns is what a namespace is called in events; its zero value is the bridge's own.
-type netns struct {
-	name  string
-	inode uint64
-}
-
-// names are what the links that a link refers to were called at the time of a
-// change: its lower link, its master, and those in its kind's settings.
-type names struct {
-	lower, master       string
-	infoData, slaveData string // the settings with the names in them
-}
-
-// put puts the names into l.
-func (n *names) put(l *schema.Link) {
-	l.LowerName, l.MasterName, l.Info.Data, l.Info.SlaveData = n.lower, n.master, n.infoData, n.slaveData
-}
-
-// linkID identifies a link from its creation to its deletion. The kernel may
-// give its index to another link afterwards: that one is of a later generation.
-type linkID struct {
-	watch      uint64 // of a namespace, from its beginning to its end: an inode is used again
-	index      int32
-	generation uint64
-}
 
 // A table is the links of one network namespace: all of them, so that names
 // resolve, whether they are published or not. It decides what a message of the
 // kernel changes. It is a pure function of the messages: no clock, no socket.
 type table struct {
 	watch      uint64
-	netns      netns
+	netns      event.Namespace
 	filter     config.Filter
 	links      map[int32]*entry
 	generation uint64
-	out        change       // the one that emit is called with
+	out        event.Change // the one that emit is called with
 	spare      *schema.Link // memory for the next link; nil: the next one makes its own
 
 	// elsewhere knows the other namespaces; nil when there are none.
@@ -141,7 +43,7 @@ type elsewhere interface {
 
 type entry struct {
 	link       *schema.Link
-	names      names // as they were last published
+	names      event.Names // as they were last published
 	generation uint64
 	published  bool
 	kept       bool   // somebody may keep link: its memory must not be used again
@@ -157,9 +59,9 @@ func newTable(filter config.Filter) *table {
 // the link's state, whatever came before; a partial one is merged into what is
 // known, and says nothing about a link that is not. It reports quiet when the
 // notification changed nothing: the link's next event counts it.
-func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)) (quiet bool) {
+func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*event.Change)) (quiet bool) {
 	e := t.links[m.Link.Index]
-	t.out = change{about: about{cause: schema.Notification, time: m.Time, overruns: overruns, count: 1}}
+	t.out = event.Change{About: event.About{Cause: schema.Notification, Time: m.Time, Overruns: overruns, Count: 1}}
 	switch {
 	case m.Kind == netlinksrc.Del && e != nil:
 		t.remove(e, &m.Link, emit)
@@ -181,15 +83,15 @@ func (t *table) apply(m *netlinksrc.Message, overruns uint64, emit func(*change)
 
 // compare takes what a dump says of a link, and calls emit with what differs
 // from the table, as apply does. The link is the table's from then on.
-func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*change)) {
+func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit func(*event.Change)) {
 	e := t.links[link.Index]
-	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
+	t.out = event.Change{About: event.About{Cause: schema.Resync, Time: at, Overruns: overruns}}
 	switch {
 	case e == nil:
 		t.add(link, schema.Created, emit)
-	case replaced(e.link, link):
+	case event.Replaced(e.link, link):
 		t.remove(e, &schema.Link{}, emit)
-		t.out.wasThere, t.out.before = false, nil // nobody knows the one that has its index now
+		t.out.WasThere, t.out.Before = false, nil // nobody knows the one that has its index now
 		t.add(link, schema.Created, emit)
 	case *e.link != *link:
 		t.update(e, link, emit)
@@ -199,67 +101,30 @@ func (t *table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 // restate emits the links whose events name other links by names that those no
 // longer have, or did not have yet: the one end of a veth pair is announced before
 // the kernel has said what the other is called.
-func (t *table) restate(at time.Time, overruns uint64, emit func(*change)) {
+func (t *table) restate(at time.Time, overruns uint64, emit func(*event.Change)) {
 	for _, e := range t.sorted() {
 		now := t.names(e.link)
 		if !e.published || now == e.names {
 			continue
 		}
-		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: true}, before: e.link, beforeNames: e.names}
-		if now.lower != e.names.lower {
-			t.out.restated |= lowerIndexField
-		}
-		if now.master != e.names.master {
-			t.out.restated |= masterIndexField
-		}
-		if now.infoData != e.names.infoData || now.slaveData != e.names.slaveData {
-			t.out.restated |= linkInfoField
-		}
+		t.out = event.Change{About: event.About{Cause: schema.Resync, Time: at, Overruns: overruns, WasThere: true}, Before: e.link, BeforeNames: e.names}
+		t.out.Restated = now.ChangedKeys(&e.names)
 		t.emit(e, schema.New, schema.Updated, emit)
 	}
 }
 
-// The keys that stand for the names of other links, and those names.
-var (
-	lowerIndexField  = mustFields("link_index")
-	masterIndexField = mustFields("master_index")
-	linkInfoField    = mustFields("linkinfo")
-
-	lowerNameField  = mustFields("link")
-	masterNameField = mustFields("master")
-)
-
-// mustFields is schema.Fields for names that are constants.
-func mustFields(names ...string) schema.FieldSet {
-	set, err := schema.Fields(names...)
-	if err != nil {
-		panic(err)
-	}
-	return set
-}
-
 // vanished removes a link that a dump does not show.
-func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*change)) {
-	t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns}}
+func (t *table) vanished(e *entry, at time.Time, overruns uint64, emit func(*event.Change)) {
+	t.out = event.Change{About: event.About{Cause: schema.Resync, Time: at, Overruns: overruns}}
 	t.remove(e, &schema.Link{}, emit)
 }
 
-// replaced reports whether a link under the same index can't be the one that was
-// there: its index was given to another while nobody looked. A link keeps its kind, and
-// the kernel only ever counts its carrier up. Its hardware type may change in place
-// (TUNSETLINK, wlan monitor mode, an empty bond's first slave).
-func replaced(old, link *schema.Link) bool {
-	return old.Info.Kind != link.Info.Kind || old.Parent != link.Parent ||
-		link.CarrierUpCount.Or(0) < old.CarrierUpCount.Or(0) ||
-		link.CarrierDownCount.Or(0) < old.CarrierDownCount.Or(0)
-}
-
-func (t *table) add(link *schema.Link, action schema.Action, emit func(*change)) {
+func (t *table) add(link *schema.Link, action schema.Action, emit func(*event.Change)) {
 	t.generation++
-	e := &entry{link: link, generation: t.generation, published: t.filter.Publishes(link, t.netns.name)}
+	e := &entry{link: link, generation: t.generation, published: t.filter.Publishes(link, t.netns.Name)}
 	t.links[link.Index] = e
 	if t.elsewhere != nil {
-		t.out.counterpart = t.elsewhere.cameFrom(t, link.Index)
+		t.out.Counterpart = t.elsewhere.cameFrom(t, link.Index)
 	}
 	if e.published {
 		t.emit(e, schema.New, action, emit)
@@ -283,16 +148,16 @@ func (t *table) keep(l *schema.Link) *schema.Link {
 	return kept
 }
 
-func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
+func (t *table) update(e *entry, link *schema.Link, emit func(*event.Change)) {
 	before, wasPublished := e.link, e.published
 	renamed := before.Name != link.Name
 	if renamed { // the kind, which the filter also looks at, never changes
-		e.published = t.filter.Publishes(link, t.netns.name)
+		e.published = t.filter.Publishes(link, t.netns.Name)
 	}
 	beforeKept := e.kept
 	e.link, e.kept = link, false
 	if wasPublished || e.published {
-		t.out.before, t.out.beforeNames, t.out.wasThere = before, e.names, wasPublished
+		t.out.Before, t.out.BeforeNames, t.out.WasThere = before, e.names, wasPublished
 		kind, action := schema.New, schema.Updated
 		if renamed {
 			action = schema.Renamed
@@ -309,46 +174,46 @@ func (t *table) update(e *entry, link *schema.Link, emit func(*change)) {
 }
 
 // remove takes e out. Last is what the kernel said when it went: where it went to.
-func (t *table) remove(e *entry, last *schema.Link, emit func(*change)) {
+func (t *table) remove(e *entry, last *schema.Link, emit func(*event.Change)) {
 	delete(t.links, e.link.Index)
-	t.out.before, t.out.beforeNames = e.link, e.names
+	t.out.Before, t.out.BeforeNames = e.link, e.names
 	action := schema.Deleted
 	if _, moved := last.NewNetnsID.Get(); moved {
 		action = schema.Moved
 		e.link = t.keep(e.link)
 		e.link.NewNetnsID, e.link.NewIndex = last.NewNetnsID, last.NewIndex
 		if t.elsewhere != nil {
-			t.out.counterpart = t.elsewhere.wentTo(t, e.link)
+			t.out.Counterpart = t.elsewhere.wentTo(t, e.link)
 		}
 	}
 	if !e.published {
 		return
 	}
-	t.out.wasThere = true
+	t.out.WasThere = true
 	t.emit(e, schema.Del, action, emit)
 }
 
 // end removes every link: the namespace is gone, and the kernel announces none of
 // them.
-func (t *table) end(at time.Time, overruns uint64, emit func(*change)) {
+func (t *table) end(at time.Time, overruns uint64, emit func(*event.Change)) {
 	for _, e := range t.sorted() {
 		t.vanished(e, at, overruns, emit)
 	}
 }
 
 // rename gives the namespace another name, which the filter may look at.
-func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*change)) {
-	before := t.netns.name
-	t.netns.name = name
+func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*event.Change)) {
+	before := t.netns.Name
+	t.netns.Name = name
 	for _, e := range t.sorted() {
 		wasPublished := e.published
 		e.published = t.filter.Publishes(e.link, name)
 		if !wasPublished && !e.published {
 			continue
 		}
-		t.out = change{about: about{cause: schema.Resync, time: at, overruns: overruns, wasThere: wasPublished}, before: e.link, beforeNames: e.names}
+		t.out = event.Change{About: event.About{Cause: schema.Resync, Time: at, Overruns: overruns, WasThere: wasPublished}, Before: e.link, BeforeNames: e.names}
 		if wasPublished {
-			t.out.netnsBefore = before
+			t.out.NetnsBefore = before
 		}
 		kind := schema.New
 		if !e.published {
@@ -358,17 +223,17 @@ func (t *table) rename(name string, at time.Time, overruns uint64, emit func(*ch
 	}
 }
 
-func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func(*change)) {
+func (t *table) emit(e *entry, kind schema.Kind, action schema.Action, emit func(*event.Change)) {
 	c := &t.out
-	c.id = linkID{t.watch, e.link.Index, e.generation}
-	c.netns = t.netns
-	c.kind, c.action = kind, action
+	c.ID = event.LinkID{Watch: t.watch, Index: e.link.Index, Generation: e.generation}
+	c.Netns = t.netns
+	c.Kind, c.Action = kind, action
 	e.names = t.names(e.link)
-	c.link, c.linkNames = e.link, e.names
-	if c.before == nil {
+	c.Link, c.LinkNames = e.link, e.names
+	if c.Before == nil {
 		e.kept = true
 	}
-	c.count += e.quiet
+	c.Count += e.quiet
 	e.quiet = 0
 	emit(c)
 }
@@ -386,22 +251,22 @@ func (t *table) know(e *entry) {
 
 // names looks up the links that l refers to. They are looked up now: a name that
 // changes later is that link's event.
-func (t *table) names(l *schema.Link) names {
-	n := names{infoData: l.Info.Data, slaveData: l.Info.SlaveData}
+func (t *table) names(l *schema.Link) event.Names {
+	n := event.Names{InfoData: l.Info.Data, SlaveData: l.Info.SlaveData}
 	nameOf := t.nameOf
 	if _, elsewhere := l.LowerNetnsID.Get(); elsewhere { // its settings' indexes are of there, too
 		nameOf = func(int32) (string, bool) { return "", false }
 	} else if l.LowerIndex != 0 {
-		n.lower, _ = t.nameOf(l.LowerIndex)
+		n.Lower, _ = t.nameOf(l.LowerIndex)
 	}
 	if l.MasterIndex != 0 {
-		n.master, _ = t.nameOf(l.MasterIndex)
+		n.Master, _ = t.nameOf(l.MasterIndex)
 	}
-	if n.infoData != "" {
-		n.infoData = netlinksrc.NameLinks(l.Info.Kind, n.infoData, nameOf)
+	if n.InfoData != "" {
+		n.InfoData = netlinksrc.NameLinks(l.Info.Kind, n.InfoData, nameOf)
 	}
-	if n.slaveData != "" {
-		n.slaveData = netlinksrc.NameSlaveLinks(l.Info.SlaveKind, n.slaveData, t.nameOf)
+	if n.SlaveData != "" {
+		n.SlaveData = netlinksrc.NameSlaveLinks(l.Info.SlaveKind, n.SlaveData, t.nameOf)
 	}
 	return n
 }
@@ -436,14 +301,14 @@ func (t *table) published() (n uint32) {
 
 // snapshot calls emit with every published link, as events of a snapshot with
 // more of other namespaces behind it.
-func (t *table) snapshot(more uint32, at time.Time, overruns uint64, emit func(*change)) {
+func (t *table) snapshot(more uint32, at time.Time, overruns uint64, emit func(*event.Change)) {
 	pos, of := uint32(0), t.published()
 	for _, e := range t.sorted() {
 		if !e.published {
 			continue
 		}
 		pos++
-		t.out = change{about: about{cause: schema.SnapshotCause, time: at, overruns: overruns, snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}}
+		t.out = event.Change{About: event.About{Cause: schema.SnapshotCause, Time: at, Overruns: overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of, More: more}}}
 		t.emit(e, schema.New, schema.Existing, emit)
 	}
 }

@@ -7,127 +7,71 @@ import (
 	"time"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
-
-// Messages for tests, as the decoder makes them.
-
-func link(index int32, name string, change ...func(*schema.Link)) schema.Link {
-	l := schema.Link{Index: index, Name: name, Type: 1, Flags: 0x1002, MTU: schema.Some[uint32](1500)}
-	for _, c := range change {
-		c(&l)
-	}
-	return l
-}
-
-func newMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.New, Link: l, Time: time.Unix(1, 0)}
-}
-
-func delMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.Del, Link: l, Time: time.Unix(1, 0)}
-}
-
-func partialMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Link: l, Time: time.Unix(1, 0)}
-}
-
-func portMsg(index int32, settings string) *netlinksrc.Message {
-	l := schema.Link{Index: index, Info: schema.LinkInfo{SlaveData: settings}}
-	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Port: true, Link: l, Time: time.Unix(1, 0)}
-}
-
-// describe is a change in a line: "new renamed 3:b [ifname]".
-func describe(c *change) string {
-	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
-	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + (schema.Diff(c.before, c.link) | c.restated).String()
-	}
-	if c.count > 1 {
-		s += fmt.Sprintf(" x%d", c.count)
-	}
-	if c.cause == schema.Resync {
-		s += " resync"
-	}
-	return s
-}
-
-func mtu(n uint32) func(*schema.Link)   { return func(l *schema.Link) { l.MTU = schema.Some(n) } }
-func alias(s string) func(*schema.Link) { return func(l *schema.Link) { l.Alias = s } }
-func master(i int32) func(*schema.Link) { return func(l *schema.Link) { l.MasterIndex = i } }
-func kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.Kind = k } }
-func ups(n uint32) func(*schema.Link) {
-	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
-}
-func reason(s string) func(*schema.Link) { return func(l *schema.Link) { l.Reason = s } }
-func functions(l *schema.Link)           { l.NumVF, l.VFs = schema.Some[uint32](1), `[{"vf":0}]` }
-func port(settings string) func(*schema.Link) {
-	return func(l *schema.Link) { l.Info.SlaveKind, l.Info.SlaveData = "bridge", settings }
-}
-func movedTo(ns, i int32) func(*schema.Link) {
-	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
-}
 
 // What the kernel says, and what it means. Fact: an attribute that a full message
 // does not have is gone (an alias, the last altname). Fact: wireless sends partial
 // messages, in which absent means nothing. Fact: an index is given to another link.
 func TestTable(t *testing.T) {
-	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
+	swap := []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(3, "b")), linktest.New(linktest.Link(2, "tmp")), linktest.New(linktest.Link(3, "a")), linktest.New(linktest.Link(2, "b"))}
 	tests := []struct {
 		name     string
 		filter   config.Filter
 		messages []*netlinksrc.Message
 		want     []string
 	}{
-		{name: "life", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+		{name: "life", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a", linktest.MTU(9))), linktest.Del(linktest.Link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"}},
-		{name: "announced without a change", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
+		{name: "announced without a change", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a"))},
 			want: []string{"new created 2:a"}},
 		{name: "the next event counts what changed nothing",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a", linktest.MTU(9))), linktest.New(linktest.Link(2, "a", linktest.MTU(9))), linktest.Del(linktest.Link(2, "a"))},
 			want:     []string{"new created 2:a", "new updated 2:a [mtu] x3", "del deleted 2:a x2"}},
 		{name: "why a link is announced is news each time, and no state",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a", linktest.Reason("NOTIFY PEERS"))), linktest.New(linktest.Link(2, "a", linktest.Reason("NOTIFY PEERS"))), linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a", linktest.MTU(9)))},
 			want:     []string{"new created 2:a", "new updated 2:a [event]", "new updated 2:a [event]", "new updated 2:a [mtu] x2"}},
 		{name: "what a bridge says of its port",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", port(`{"state":"disabled"}`))), portMsg(2, `{"state":"blocking"}`), portMsg(2, `{"state":"blocking"}`), newMsg(link(2, "a", port(`{"state":"blocking"}`)))},
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a", linktest.Port(`{"state":"disabled"}`))), linktest.OfPort(2, `{"state":"blocking"}`), linktest.OfPort(2, `{"state":"blocking"}`), linktest.New(linktest.Link(2, "a", linktest.Port(`{"state":"blocking"}`)))},
 			want:     []string{"new created 2:a", "new updated 2:a [linkinfo]"}},
 		{name: "what a bridge says of a port that has left it, or that nobody knows",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), portMsg(2, `{"state":"blocking"}`), portMsg(3, `{"state":"blocking"}`), delMsg(link(2, "a"))},
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.OfPort(2, `{"state":"blocking"}`), linktest.OfPort(3, `{"state":"blocking"}`), linktest.Del(linktest.Link(2, "a"))},
 			want:     []string{"new created 2:a", "del deleted 2:a x2"}},
 		{name: "a notification does not take back what dumps say of virtual functions",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", functions)), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a", linktest.Functions)), linktest.New(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a", linktest.MTU(9)))},
 			want:     []string{"new created 2:a", "new updated 2:a [mtu] x2"}},
-		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
+		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a", linktest.Alias("x"))), linktest.New(linktest.Link(2, "a"))},
 			want: []string{"new created 2:a", "new updated 2:a [ifalias]"}},
 		{name: "a partial message is merged", messages: []*netlinksrc.Message{
-			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}), partialMsg(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002})},
+			linktest.New(linktest.Link(2, "a", linktest.Alias("x"))), linktest.Partial(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}), linktest.Partial(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002})},
 			want: []string{"new created 2:a", "new renamed 2:b [ifname] x2"}},
-		{name: "a partial message makes no link", messages: []*netlinksrc.Message{partialMsg(link(2, "a")), newMsg(link(2, "a")), delMsg(link(2, "a")), partialMsg(link(2, "a"))},
+		{name: "a partial message makes no link", messages: []*netlinksrc.Message{linktest.Partial(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "a")), linktest.Del(linktest.Link(2, "a")), linktest.Partial(linktest.Link(2, "a"))},
 			want: []string{"new created 2:a", "del deleted 2:a"}},
-		{name: "gone twice", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},
+		{name: "gone twice", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.Del(linktest.Link(2, "a")), linktest.Del(linktest.Link(2, "a"))},
 			want: []string{"new created 2:a", "del deleted 2:a"}},
-		{name: "an index is reused", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), newMsg(link(2, "b"))},
+		{name: "an index is reused", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.Del(linktest.Link(2, "a")), linktest.New(linktest.Link(2, "b"))},
 			want: []string{"new created 2:a", "del deleted 2:a", "new created 2:b"}},
 		{name: "a swap of two names", messages: swap,
 			want: []string{"new created 2:a", "new created 3:b", "new renamed 2:tmp [ifname]", "new renamed 3:a [ifname]", "new renamed 2:b [ifname]"}},
-		{name: "names that differ in one byte", messages: []*netlinksrc.Message{newMsg(link(2, "a\xff")), newMsg(link(2, "a\xfe"))},
+		{name: "names that differ in one byte", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a\xff")), linktest.New(linktest.Link(2, "a\xfe"))},
 			want: []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"}},
-		{name: "moved", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a", movedTo(0, 7)))},
+		{name: "moved", messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a")), linktest.Del(linktest.Link(2, "a", linktest.MovedTo(0, 7)))},
 			want: []string{"new created 2:a", "del moved 2:a"}},
-		{name: "renamed out of the filter and in", filter: including("eth*"),
-			messages: []*netlinksrc.Message{newMsg(link(2, "eth0")), newMsg(link(2, "x0")), newMsg(link(2, "x0", mtu(9))), newMsg(link(2, "eth1", mtu(9)))},
+		{name: "renamed out of the filter and in", filter: linktest.Including("eth*"),
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "eth0")), linktest.New(linktest.Link(2, "x0")), linktest.New(linktest.Link(2, "x0", linktest.MTU(9))), linktest.New(linktest.Link(2, "eth1", linktest.MTU(9)))},
 			want:     []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
-		{name: "filtered from birth to death", filter: excluding("kind:veth"),
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", kind("veth"))), newMsg(link(2, "b", kind("veth"))), delMsg(link(2, "b"))}},
+		{name: "filtered from birth to death", filter: linktest.Excluding("kind:veth"),
+			messages: []*netlinksrc.Message{linktest.New(linktest.Link(2, "a", linktest.Kind("veth"))), linktest.New(linktest.Link(2, "b", linktest.Kind("veth"))), linktest.Del(linktest.Link(2, "b"))}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			table := newTable(tt.filter)
 			var got []string
 			for _, m := range tt.messages {
-				table.apply(m, 0, func(c *change) { got = append(got, describe(c)) })
+				table.apply(m, 0, func(c *event.Change) { got = append(got, linktest.Describe(c)) })
 			}
 			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
 				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
@@ -138,25 +82,25 @@ func TestTable(t *testing.T) {
 
 // What was lost between two looks at a link, as far as it can be told.
 func TestTableCompares(t *testing.T) {
-	known := link(2, "a", kind("veth"), ups(3))
+	known := linktest.Link(2, "a", linktest.Kind("veth"), linktest.CarrierUps(3))
 	tests := []struct {
 		name string
 		dump schema.Link
 		want []string
 	}{
 		{"nothing", known, nil},
-		{"what the kernel does not announce", link(2, "a", kind("veth"), ups(3), alias("x")), []string{"new updated 2:a [ifalias] resync"}},
-		{"a rename", link(2, "b", kind("veth"), ups(3)), []string{"new renamed 2:b [ifname] resync"}},
-		{"a link that is new", link(3, "c"), []string{"new created 3:c resync"}},
-		{"another kind under the index", link(2, "a", kind("bridge"), ups(3)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
-		{"a carrier that came less often", link(2, "a", kind("veth"), ups(0)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
+		{"what the kernel does not announce", linktest.Link(2, "a", linktest.Kind("veth"), linktest.CarrierUps(3), linktest.Alias("x")), []string{"new updated 2:a [ifalias] resync"}},
+		{"a rename", linktest.Link(2, "b", linktest.Kind("veth"), linktest.CarrierUps(3)), []string{"new renamed 2:b [ifname] resync"}},
+		{"a link that is new", linktest.Link(3, "c"), []string{"new created 3:c resync"}},
+		{"another kind under the index", linktest.Link(2, "a", linktest.Kind("bridge"), linktest.CarrierUps(3)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
+		{"a carrier that came less often", linktest.Link(2, "a", linktest.Kind("veth"), linktest.CarrierUps(0)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			table := newTable(config.Filter{})
-			table.apply(newMsg(known), 0, func(*change) {})
+			table.apply(linktest.New(known), 0, func(*event.Change) {})
 			var got []string
-			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *change) { got = append(got, describe(c)) })
+			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *event.Change) { got = append(got, linktest.Describe(c)) })
 			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
@@ -167,20 +111,20 @@ func TestTableCompares(t *testing.T) {
 // Names of other links are those of the moment, also of links that are not
 // published, and resolve in one namespace only.
 func TestTableNames(t *testing.T) {
-	table := newTable(excluding("br*"))
+	table := newTable(linktest.Excluding("br*"))
 	var got schema.Link
-	emit := func(c *change) { got = *c.link; c.linkNames.put(&got) }
-	table.apply(newMsg(link(7, "br0")), 0, emit)
-	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
+	emit := func(c *event.Change) { got = *c.Link; c.LinkNames.Put(&got) }
+	table.apply(linktest.New(linktest.Link(7, "br0")), 0, emit)
+	table.apply(linktest.New(linktest.Link(2, "a", linktest.Master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
 	if got.MasterName != "br0" || got.LowerName != "br0" {
 		t.Errorf("got master %q and lower link %q", got.MasterName, got.LowerName)
 	}
-	table.apply(newMsg(link(7, "br1")), 0, emit)
-	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
+	table.apply(linktest.New(linktest.Link(7, "br1")), 0, emit)
+	table.apply(linktest.New(linktest.Link(2, "a", linktest.Master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
 	if got.MasterName != "br1" || got.LowerName != "" {
 		t.Errorf("got master %q and, of a link elsewhere, %q", got.MasterName, got.LowerName)
 	}
-	table.apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
+	table.apply(linktest.New(linktest.Link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
 	if got.Info.Data != `{"id":1,"link":"a"}` {
 		t.Errorf("got %s", got.Info.Data)
 	}
@@ -190,29 +134,29 @@ func TestTableNames(t *testing.T) {
 // compared with the kernel; once.
 func TestTableRestatesNames(t *testing.T) {
 	table := newTable(config.Filter{})
-	silent := func(*change) {}
+	silent := func(*event.Change) {}
 	lower := func(i int32) func(*schema.Link) { return func(l *schema.Link) { l.LowerIndex = i } }
-	table.apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
-	table.apply(newMsg(link(3, "veth0", lower(2))), 0, silent)
-	table.apply(newMsg(link(7, "br0")), 0, silent)
-	table.apply(newMsg(link(4, "port", master(7))), 0, silent)
-	table.apply(newMsg(link(7, "br1")), 0, silent)
+	table.apply(linktest.New(linktest.Link(2, "veth1", lower(3))), 0, silent)
+	table.apply(linktest.New(linktest.Link(3, "veth0", lower(2))), 0, silent)
+	table.apply(linktest.New(linktest.Link(7, "br0")), 0, silent)
+	table.apply(linktest.New(linktest.Link(4, "port", linktest.Master(7))), 0, silent)
+	table.apply(linktest.New(linktest.Link(7, "br1")), 0, silent)
 	for _, want := range [][]string{{"new updated 2:veth1 [link_index] resync", "new updated 4:port [master_index] resync"}, nil} {
 		var got []string
-		table.restate(time.Unix(1, 0), 0, func(c *change) { got = append(got, describe(c)) })
-		expect(t, got, want...)
+		table.restate(time.Unix(1, 0), 0, func(c *event.Change) { got = append(got, linktest.Describe(c)) })
+		linktest.Expect(t, got, want...)
 	}
 }
 
 // A snapshot is complete, in order, and says where it ends.
 func TestTableSnapshot(t *testing.T) {
-	table := newTable(excluding("b"))
+	table := newTable(linktest.Excluding("b"))
 	for i, name := range []string{"c", "b", "a"} {
-		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
+		table.apply(linktest.New(linktest.Link(int32(9-i), name)), 0, func(*event.Change) {})
 	}
 	var got []string
-	table.snapshot(0, time.Now(), 0, func(c *change) {
-		got = append(got, fmt.Sprintf("%s %d/%d", describe(c), c.snapshot.Pos, c.snapshot.Of))
+	table.snapshot(0, time.Now(), 0, func(c *event.Change) {
+		got = append(got, fmt.Sprintf("%s %d/%d", linktest.Describe(c), c.Snapshot.Pos, c.Snapshot.Of))
 	})
 	if want := "new existing 7:a 1/2\nnew existing 9:c 2/2"; strings.Join(got, "\n") != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -223,37 +167,37 @@ func TestTableSnapshot(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		table := newTable(excluding("x*"))
+		table := newTable(linktest.Excluding("x*"))
 		replayed := map[int32]string{}
 		generation := map[int32]uint64{}
-		emit := func(c *change) {
-			_, there := replayed[c.id.index]
-			created := c.action == schema.Created || c.action == schema.Renamed && !c.wasThere
-			if c.action == schema.Created && c.wasThere {
-				t.Fatalf("%s of a link that was there", describe(c))
+		emit := func(c *event.Change) {
+			_, there := replayed[c.ID.Index]
+			created := c.Action == schema.Created || c.Action == schema.Renamed && !c.WasThere
+			if c.Action == schema.Created && c.WasThere {
+				t.Fatalf("%s of a link that was there", linktest.Describe(c))
 			}
-			if c.kind == schema.New && created == there || c.kind == schema.Del && !there {
-				t.Fatalf("%s of a link that is there: %v", describe(c), there)
+			if c.Kind == schema.New && created == there || c.Kind == schema.Del && !there {
+				t.Fatalf("%s of a link that is there: %v", linktest.Describe(c), there)
 			}
-			if there && generation[c.id.index] != c.id.generation {
-				t.Fatalf("%s changes its generation", describe(c))
+			if there && generation[c.ID.Index] != c.ID.Generation {
+				t.Fatalf("%s changes its generation", linktest.Describe(c))
 			}
-			delete(replayed, c.id.index)
-			if c.kind == schema.New {
-				replayed[c.id.index], generation[c.id.index] = string(c.link.AppendJSON(nil)), c.id.generation
+			delete(replayed, c.ID.Index)
+			if c.Kind == schema.New {
+				replayed[c.ID.Index], generation[c.ID.Index] = string(c.Link.AppendJSON(nil)), c.ID.Generation
 			}
 		}
 		names := []string{"a", "b", "x1", "a\xff"}
 		for i := 0; i+1 < len(script); i += 2 {
 			op, arg := script[i], script[i+1]
-			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), ups(uint32(op>>4)))
+			l := linktest.Link(int32(arg%4+1), names[arg>>2%4], linktest.MTU(uint32(arg>>4)), linktest.CarrierUps(uint32(op>>4)))
 			switch op % 5 {
 			case 0, 1:
-				table.apply(newMsg(l), 0, emit)
+				table.apply(linktest.New(l), 0, emit)
 			case 2:
-				table.apply(delMsg(l), 0, emit)
+				table.apply(linktest.Del(l), 0, emit)
 			case 3:
-				table.apply(partialMsg(l), 0, emit)
+				table.apply(linktest.Partial(l), 0, emit)
 			case 4:
 				table.compare(&l, time.Time{}, 0, emit)
 			}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -120,7 +121,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 		if err = w.reopen(); err != nil {
 			continue
 		}
-		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.push(c) })
 		if err == nil || errors.Is(err, netlinksrc.ErrOverrun) {
 			break
 		}
@@ -193,7 +194,7 @@ func (w *watcher) countOverruns() uint64 {
 }
 
 // handle takes a notification. The caller has the table's lock.
-func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
+func (w *watcher) handle(m *netlinksrc.Message, emit func(*event.Change)) {
 	w.metrics.messages[m.Kind].Inc()
 	if w.before != nil {
 		w.before(w, m)
@@ -222,7 +223,7 @@ func (w *watcher) mention(m *netlinksrc.Message) {
 
 // start fills the table, silently.
 func (w *watcher) start(ctx context.Context) error {
-	silently := func(*change) {}
+	silently := func(*event.Change) {}
 	err := w.synchronize(ctx, silently)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
 		err = w.synchronize(ctx, silently)
@@ -234,7 +235,7 @@ func (w *watcher) start(ctx context.Context) error {
 }
 
 // snapshot emits the table as a snapshot, with more of other namespaces behind it.
-func (w *watcher) snapshot(more uint32, emit func(*change)) {
+func (w *watcher) snapshot(more uint32, emit func(*event.Change)) {
 	w.table.snapshot(more, time.Now(), w.countOverruns(), emit)
 }
 
@@ -253,7 +254,7 @@ func (w *watcher) recover(ctx context.Context) error {
 	published := 0
 	err := error(netlinksrc.ErrOverrun)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
-		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.push(c) })
 	}
 	if err != nil {
 		return err
@@ -272,7 +273,7 @@ func (w *watcher) recover(ctx context.Context) error {
 // them mentioned. So each notification counts once, and a dump never takes back
 // what a newer notification said. After ErrOverrun some of those were lost, and
 // it has to be done again.
-func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
+func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) error {
 	w.src.Lock()
 	w.mentioned, w.ports = map[int32]bool{}, map[int32]*netlinksrc.Message{}
 	w.src.Unlock()
