@@ -14,6 +14,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -25,17 +26,17 @@ type route struct {
 	decoder *netlinksrc.Decoder
 	message netlinksrc.Message
 	table   *table
-	queue   *queue
-	backlog *direct
+	queue   *queue.Queue
+	backlog *queue.Backlog
 	encoder *event.Encoder
 	frames  *frames
 	bodies  [2][]byte
 }
 
 func newRoute(links int) *route {
-	q := newQueue(65536, 0)
+	q := queue.New(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: newDirect(event.Identity{Host: "web01", BootID: "boot"}, q),
+		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
 		encoder: event.NewEncoder(config.Config{Prefix: "iface", Token: "web01"}, event.Identity{Host: "web01", BootID: "boot"}, func() int64 { return 1 << 20 }),
 		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
 	}
@@ -81,12 +82,12 @@ func body(index int32, name, alias string) []byte {
 func (p *route) event(i int) {
 	p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
 	p.message.Time = time.Unix(1, int64(i))
-	p.table.apply(&p.message, 0, p.queue.push)
-	if waiting, _, _ := p.queue.size(); waiting < event.MaxBatch {
+	p.table.apply(&p.message, 0, p.queue.Push)
+	if waiting, _, _ := p.queue.Size(); waiting < event.MaxBatch {
 		return
 	}
 	p.encoder.Reset()
-	_, _ = p.backlog.next(p.encoder, time.Time{})
+	_, _ = p.backlog.Next(p.encoder, time.Time{})
 	p.frames.buf = p.frames.buf[:0]
 	for i := range p.encoder.Batch {
 		p.frames.add(&p.encoder.Batch[i], i, nil)
@@ -121,9 +122,9 @@ func BenchmarkEvent(b *testing.B) {
 // A change on its way through the queue, and what it takes to make its event: when the
 // one before was of the same link, and when it was of one that has not changed lately.
 func BenchmarkQueue(b *testing.B) {
-	for name, links := range map[string]int32{"recent": 1, "thousands": 4 * maxTracks} {
+	for name, links := range map[string]int32{"recent": 1, "thousands": 2048} {
 		b.Run(name, func(b *testing.B) {
-			q, taken := newQueue(65536, 0), make([]event.Delta, event.MaxBatch)
+			q, taken := queue.New(65536, 0), make([]event.Delta, event.MaxBatch)
 			p := newRoute(10)
 			var states [2]schema.Link
 			c := event.Change{About: event.About{Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Time: time.Unix(1, 0), Count: 1, WasThere: true}}
@@ -134,11 +135,11 @@ func BenchmarkQueue(b *testing.B) {
 					states[j] = linktest.Link(index+1, "eth4", linktest.MTU(uint32(1500+i+j)))
 				}
 				c.ID.Index, c.Before, c.Link = index+1, &states[0], &states[1]
-				q.push(&c)
+				q.Push(&c)
 				if i%event.MaxBatch < event.MaxBatch-1 {
 					continue
 				}
-				n, _ := q.take(taken, time.Time{})
+				n, _ := q.Take(taken, time.Time{})
 				p.encoder.Reset()
 				for i := range taken[:n] {
 					p.encoder.AddDelta(&taken[i])
@@ -180,9 +181,9 @@ func BenchmarkPublish(b *testing.B) {
 				p.encoder.Reset()
 				for i := range min(left, event.MaxBatch) {
 					p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
-					p.table.apply(&p.message, 0, p.queue.push)
+					p.table.apply(&p.message, 0, p.queue.Push)
 				}
-				_, _ = p.backlog.next(p.encoder, time.Time{})
+				_, _ = p.backlog.Next(p.encoder, time.Time{})
 				b.StartTimer()
 				if n, err := d.store(b.Context(), p.encoder.Batch); n != len(p.encoder.Batch) || err != nil {
 					b.Fatal(n, err)

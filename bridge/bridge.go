@@ -47,6 +47,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 )
 
@@ -131,8 +132,8 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	}
 	counted := metrics.Registry{Registry: reg}
 	registerProcess(counted, cfg.Version)
-	q := newQueue(cfg.Queue, cfg.Coalesce)
-	q.register(counted)
+	q := queue.New(cfg.Queue, cfg.Coalesce)
+	q.Register(counted)
 	n, err := newNamespaces(cfg, src, q, log, newKernelMetrics(counted))
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ func newIdentity(cfg config.Config) (event.Identity, error) {
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
 func newPublisher(
-	cfg config.Config, id event.Identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, q *queue.Queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
 		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
@@ -191,7 +192,7 @@ func newPublisher(
 	if s != nil {
 		p.spool, p.backlog = s, s
 	} else {
-		p.backlog = newDirect(id, q)
+		p.backlog = queue.NewBacklog(id, q)
 	}
 	var err error
 	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
@@ -242,7 +243,7 @@ func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) err
 		spooling.Go(func() { p.spool.fill(publishing, n.queue) })
 	}
 	readErr := n.run(reading)
-	n.queue.close()
+	n.queue.Close()
 	if waiting := p.unconfirmed(); waiting > 0 {
 		log.Info("stopping; publishing what is queued", "unconfirmed", waiting)
 	}

@@ -14,6 +14,7 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/harness"
@@ -39,7 +40,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	q := newQueue(1<<20, 0)
+	q := queue.New(1<<20, 0)
 	w := &watcher{src: src, table: newTable(config.Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -50,7 +51,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 	follow := func() {
 		into, events := make([]event.Delta, 1000), new(event.Writer)
 		for {
-			n, _ := q.take(into, time.Now())
+			n, _ := q.Take(into, time.Now())
 			for i := range into[:n] {
 				data, _ := events.Append(nil, &into[i], "epoch", 1)
 				var e schema.Event
@@ -67,7 +68,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 			}
 		}
 	}
-	<-q.ready // the snapshot
+	<-q.Ready() // the snapshot
 	for i := range 200 {
 		index, err := k.Add(fmt.Sprintf("late%d", i), 0, netnstest.Kind{Name: "ifb"})
 		if err != nil {

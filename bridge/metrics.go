@@ -102,21 +102,10 @@ func (m *publishMetrics) failed(err error) {
 	}
 }
 
-// register registers what the queue counts.
-func (q *queue) register(to metrics.Registry) {
-	to.GaugeFunc("queue_limit_events", "Events that may wait before those of one link are folded (IFACE_QUEUE).",
-		func() float64 { return float64(q.limit) })
-	to.CounterFunc("events_folded_total", "Notifications that were folded into a later event of the same link.",
-		func() float64 { _, folded, _ := q.size(); return float64(folded) })
-	to.CounterFunc("events_forgotten_total",
-		"Links that came and went unseen and got no event, because the queue was full twice over.",
-		func() float64 { _, _, forgotten := q.size(); return float64(forgotten) })
-}
-
 // register registers how far the publisher is.
 func (p *publisher) register(to metrics.Registry) {
 	to.GaugeFunc("queue_events", "Events that wait, in memory or in the spool.",
-		func() float64 { return float64(p.backlog.waiting()) })
+		func() float64 { return float64(p.backlog.Waiting()) })
 	to.GaugeFunc("unconfirmed_events", "Events that NATS has not confirmed.",
 		func() float64 { return float64(p.unconfirmed()) })
 	to.GaugeFunc("standby", "1 while another bridge publishes as this host and this one stands by.",

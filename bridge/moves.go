@@ -59,7 +59,7 @@ func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 		if &other.watcher == w {
 			continue
 		}
-		err := other.src.CatchUp(func(msg *netlinksrc.Message) { other.handle(msg, other.queue.push) })
+		err := other.src.CatchUp(func(msg *netlinksrc.Message) { other.handle(msg, other.queue.Push) })
 		if err != nil { // its own reader will meet it, too, and deals with it
 			m.log.Debug("cannot read ahead", "netns", other.ns.Name, "cause", err)
 		}

@@ -17,6 +17,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 )
 
@@ -30,7 +31,7 @@ import (
 // closed then, and the kernel removes it.
 type namespaces struct {
 	cfg     config.Config
-	queue   *queue
+	queue   *queue.Queue
 	log     *slog.Logger
 	metrics *kernelMetrics
 
@@ -82,7 +83,7 @@ const (
 // newNamespaces returns what reads the kernel, or the given source in its place, if
 // there is one.
 func newNamespaces(
-	cfg config.Config, given Source, q *queue, log *slog.Logger, m *kernelMetrics,
+	cfg config.Config, given Source, q *queue.Queue, log *slog.Logger, m *kernelMetrics,
 ) (*namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
@@ -276,7 +277,7 @@ func (n *namespaces) adopt(begun []*namespace, opening bool) {
 	defer n.lock.Unlock()
 	links, published := 0, uint32(0)
 	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.published() == 0 })
-	n.queue.pushSnapshot(func(emit func(*event.Change)) {
+	n.queue.PushSnapshot(func(emit func(*event.Change)) {
 		for i, w := range snapshots {
 			more := 0
 			if opening {

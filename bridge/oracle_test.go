@@ -119,14 +119,14 @@ func FuzzQueue(f *testing.F) {
 		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
 		both := func(c *event.Change) {
 			oracle.push(c)
-			real.push(c)
+			real.Push(c)
 		}
 		now, seq := time.Unix(1000, 0), uint64(0)
 		var taken [1]event.Delta
 		take := func(n int) {
 			for range n {
 				want, ok := oracle.take(now, seq+1)
-				got, _ := real.take(taken[:], now)
+				got, _ := real.Take(taken[:], now)
 				if ok != (got == 1) {
 					t.Fatalf("took %d, want one: %v", got, ok)
 				}
@@ -165,7 +165,7 @@ func FuzzQueue(f *testing.F) {
 					real.restate(now, 0, both)
 					continue
 				}
-				real.pushSnapshot(func(emit func(*event.Change)) {
+				real.PushSnapshot(func(emit func(*event.Change)) {
 					real.snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
 				})
 				continue
@@ -175,7 +175,7 @@ func FuzzQueue(f *testing.F) {
 		}
 		now = now.Add(time.Hour)
 		take(1 << 20)
-		if n, _, _ := real.size(); n != 0 {
+		if n, _, _ := real.Size(); n != 0 {
 			t.Fatalf("%d changes are left", n)
 		}
 	})

@@ -100,7 +100,7 @@ func (p *publisher) own(ctx context.Context) error {
 			return ctx.Err()
 		}
 		p.progress.Work()
-		if p.backlog.closed() {
+		if p.backlog.Closed() {
 			p.log.Info("stopped while standing by; what waited is the other bridge's to publish")
 			return errStandingBy
 		}

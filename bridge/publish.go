@@ -14,6 +14,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
@@ -69,7 +70,7 @@ type publisher struct {
 }
 
 // unconfirmed returns how many events NATS has not confirmed yet.
-func (p *publisher) unconfirmed() int { return p.backlog.waiting() + int(p.inFlight.Load()) }
+func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFlight.Load()) }
 
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
 // through every failure: when the story of an epoch cannot go on, it begins another, and
@@ -115,7 +116,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	}
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
 	opening, known, err := p.opening(ctx)
-	if errors.Is(err, errNoSnapshot) {
+	if errors.Is(err, queue.ErrNoSnapshot) {
 		return nil
 	} else if err != nil {
 		return err
@@ -163,12 +164,12 @@ func (p *publisher) beginAt(epoch string, told event.Mark) {
 	p.delivery.begin(epoch, told)
 }
 
-// opening returns what an epoch begins with. The first begins with the backlog's
+// Opening returns what an epoch begins with. The first begins with the backlog's
 // snapshot. A later one tells again what consumers were told in the one before: those
 // events, which come before what the backlog has.
 func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
 	if !p.opened {
-		o, err = p.backlog.opening(ctx)
+		o, err = p.backlog.Opening(ctx)
 		p.opened = err == nil
 	} else {
 		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
@@ -233,7 +234,7 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *located)
 	published := 0
 	for {
 		p.encoder.Reset()
-		if _, err := p.spool.next(p.encoder, time.Now()); err != nil {
+		if _, err := p.spool.Next(p.encoder, time.Now()); err != nil {
 			return err
 		}
 		if len(p.encoder.Batch) == 0 {
@@ -244,7 +245,7 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *located)
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
-		p.spool.confirm(p.delivery.told())
+		p.spool.Confirm(p.delivery.told())
 	}
 }
 
@@ -281,17 +282,17 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 	verifyAt := time.Now().Add(p.verify)
 	for {
 		p.encoder.Reset()
-		closed := p.backlog.closed() // before next: nothing comes after it
-		wait, err := p.backlog.next(p.encoder, time.Now())
+		closed := p.backlog.Closed() // before next: nothing comes after it
+		wait, err := p.backlog.Next(p.encoder, time.Now())
 		if err != nil {
 			return err
 		}
 		if len(p.encoder.Batch) > 0 {
 			if err := p.publish(ctx); err != nil {
-				p.backlog.giveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
+				p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
 				return err
 			}
-			p.backlog.confirm(p.delivery.told())
+			p.backlog.Confirm(p.delivery.told())
 			if n := len(p.encoder.Batch); n >= manyEvents && n < event.MaxBatch && !closed {
 				time.Sleep(gather)
 			}
@@ -306,7 +307,7 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 		verify := false
 		p.progress.Rest()
 		select {
-		case <-p.backlog.ready():
+		case <-p.backlog.Ready():
 		case <-loop.After(wait):
 		case <-connected: // to a server that may be another, or may have lost what it had
 			verify = true

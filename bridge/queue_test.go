@@ -7,27 +7,28 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/linktest"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
 // through applies messages to a table and pushes what they change.
 type through struct {
 	*table
-	*queue
+	*queue.Queue
 	*event.Writer
 }
 
 func newThrough(limit int, window time.Duration) through {
-	return through{newTable(config.Filter{}), newQueue(limit, window), &event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}}
+	return through{newTable(config.Filter{}), queue.New(limit, window), &event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}}
 }
 
-func (q through) new(l schema.Link) { q.apply(linktest.New(l), 0, q.push) }
-func (q through) del(l schema.Link) { q.apply(linktest.Del(l), 0, q.push) }
+func (q through) new(l schema.Link) { q.apply(linktest.New(l), 0, q.Push) }
+func (q through) del(l schema.Link) { q.apply(linktest.Del(l), 0, q.Push) }
 
 // takeAll takes what there is and returns the events that come of it, each in a line.
 func (q through) takeAll(now time.Time) []string {
 	into := make([]event.Delta, 100)
-	n, _ := q.take(into, now)
+	n, _ := q.Take(into, now)
 	var got []string
 	for i := range into[:n] {
 		e := q.event(&into[i])
@@ -88,11 +89,11 @@ func TestQueueForgetsWhatNobodySaw(t *testing.T) {
 		q.new(linktest.Link(i+1, "ghost"))
 		q.del(linktest.Link(i+1, "ghost"))
 	}
-	if n, _, _ := q.size(); n > 2*4 {
+	if n, _, _ := q.Size(); n > 2*4 {
 		t.Errorf("%d changes are held, the bound is %d", n, 2*4)
 	}
 	into := make([]event.Delta, 100)
-	n, _ := q.take(into, time.Now())
+	n, _ := q.Take(into, time.Now())
 	notifications := uint64(0)
 	for i := range into[:n] {
 		notifications += into[i].Count
@@ -112,7 +113,7 @@ func TestQueueNeverFoldsASnapshot(t *testing.T) {
 	for i := range int32(3) {
 		q.apply(linktest.New(linktest.Link(i+1, "a")), 0, func(*event.Change) {})
 	}
-	q.pushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
+	q.PushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
 	q.new(linktest.Link(1, "a", linktest.MTU(1)))
 	q.new(linktest.Link(1, "a", linktest.MTU(2)))
 	q.del(linktest.Link(2, "a"))
@@ -127,18 +128,18 @@ func TestQueueFoldsWithinTheWindow(t *testing.T) {
 	push := func(d time.Duration, l schema.Link) {
 		m := linktest.New(l)
 		m.Time = at(d)
-		q.apply(m, 0, q.push)
+		q.apply(m, 0, q.Push)
 	}
 	push(0, linktest.Link(2, "a"))
 	push(10*time.Millisecond, linktest.Link(3, "b"))
 	push(20*time.Millisecond, linktest.Link(2, "a", linktest.MTU(1)))
 	into := make([]event.Delta, 9)
-	if n, wait := q.take(into, at(500*time.Millisecond)); n != 0 || wait != 510*time.Millisecond {
+	if n, wait := q.Take(into, at(500*time.Millisecond)); n != 0 || wait != 510*time.Millisecond {
 		t.Errorf("within the window: took %d, wait %v", n, wait)
 	}
 	push(1500*time.Millisecond, linktest.Link(2, "a", linktest.MTU(2))) // after the window of the first
 	linktest.Expect(t, q.takeAll(at(1500*time.Millisecond)), "new created 3:b", "new created 2:a x2")
-	q.close()
+	q.Close()
 	linktest.Expect(t, q.takeAll(at(1501*time.Millisecond)), "new updated 2:a [mtu]")
 }
 

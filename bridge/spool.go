@@ -24,6 +24,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
@@ -216,13 +217,13 @@ func guard(f func() error) (err error) {
 // fill moves changes from the queue to the disk until the queue is closed and
 // empty, or ctx ends. When the disk does not take them, up to maxBatch wait in
 // memory, where the publisher finds them too, and the others in the queue.
-func (s *spool) fill(ctx context.Context, q *queue) {
-	links, at, err := q.firstSnapshot(ctx)
+func (s *spool) fill(ctx context.Context, q *queue.Queue) {
+	links, at, err := q.FirstSnapshot(ctx)
 	s.first, s.noOpen = event.Opening{BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Links: links, At: at}, err
 	close(s.begun)
-	changes := make([]event.Delta, maxTake)
+	changes := make([]event.Delta, queue.MaxTake)
 	for {
-		closed := q.isClosed() // before take: nothing comes after it
+		closed := q.IsClosed() // before take: nothing comes after it
 		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
 			s.save()
@@ -235,7 +236,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 			break
 		}
 		select {
-		case <-q.ready:
+		case <-q.Ready():
 		case <-s.room:
 		case <-loop.After(wait):
 		case <-ctx.Done():
@@ -260,11 +261,11 @@ func (s *spool) free() int {
 
 // takeFrom takes changes out of the queue into memory, as many as there is room for and
 // are worth one write. It returns how many, and else how long to wait for the next.
-func (s *spool) takeFrom(q *queue, changes []event.Delta) (n int, wait time.Duration) {
+func (s *spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait time.Duration) {
 	for room := min(s.free(), event.MaxBatch); n < room; {
-		m, wait := q.take(changes[:min(maxTake, room-n)], time.Now())
+		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
 		s.add(changes[:m])
-		if n += m; m < maxTake {
+		if n += m; m < queue.MaxTake {
 			return n, wait
 		}
 	}
@@ -480,8 +481,8 @@ func (s *spool) discard(run string) (n int, err error) {
 	return n, err
 }
 
-// opening waits for the snapshot of this run.
-func (s *spool) opening(ctx context.Context) (event.Opening, error) {
+// Opening waits for the snapshot of this run.
+func (s *spool) Opening(ctx context.Context) (event.Opening, error) {
 	select {
 	case <-s.begun:
 		return s.first, s.noOpen
@@ -490,8 +491,8 @@ func (s *spool) opening(ctx context.Context) (event.Opening, error) {
 	}
 }
 
-// next adds the oldest events to the encoder, all of one run.
-func (s *spool) next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
+// Next adds the oldest events to the encoder, all of one run.
+func (s *spool) Next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
 		if n == event.MaxBatch || e.Epoch != s.current {
@@ -507,13 +508,13 @@ func (s *spool) next(to *event.Encoder, _ time.Time) (wait time.Duration, err er
 	return 0, err
 }
 
-func (s *spool) confirm(told event.Mark) {
+func (s *spool) Confirm(told event.Mark) {
 	told.Run = s.current
 	s.drop(s.taken, told)
 }
 
-// giveBack does nothing: what is not confirmed is here.
-func (s *spool) giveBack([]event.Outgoing) {
+// GiveBack does nothing: what is not confirmed is here.
+func (s *spool) GiveBack([]event.Outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken = 0
@@ -534,15 +535,15 @@ func (s *spool) drop(n int, m event.Mark) {
 	loop.Signal(s.room)
 }
 
-func (s *spool) closed() bool {
+func (s *spool) Closed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.isClosed
 }
 
-func (s *spool) ready() <-chan struct{} { return s.more }
+func (s *spool) Ready() <-chan struct{} { return s.more }
 
-func (s *spool) waiting() int {
+func (s *spool) Waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int(s.high-s.low) + len(s.unsaved) - s.taken

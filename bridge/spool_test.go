@@ -14,6 +14,7 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/linktest"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
@@ -36,12 +37,12 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 func fillSpool(s *spool, changes uint32) {
 	q := newThrough(10000, 0)
 	q.apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
-	q.pushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
+	q.PushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
 	for i := range changes {
 		q.new(linktest.Link(1, "a", linktest.MTU(i)))
 	}
-	q.close()
-	s.fill(context.Background(), q.queue)
+	q.Close()
+	s.fill(context.Background(), q.Queue)
 }
 
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
@@ -51,7 +52,7 @@ func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []s
 	enc.Begin(epoch, after)
 	for {
 		enc.Reset()
-		if _, err := s.next(enc, time.Now()); err != nil {
+		if _, err := s.Next(enc, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if len(enc.Batch) == 0 {
@@ -64,7 +65,7 @@ func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []s
 			}
 			events = append(events, e)
 		}
-		s.confirm(event.Mark{Epoch: epoch, Seq: enc.Seq})
+		s.Confirm(event.Mark{Epoch: epoch, Seq: enc.Seq})
 	}
 }
 
@@ -76,10 +77,10 @@ func TestSpoolSurvives(t *testing.T) {
 	fillSpool(s, 2500)
 	enc := event.NewEncoder(config.Config{Prefix: "iface", Token: "h"}, event.Identity{}, func() int64 { return 0 })
 	enc.Begin("one", 0)
-	if _, err := s.next(enc, time.Now()); err != nil || len(enc.Batch) != event.MaxBatch {
+	if _, err := s.Next(enc, time.Now()); err != nil || len(enc.Batch) != event.MaxBatch {
 		t.Fatalf("got %d events, %v", len(enc.Batch), err)
 	}
-	s.confirm(event.Mark{Epoch: "one", Seq: enc.Seq})
+	s.Confirm(event.Mark{Epoch: "one", Seq: enc.Seq})
 	s.db.Close() // a crash: nothing else is said to the disk
 	s.db = nil
 
@@ -219,17 +220,17 @@ func TestSpoolIsBounded(t *testing.T) {
 	s.limit = 30
 	q := newThrough(10000, 0)
 	q.apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
-	q.pushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
+	q.PushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
 	for i := range uint32(99) {
 		q.new(linktest.Link(1, "a", linktest.MTU(i)))
 	}
-	q.close()
+	q.Close()
 	done := make(chan struct{})
-	go func() { s.fill(context.Background(), q.queue); close(done) }()
+	go func() { s.fill(context.Background(), q.Queue); close(done) }()
 	most, got := 0, 0
 	for got < 100 {
-		<-s.ready()
-		most = max(most, s.waiting())
+		<-s.Ready()
+		most = max(most, s.Waiting())
 		got += len(takeSpooled(t, s, "one", uint64(got)))
 	}
 	<-done
@@ -249,13 +250,13 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 	}
 	fill := func(dir string, tables ...*table) {
 		s := testSpool(t, dir, "one", nil)
-		q := newQueue(100, 0)
-		q.pushSnapshot(func(emit func(*event.Change)) {
+		q := queue.New(100, 0)
+		q.PushSnapshot(func(emit func(*event.Change)) {
 			for i, table := range tables {
 				table.snapshot(uint32(1-i), time.Now(), 0, emit)
 			}
 		})
-		q.close()
+		q.Close()
 		s.fill(context.Background(), q)
 		s.close()
 		s.db = nil
@@ -278,15 +279,15 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
 	table := newTable(config.Filter{})
 	table.netns = event.Namespace{Name: "blue", Inode: 42}
-	q := newQueue(1, 0)
+	q := queue.New(1, 0)
 	into := make([]event.Delta, 10)
-	table.apply(linktest.New(linktest.Link(2, "a")), 0, q.push)
-	q.take(into, time.Time{})
-	table.apply(linktest.New(linktest.Link(2, "a", linktest.MTU(9))), 0, q.push)
-	table.rename("red", time.Time{}, 0, q.push)
-	table.rename("green", time.Time{}, 0, q.push)
-	table.apply(linktest.Del(linktest.Link(2, "a")), 0, q.push)
-	if n, _ := q.take(into, time.Time{}); n != 1 {
+	table.apply(linktest.New(linktest.Link(2, "a")), 0, q.Push)
+	q.Take(into, time.Time{})
+	table.apply(linktest.New(linktest.Link(2, "a", linktest.MTU(9))), 0, q.Push)
+	table.rename("red", time.Time{}, 0, q.Push)
+	table.rename("green", time.Time{}, 0, q.Push)
+	table.apply(linktest.Del(linktest.Link(2, "a")), 0, q.Push)
+	if n, _ := q.Take(into, time.Time{}); n != 1 {
 		t.Fatalf("%d changes", n)
 	}
 	var e schema.Event

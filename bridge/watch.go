@@ -13,6 +13,7 @@ import (
 
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -36,7 +37,7 @@ var _ Source = (*netlinksrc.Source)(nil)
 type watcher struct {
 	src    Source
 	table  *table
-	queue  *queue
+	queue  *queue.Queue
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
@@ -76,7 +77,7 @@ func (w *watcher) run(ctx context.Context) error {
 		case errors.Is(err, netlinksrc.ErrOverrun):
 			err = w.recover(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
-			err = w.synchronize(ctx, w.queue.push)
+			err = w.synchronize(ctx, w.queue.Push)
 			if errors.Is(err, netlinksrc.ErrOverrun) {
 				err = w.recover(ctx)
 			}
@@ -121,7 +122,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 		if err = w.reopen(); err != nil {
 			continue
 		}
-		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 		if err == nil || errors.Is(err, netlinksrc.ErrOverrun) {
 			break
 		}
@@ -141,7 +142,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 func (w *watcher) finish() error {
 	w.src.Lock()
 	defer w.src.Unlock()
-	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
 	if errors.Is(err, netlinksrc.ErrOverrun) {
 		return nil
 	}
@@ -164,7 +165,7 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 		defer cancel()
 	}
 	w.progress.Rest()
-	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
 	w.progress.Work()
 	w.look()
 	return err
@@ -240,11 +241,11 @@ func (w *watcher) snapshot(more uint32, emit func(*event.Change)) {
 }
 
 // end emits a del for every link.
-func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.push) }
+func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.Push) }
 
 // rename publishes that the namespace has another name now.
 func (w *watcher) rename(name string) {
-	w.table.rename(name, time.Now(), w.countOverruns(), w.queue.push)
+	w.table.rename(name, time.Now(), w.countOverruns(), w.queue.Push)
 }
 
 // recover makes the table true again after an overrun, and says so.
@@ -254,7 +255,7 @@ func (w *watcher) recover(ctx context.Context) error {
 	published := 0
 	err := error(netlinksrc.ErrOverrun)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
-		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 	}
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := newThrough(100, 0)
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
+	w := &watcher{src: s, table: q.table, queue: q.Queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.over = cancel
@@ -108,7 +108,7 @@ func startAndRun(ctx context.Context, w *watcher) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
-	w.queue.pushSnapshot(func(emit func(*event.Change)) { w.snapshot(0, emit) })
+	w.queue.PushSnapshot(func(emit func(*event.Change)) { w.snapshot(0, emit) })
 	return w.run(ctx)
 }
 
