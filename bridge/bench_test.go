@@ -15,6 +15,7 @@ import (
 	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -25,7 +26,7 @@ import (
 type route struct {
 	decoder *netlinksrc.Decoder
 	message netlinksrc.Message
-	table   *table
+	table   *track.Table
 	queue   *queue.Queue
 	backlog *queue.Backlog
 	encoder *event.Encoder
@@ -36,12 +37,12 @@ type route struct {
 func newRoute(links int) *route {
 	q := queue.New(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
+		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
 		encoder: event.NewEncoder(config.Config{Prefix: "iface", Token: "web01"}, event.Identity{Host: "web01", BootID: "boot"}, func() int64 { return 1 << 20 }),
 		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
 	}
 	for i := range links {
-		p.table.apply(linktest.New(linktest.Link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*event.Change) {})
+		p.table.Apply(linktest.New(linktest.Link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*event.Change) {})
 	}
 	p.bodies = [2][]byte{body(5, "eth4", "an alias"), body(5, "eth4", "another alias")}
 	p.encoder.Begin("epoch", 0)
@@ -82,7 +83,7 @@ func body(index int32, name, alias string) []byte {
 func (p *route) event(i int) {
 	p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
 	p.message.Time = time.Unix(1, int64(i))
-	p.table.apply(&p.message, 0, p.queue.Push)
+	p.table.Apply(&p.message, 0, p.queue.Push)
 	if waiting, _, _ := p.queue.Size(); waiting < event.MaxBatch {
 		return
 	}
@@ -181,7 +182,7 @@ func BenchmarkPublish(b *testing.B) {
 				p.encoder.Reset()
 				for i := range min(left, event.MaxBatch) {
 					p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
-					p.table.apply(&p.message, 0, p.queue.Push)
+					p.table.Apply(&p.message, 0, p.queue.Push)
 				}
 				_, _ = p.backlog.Next(p.encoder, time.Time{})
 				b.StartTimer()

@@ -20,11 +20,12 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/track"
 )
 
 // health answers for a bridge.
 type health struct {
-	reading    *namespaces
+	reading    *track.Namespaces
 	publishing *publisher
 	conn       *natsio.Conn
 	pprof      bool // serve profiles too
@@ -32,7 +33,7 @@ type health struct {
 
 // failures returns which loops do not run.
 func (h *health) failures() []string {
-	list := h.reading.stuck()
+	list := h.reading.Stuck()
 	if h.publishing.progress.Stuck() {
 		list = append(list, "the publisher is stuck")
 	}

@@ -12,7 +12,6 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
-	"ifacebridge/netlinksrc"
 )
 
 // registerProcess registers what is about the process as a whole.
@@ -23,32 +22,6 @@ func registerProcess(to metrics.Registry, version string) {
 	})
 	info.Set(1)
 	to.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-}
-
-// kernelMetrics are what all watchers count together.
-type kernelMetrics struct {
-	messages [netlinksrc.Kinds]prometheus.Counter // by netlinksrc.Kind
-	dumps    prometheus.Counter
-	redumps  prometheus.Counter
-	quiet    prometheus.Counter // notifications that changed nothing
-	failures prometheus.Counter // attempts to read that failed
-}
-
-func newKernelMetrics(to metrics.Registry) *kernelMetrics {
-	m := &kernelMetrics{
-		dumps:   to.Counter("netlink_dumps_total", "Dumps of all links, retries included."),
-		redumps: to.Counter("netlink_dump_retries_total", "Dumps that were interrupted by changes and asked for again."),
-		quiet: to.Counter("netlink_unchanged_total",
-			"Notifications that changed nothing: the link's next event counts them."),
-		failures: to.Counter("netlink_failures_total",
-			"Times that the kernel's links could not be read, and were tried again."),
-	}
-	messages := to.CounterVec("netlink_messages_total",
-		"Messages of the kernel by kind; other: not about a link's state.", "kind")
-	for kind := range m.messages {
-		m.messages[kind] = messages.WithLabelValues(netlinksrc.Kind(kind).String())
-	}
-	return m
 }
 
 // publishMetrics are what the publisher counts. It alone writes them.

@@ -15,6 +15,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/schema"
 )
 
@@ -33,16 +34,21 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 	return s
 }
 
-// fillSpool spools a snapshot of link 1 and changes of it.
-func fillSpool(s *spool, changes uint32) {
-	q := newThrough(10000, 0)
-	q.apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
-	q.PushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
+// filled returns a queue of a snapshot of link 1 and changes of it, which is closed.
+func filled(changes uint32) *queue.Queue {
+	q, table := queue.New(10000, 0), track.NewTable(config.Filter{}, event.Namespace{})
+	table.Apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
+	q.PushSnapshot(func(emit func(*event.Change)) { table.Snapshot(0, time.Now(), 0, emit) })
 	for i := range changes {
-		q.new(linktest.Link(1, "a", linktest.MTU(i)))
+		table.Apply(linktest.New(linktest.Link(1, "a", linktest.MTU(i))), 0, q.Push)
 	}
 	q.Close()
-	s.fill(context.Background(), q.Queue)
+	return q
+}
+
+// fillSpool spools a snapshot of link 1 and changes of it.
+func fillSpool(s *spool, changes uint32) {
+	s.fill(context.Background(), filled(changes))
 }
 
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
@@ -218,15 +224,8 @@ func TestSpoolRefused(t *testing.T) {
 func TestSpoolIsBounded(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
 	s.limit = 30
-	q := newThrough(10000, 0)
-	q.apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
-	q.PushSnapshot(func(emit func(*event.Change)) { q.snapshot(0, time.Now(), 0, emit) })
-	for i := range uint32(99) {
-		q.new(linktest.Link(1, "a", linktest.MTU(i)))
-	}
-	q.Close()
 	done := make(chan struct{})
-	go func() { s.fill(context.Background(), q.Queue); close(done) }()
+	go func() { s.fill(context.Background(), filled(99)); close(done) }()
 	most, got := 0, 0
 	for got < 100 {
 		<-s.Ready()
@@ -242,18 +241,18 @@ func TestSpoolIsBounded(t *testing.T) {
 // An epoch opens with a snapshot of each namespace: with some of them missing it is
 // not whole, and what the bucket has of those did not go.
 func TestSpoolOpeningOfNamespaces(t *testing.T) {
-	own, blue := newTable(config.Filter{}), newTable(config.Filter{})
-	blue.netns = event.Namespace{Name: "blue", Inode: 42}
-	for _, table := range []*table{own, blue} {
-		table.apply(linktest.New(linktest.Link(1, "lo")), 0, func(*event.Change) {})
-		table.apply(linktest.New(linktest.Link(2, "eth0")), 0, func(*event.Change) {})
+	own := track.NewTable(config.Filter{}, event.Namespace{})
+	blue := track.NewTable(config.Filter{}, event.Namespace{Name: "blue", Inode: 42})
+	for _, table := range []*track.Table{own, blue} {
+		table.Apply(linktest.New(linktest.Link(1, "lo")), 0, func(*event.Change) {})
+		table.Apply(linktest.New(linktest.Link(2, "eth0")), 0, func(*event.Change) {})
 	}
-	fill := func(dir string, tables ...*table) {
+	fill := func(dir string, tables ...*track.Table) {
 		s := testSpool(t, dir, "one", nil)
 		q := queue.New(100, 0)
 		q.PushSnapshot(func(emit func(*event.Change)) {
 			for i, table := range tables {
-				table.snapshot(uint32(1-i), time.Now(), 0, emit)
+				table.Snapshot(uint32(1-i), time.Now(), 0, emit)
 			}
 		})
 		q.Close()
@@ -271,31 +270,5 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 	fill(dir, own)
 	if o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening(); err != nil || whole {
 		t.Errorf("the first of two is taken for all: %+v, %v", o, err)
-	}
-}
-
-// The namespaces' names change while their links' events wait: what is folded says
-// the name that a consumer knows, and the one that holds.
-func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
-	table := newTable(config.Filter{})
-	table.netns = event.Namespace{Name: "blue", Inode: 42}
-	q := queue.New(1, 0)
-	into := make([]event.Delta, 10)
-	table.apply(linktest.New(linktest.Link(2, "a")), 0, q.Push)
-	q.Take(into, time.Time{})
-	table.apply(linktest.New(linktest.Link(2, "a", linktest.MTU(9))), 0, q.Push)
-	table.rename("red", time.Time{}, 0, q.Push)
-	table.rename("green", time.Time{}, 0, q.Push)
-	table.apply(linktest.Del(linktest.Link(2, "a")), 0, q.Push)
-	if n, _ := q.Take(into, time.Time{}); n != 1 {
-		t.Fatalf("%d changes", n)
-	}
-	var e schema.Event
-	data, _ := new(event.Writer).Append(nil, &into[0], "epoch", 1)
-	if err := e.UnmarshalJSON(data); err != nil {
-		t.Fatal(err)
-	}
-	if e.Kind != schema.Del || e.Netns != "green" || e.NetnsPrevious != "blue" || e.NetnsInode != 42 {
-		t.Errorf("got %s", e.AppendJSON(nil))
 	}
 }

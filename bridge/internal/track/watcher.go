@@ -1,13 +1,11 @@
-package bridge
+package track
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,25 +16,11 @@ import (
 	"ifacebridge/schema"
 )
 
-// A Source is what the links of a namespace are read from: the kernel, through a
-// [netlinksrc.Source], which says what each method does and what it blocks on. Its
-// lock is held while handle runs.
-type Source interface {
-	sync.Locker
-	Receive(ctx context.Context, handle func(*netlinksrc.Message)) error
-	Drain(handle func(*netlinksrc.Message)) error
-	Dump(ctx context.Context, handle func(*netlinksrc.Message)) (interrupted bool, err error)
-	Overruns() uint64
-	Malformed() (messages, attributes uint64)
-}
-
-var _ Source = (*netlinksrc.Source)(nil)
-
 // A watcher keeps the table of a namespace true to the kernel and pushes what
 // changes to the queue. It never waits for anything but the kernel.
 type watcher struct {
 	src    Source
-	table  *table
+	table  *Table
 	queue  *queue.Queue
 	resync time.Duration // 0: never
 	log    *slog.Logger
@@ -75,11 +59,11 @@ func (w *watcher) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return w.finish()
 		case errors.Is(err, netlinksrc.ErrOverrun):
-			err = w.recover(ctx)
+			err = w.recoverOverrun(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
 			err = w.synchronize(ctx, w.queue.Push)
 			if errors.Is(err, netlinksrc.ErrOverrun) {
-				err = w.recover(ctx)
+				err = w.recoverOverrun(ctx)
 			}
 			next = time.Now().Add(w.resync)
 		}
@@ -110,7 +94,8 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 		w.metrics.failures.Inc()
 		if err.Error() != text {
 			text = err.Error()
-			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing", "cause", text)
+			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
+				"cause", text)
 		}
 		w.progress.Rest()
 		select {
@@ -132,7 +117,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 	}
 	w.log.Info("reading the kernel's links again", "after", time.Since(began).Round(time.Millisecond), "events", published)
 	if errors.Is(err, netlinksrc.ErrOverrun) {
-		return w.recover(ctx)
+		return w.recoverOverrun(ctx)
 	}
 	return nil
 }
@@ -206,7 +191,7 @@ func (w *watcher) handle(m *netlinksrc.Message, emit func(*event.Change)) {
 	if w.mentioned != nil {
 		w.mention(m)
 	}
-	if w.table.apply(m, w.countOverruns(), emit) {
+	if w.table.Apply(m, w.countOverruns(), emit) {
 		w.metrics.quiet.Inc()
 	}
 }
@@ -237,7 +222,7 @@ func (w *watcher) start(ctx context.Context) error {
 
 // snapshot emits the table as a snapshot, with more of other namespaces behind it.
 func (w *watcher) snapshot(more uint32, emit func(*event.Change)) {
-	w.table.snapshot(more, time.Now(), w.countOverruns(), emit)
+	w.table.Snapshot(more, time.Now(), w.countOverruns(), emit)
 }
 
 // end emits a del for every link.
@@ -245,11 +230,11 @@ func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.Pus
 
 // rename publishes that the namespace has another name now.
 func (w *watcher) rename(name string) {
-	w.table.rename(name, time.Now(), w.countOverruns(), w.queue.Push)
+	w.table.Rename(name, time.Now(), w.countOverruns(), w.queue.Push)
 }
 
-// recover makes the table true again after an overrun, and says so.
-func (w *watcher) recover(ctx context.Context) error {
+// recoverOverrun makes the table true again after an overrun, and says so.
+func (w *watcher) recoverOverrun(ctx context.Context) error {
 	began := time.Now()
 	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.overruns.Load())
 	published := 0
@@ -260,7 +245,8 @@ func (w *watcher) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond), "events", published, "overruns", w.overruns.Load())
+	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond),
+		"events", published, "overruns", w.overruns.Load())
 	return nil
 }
 
@@ -304,9 +290,9 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) err
 		}
 		w.table.compare(links[index], at, overruns, emit)
 	}
-	w.table.restate(at, overruns, emit)
-	if w.table.elsewhere != nil && overrun == nil {
-		w.table.elsewhere.settle(w.table)
+	w.table.Restate(at, overruns, emit)
+	if w.table.others != nil && overrun == nil {
+		w.table.others.settle(w.table)
 	}
 	return overrun
 }
@@ -333,17 +319,7 @@ func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at ti
 		}
 		w.metrics.redumps.Inc()
 	}
-	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it", "tries", dumpTries)
+	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it",
+		"tries", dumpTries)
 	return links, at, nil
-}
-
-// logReadBuffer says what receive buffer was granted.
-func logReadBuffer(log *slog.Logger, asked, granted int) {
-	attrs := []any{"asked", asked, "granted", granted}
-	if granted < 1<<20 {
-		log.Warn("the receive buffer for notifications is small, a burst may overrun it; raise it with: sysctl -w net.core.rmem_max="+
-			fmt.Sprint(asked)+", or run with CAP_NET_ADMIN", attrs...)
-		return
-	}
-	log.Info("receive buffer for notifications", attrs...)
 }

@@ -1,4 +1,4 @@
-package bridge
+package queue_test
 
 import (
 	"bytes"
@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"ifacebridge/bridge/internal/event"
-	"ifacebridge/bridge/internal/linktest"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/schema"
 )
 
@@ -113,20 +114,19 @@ func FuzzQueue(f *testing.F) {
 			return
 		}
 		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
-		real := newThrough(limit, window)
-		real.filter = linktest.Excluding("x*")
-		real.table.netns = event.Namespace{Name: "blue", Inode: 42}
+		tested := through{track.NewTable(excluding("x*"), event.Namespace{Name: "blue", Inode: 42}), queue.New(limit, window)}
+		writer := event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}
 		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
 		both := func(c *event.Change) {
 			oracle.push(c)
-			real.Push(c)
+			tested.Push(c)
 		}
 		now, seq := time.Unix(1000, 0), uint64(0)
 		var taken [1]event.Delta
 		take := func(n int) {
 			for range n {
 				want, ok := oracle.take(now, seq+1)
-				got, _ := real.Take(taken[:], now)
+				got, _ := tested.Take(taken[:], now)
 				if ok != (got == 1) {
 					t.Fatalf("took %d, want one: %v", got, ok)
 				}
@@ -134,7 +134,7 @@ func FuzzQueue(f *testing.F) {
 					return
 				}
 				seq++
-				data, _ := real.Writer.Append(nil, &taken[0], "epoch", seq)
+				data, _ := writer.Append(nil, &taken[0], "epoch", seq)
 				if text := want.AppendJSON(nil); !bytes.Equal(data, text) {
 					t.Fatalf("got\n%s\nwant\n%s", data, text)
 				}
@@ -144,38 +144,38 @@ func FuzzQueue(f *testing.F) {
 		for i := 2; i+1 < len(script); i += 2 {
 			op, arg := script[i], script[i+1]
 			now = now.Add(time.Duration(op) * 10 * time.Millisecond)
-			l := linktest.Link(int32(arg%4+1), names[arg>>2%4], linktest.MTU(uint32(arg>>4)), linktest.Master(int32(op>>6)))
-			m := linktest.New(l)
+			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), master(int32(op>>6)))
+			m := newMsg(l)
 			switch op % 9 {
 			case 0, 1, 2:
 			case 3:
-				m = linktest.Del(l)
+				m = delMsg(l)
 			case 4:
-				m = linktest.Partial(l)
+				m = partialMsg(l)
 			case 5:
-				m = linktest.New(linktest.Link(l.Index, "a", linktest.Alias(string(bytes.Repeat([]byte{'a' + arg%8}, int(arg))))))
+				m = newMsg(link(l.Index, "a", alias(string(bytes.Repeat([]byte{'a' + arg%8}, int(arg))))))
 			case 6:
 				take(int(arg % 8))
 				continue
 			case 7:
-				real.rename([]string{"blue", "red", "green"}[arg%3], now, 0, both)
+				tested.Rename([]string{"blue", "red", "green"}[arg%3], now, 0, both)
 				continue
 			case 8:
 				if arg%2 == 0 {
-					real.restate(now, 0, both)
+					tested.Restate(now, 0, both)
 					continue
 				}
-				real.PushSnapshot(func(emit func(*event.Change)) {
-					real.snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
+				tested.PushSnapshot(func(emit func(*event.Change)) {
+					tested.Snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
 				})
 				continue
 			}
 			m.Time = now
-			real.apply(m, 0, both)
+			tested.Apply(m, 0, both)
 		}
 		now = now.Add(time.Hour)
 		take(1 << 20)
-		if n, _, _ := real.Size(); n != 0 {
+		if n, _, _ := tested.Size(); n != 0 {
 			t.Fatalf("%d changes are left", n)
 		}
 	})

@@ -1,4 +1,4 @@
-package bridge
+package track
 
 import (
 	"log/slog"
@@ -25,7 +25,7 @@ type moves struct {
 	ahead bool // readAhead is at work: handling what it reads must not make it read on
 }
 
-var _ elsewhere = (*moves)(nil)
+var _ otherTables = (*moves)(nil)
 
 // A place is where a link is: the number of a namespace that is watched, and the index
 // in it.
@@ -67,9 +67,9 @@ func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	m.ahead = false
 }
 
-// wentTo implements elsewhere. The kernel's message has the id of the other namespace
+// wentTo implements otherTables. The kernel's message has the id of the other namespace
 // in this one; which of the others that is, the kernel is asked.
-func (m *moves) wentTo(from *table, last *schema.Link) schema.Counterpart {
+func (m *moves) wentTo(from *Table, last *schema.Link) schema.Counterpart {
 	w := m.namespaceOf(from)
 	id, _ := last.NewNetnsID.Get()
 	to := w.ids[id]
@@ -102,16 +102,16 @@ func (w *namespace) counterpart(index int32) schema.Counterpart {
 	return schema.Counterpart{Netns: w.table.netns.Name, NetnsInode: w.table.netns.Inode, Index: index}
 }
 
-// cameFrom implements elsewhere.
-func (m *moves) cameFrom(to *table, index int32) schema.Counterpart {
+// cameFrom implements otherTables.
+func (m *moves) cameFrom(to *Table, index int32) schema.Counterpart {
 	at := place{to.watch, index}
 	from := m.arriving[at]
 	delete(m.arriving, at)
 	return from
 }
 
-// settle implements elsewhere.
-func (m *moves) settle(to *table) {
+// settle implements otherTables.
+func (m *moves) settle(to *Table) {
 	maps.DeleteFunc(m.arriving, func(at place, _ schema.Counterpart) bool { return at.watch == to.watch })
 }
 
@@ -123,7 +123,7 @@ func (m *moves) forget(gone *namespace) {
 	m.settle(gone.table)
 }
 
-func (m *moves) namespaceOf(t *table) *namespace {
+func (m *moves) namespaceOf(t *Table) *namespace {
 	for _, w := range m.watched {
 		if w.table == t {
 			return w
