@@ -11,7 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -22,27 +26,27 @@ import (
 type route struct {
 	decoder *netlinksrc.Decoder
 	message netlinksrc.Message
-	table   *table
-	queue   *queue
-	backlog *direct
-	encoder *encoder
+	table   *track.Table
+	queue   *queue.Queue
+	backlog *queue.Backlog
+	encoder *event.Encoder
 	frames  *frames
 	bodies  [2][]byte
 }
 
 func newRoute(links int) *route {
-	q := newQueue(65536, 0)
+	q := queue.New(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: newTable(config.Filter{}), queue: q, backlog: newDirect(identity{host: "web01", bootID: "boot"}, q),
-		encoder: newEncoder(config.Config{Prefix: "iface", Token: "web01"}, identity{host: "web01", bootID: "boot"}, func() int64 { return 1 << 20 }),
+		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
+		encoder: event.NewEncoder(config.Config{Prefix: "iface", Token: "web01"}, event.Identity{Host: "web01", BootID: "boot"}, func() int64 { return 1 << 20 }),
 		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
 	}
 	for i := range links {
-		p.table.apply(newMsg(link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*change) {})
+		p.table.Apply(linktest.New(linktest.Link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*event.Change) {})
 	}
 	p.bodies = [2][]byte{body(5, "eth4", "an alias"), body(5, "eth4", "another alias")}
-	p.encoder.begin("epoch", 0)
-	for range 2 * maxBatch { // what is made once
+	p.encoder.Begin("epoch", 0)
+	for range 2 * event.MaxBatch { // what is made once
 		p.event(0)
 		p.event(1)
 	}
@@ -79,15 +83,15 @@ func body(index int32, name, alias string) []byte {
 func (p *route) event(i int) {
 	p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
 	p.message.Time = time.Unix(1, int64(i))
-	p.table.apply(&p.message, 0, p.queue.push)
-	if waiting, _, _ := p.queue.size(); waiting < maxBatch {
+	p.table.Apply(&p.message, 0, p.queue.Push)
+	if waiting, _, _ := p.queue.Size(); waiting < event.MaxBatch {
 		return
 	}
-	p.encoder.reset()
-	_, _ = p.backlog.next(p.encoder, time.Time{})
+	p.encoder.Reset()
+	_, _ = p.backlog.Next(p.encoder, time.Time{})
 	p.frames.buf = p.frames.buf[:0]
-	for i := range p.encoder.batch {
-		p.frames.add(&p.encoder.batch[i], i, nil)
+	for i := range p.encoder.Batch {
+		p.frames.add(&p.encoder.Batch[i], i, nil)
 	}
 }
 
@@ -96,7 +100,7 @@ func (p *route) event(i int) {
 func TestEventAllocates(t *testing.T) {
 	p := newRoute(10)
 	i := 0
-	got := testing.AllocsPerRun(10*maxBatch, func() { i++; p.event(i) })
+	got := testing.AllocsPerRun(10*event.MaxBatch, func() { i++; p.event(i) })
 	t.Logf("%.4f allocations an event", got)
 	if got > 0.01 {
 		t.Errorf("%.4f allocations an event", got)
@@ -119,27 +123,27 @@ func BenchmarkEvent(b *testing.B) {
 // A change on its way through the queue, and what it takes to make its event: when the
 // one before was of the same link, and when it was of one that has not changed lately.
 func BenchmarkQueue(b *testing.B) {
-	for name, links := range map[string]int32{"recent": 1, "thousands": 4 * maxTracks} {
+	for name, links := range map[string]int32{"recent": 1, "thousands": 2048} {
 		b.Run(name, func(b *testing.B) {
-			q, taken := newQueue(65536, 0), make([]delta, maxBatch)
+			q, taken := queue.New(65536, 0), make([]event.Delta, event.MaxBatch)
 			p := newRoute(10)
 			var states [2]schema.Link
-			c := change{about: about{kind: schema.New, action: schema.Updated, cause: schema.Notification, time: time.Unix(1, 0), count: 1, wasThere: true}}
+			c := event.Change{About: event.About{Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Time: time.Unix(1, 0), Count: 1, WasThere: true}}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				index := int32(i) % links
 				for j := range states {
-					states[j] = link(index+1, "eth4", mtu(uint32(1500+i+j)))
+					states[j] = linktest.Link(index+1, "eth4", linktest.MTU(uint32(1500+i+j)))
 				}
-				c.id.index, c.before, c.link = index+1, &states[0], &states[1]
-				q.push(&c)
-				if i%maxBatch < maxBatch-1 {
+				c.ID.Index, c.Before, c.Link = index+1, &states[0], &states[1]
+				q.Push(&c)
+				if i%event.MaxBatch < event.MaxBatch-1 {
 					continue
 				}
-				n, _ := q.take(taken, time.Time{})
-				p.encoder.reset()
+				n, _ := q.Take(taken, time.Time{})
+				p.encoder.Reset()
 				for i := range taken[:n] {
-					p.encoder.addDelta(&taken[i])
+					p.encoder.AddDelta(&taken[i])
 				}
 			}
 		})
@@ -169,20 +173,20 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			p := newRoute(10)
 			epoch := fmt.Sprint("epoch", time.Now().UnixNano())
-			p.encoder.begin(epoch, 0)
-			d.begin(epoch, mark{})
+			p.encoder.Begin(epoch, 0)
+			d.begin(epoch, event.Mark{})
 			b.ReportAllocs()
 			b.ResetTimer()
-			for left := b.N; left > 0; left -= maxBatch {
+			for left := b.N; left > 0; left -= event.MaxBatch {
 				b.StopTimer()
-				p.encoder.reset()
-				for i := range min(left, maxBatch) {
+				p.encoder.Reset()
+				for i := range min(left, event.MaxBatch) {
 					p.decoder.Decode(unix.RTM_NEWLINK, p.bodies[i%2], &p.message)
-					p.table.apply(&p.message, 0, p.queue.push)
+					p.table.Apply(&p.message, 0, p.queue.Push)
 				}
-				_, _ = p.backlog.next(p.encoder, time.Time{})
+				_, _ = p.backlog.Next(p.encoder, time.Time{})
 				b.StartTimer()
-				if n, err := d.store(b.Context(), p.encoder.batch); n != len(p.encoder.batch) || err != nil {
+				if n, err := d.store(b.Context(), p.encoder.Batch); n != len(p.encoder.Batch) || err != nil {
 					b.Fatal(n, err)
 				}
 			}

@@ -32,8 +32,6 @@ package bridge
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,8 +44,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 )
 
@@ -98,7 +99,10 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 	defer host.close()
 	for {
 		if err := host.named(ctx, log); err != nil {
-			return ignoreEnd(ctx, err)
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
 		}
 		named, err := cfg.WithHost(host.name)
 		if err != nil {
@@ -122,6 +126,9 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 	}
 }
 
+// A Source is what the links of a namespace are read from, in place of the kernel.
+type Source = track.Source
+
 // RunFrom is [Run] with the links that src has in the place of those of the kernel,
 // for simulations of many hosts in one process. It is the host's own namespace, the
 // only one: cfg.Netns is to be that alone. The caller closes src.
@@ -132,14 +139,13 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	}
 	counted := metrics.Registry{Registry: reg}
 	registerProcess(counted, cfg.Version)
-	q := newQueue(cfg.Queue, cfg.Coalesce)
-	q.register(counted)
-	n, err := newNamespaces(cfg, src, q, log, newKernelMetrics(counted))
+	q := queue.New(cfg.Queue, cfg.Coalesce)
+	q.Register(counted)
+	n, err := track.New(cfg, src, q, log, counted)
 	if err != nil {
 		return err
 	}
-	defer n.close()
-	n.register(counted)
+	defer n.Close()
 	var s *spool
 	if cfg.SpoolDir != "" {
 		if s, err = openSpool(cfg, id, log); err != nil {
@@ -158,7 +164,7 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	p.query = newQuery(cfg, id, p.state, conn.Conn, n.overruns.Load, p.isWhole, log)
+	p.query = newQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.isWhole, log)
 	defer p.query.stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
@@ -168,38 +174,31 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	}
 	defer stopHealth()
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
-		"host", cfg.Host, "epoch", id.epoch, "boot_id", id.bootID)
-	return run(ctx, n, p, log)
+		"host", cfg.Host, "epoch", id.Epoch, "boot_id", id.BootID)
+	return run(ctx, n, q, p, log)
 }
 
-func newIdentity(cfg config.Config) (identity, error) {
+func newIdentity(cfg config.Config) (event.Identity, error) {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return identity{}, fmt.Errorf("boot id: %w", err)
+		return event.Identity{}, fmt.Errorf("boot id: %w", err)
 	}
 	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
-	return identity{host: cfg.Host, bootID: strings.TrimSpace(string(bootID)), epoch: newEpoch(), ownNetns: own}, nil
-}
-
-// newEpoch returns the name of an epoch, which no other ever has.
-func newEpoch() string {
-	var epoch [16]byte
-	_, _ = rand.Read(epoch[:]) // never fails
-	return hex.EncodeToString(epoch[:])
+	return event.Identity{Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(), OwnNetns: own}, nil
 }
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
 func newPublisher(
-	cfg config.Config, id identity, q *queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, q *queue.Queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
-		id: id, state: newState(), encoder: newEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
 		metrics: newPublishMetrics(counted), owner: owner{log: log},
 	}
 	if s != nil {
 		p.spool, p.backlog = s, s
 	} else {
-		p.backlog = newDirect(id, q)
+		p.backlog = queue.NewBacklog(id, q)
 	}
 	var err error
 	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
@@ -232,7 +231,7 @@ func newDelivery(
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
 // waits for both.
-func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) error {
+func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher, log *slog.Logger) error {
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -247,10 +246,10 @@ func run(ctx context.Context, n *namespaces, p *publisher, log *slog.Logger) err
 	}()
 	var spooling sync.WaitGroup
 	if p.spool != nil {
-		spooling.Go(func() { p.spool.fill(publishing, n.queue) })
+		spooling.Go(func() { p.spool.fill(publishing, q) })
 	}
-	readErr := n.run(reading)
-	n.queue.close()
+	readErr := n.Run(reading)
+	q.Close()
 	if waiting := p.unconfirmed(); waiting > 0 {
 		log.Info("stopping; publishing what is queued", "unconfirmed", waiting)
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
@@ -82,16 +84,16 @@ func (b *bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.Str
 func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
 
 // put notes that events were stored, and applied to the state. It does not block.
-func (b *bucket) put(events []outgoing) {
+func (b *bucket) put(events []event.Outgoing) {
 	b.mu.Lock()
 	for i := range events {
-		b.dirty[events[i].key] = true
-		if former, renamed := events[i].formerKey(); renamed {
+		b.dirty[events[i].Key] = true
+		if former, renamed := events[i].FormerKey(); renamed {
 			b.dirty[former] = true
 		}
 	}
 	b.mu.Unlock()
-	signal(b.wake)
+	loop.Signal(b.wake)
 }
 
 // verify has the bucket compared with what it should hold. It does not block.
@@ -99,7 +101,7 @@ func (b *bucket) verify() {
 	b.mu.Lock()
 	b.check = true
 	b.mu.Unlock()
-	signal(b.wake)
+	loop.Signal(b.wake)
 }
 
 // run follows put until done is closed and everything is in the bucket, or ctx
@@ -428,7 +430,7 @@ func (b *bucket) linkOf(key string) (schema.LinkKey, bool) {
 // and that are not among those that an epoch begins with: they went while no
 // bridge was running. After a reboot that is all of them: what has the same index
 // is another link.
-func (b *bucket) vanished(ctx context.Context, o opening) ([]schema.Event, error) {
+func (b *bucket) vanished(ctx context.Context, o event.Opening) ([]schema.Event, error) {
 	held, err := b.read(ctx)
 	if err != nil {
 		return nil, err
@@ -443,11 +445,11 @@ func (b *bucket) vanished(ctx context.Context, o opening) ([]schema.Event, error
 			b.again(&keyPut{name: key})
 			continue
 		}
-		if o.has(&e) {
+		if o.Has(&e) {
 			continue
 		}
 		gone = append(gone, schema.Event{
-			Host: b.cfg.Host, BootID: o.bootID, OwnNetnsInode: o.ownNetns, Time: o.at, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
+			Host: b.cfg.Host, BootID: o.BootID, OwnNetnsInode: o.OwnNetns, Time: o.At, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
 			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
 	}

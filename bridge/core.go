@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/natsio"
 )
 
@@ -15,24 +16,24 @@ import (
 // once to the server.
 type coreDelivery struct {
 	nc     *nats.Conn
-	msg    *message
+	msg    *event.Message
 	frames *frames
 }
 
 var _ delivery = (*coreDelivery)(nil)
 
 func newCoreDelivery(cfg config.Config, nc *nats.Conn) *coreDelivery {
-	return &coreDelivery{nc: nc, msg: newMessage(cfg), frames: newFrames(cfg)}
+	return &coreDelivery{nc: nc, msg: event.NewMessage(cfg), frames: newFrames(cfg)}
 }
 
-func (d *coreDelivery) begin(string, mark) {}
+func (d *coreDelivery) begin(string, event.Mark) {}
 
 // Plain NATS stores nothing: there is nothing to look at.
-func (d *coreDelivery) told() mark                             { return mark{} }
+func (d *coreDelivery) told() event.Mark                       { return event.Mark{} }
 func (d *coreDelivery) look(context.Context) (*located, error) { return nil, nil }
 func (d *coreDelivery) verify(context.Context) error           { return nil }
 
-func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error) {
+func (d *coreDelivery) store(ctx context.Context, batch []event.Outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
 	if err := d.publish(batch); err != nil {
 		return 0, err
@@ -51,13 +52,13 @@ func (d *coreDelivery) store(ctx context.Context, batch []outgoing) (int, error)
 	return len(batch), nil
 }
 
-func (d *coreDelivery) publish(batch []outgoing) error {
+func (d *coreDelivery) publish(batch []event.Outgoing) error {
 	if w := natsio.WireOf(d.nc); w != nil && len(batch) >= manyEvents {
 		return d.frames.send(w, batch, nil)
 	}
 	for i := range batch {
-		yield(i)
-		if err := d.nc.PublishMsg(d.msg.of(&batch[i])); err != nil {
+		event.Yield(i)
+		if err := d.nc.PublishMsg(d.msg.Of(&batch[i])); err != nil {
 			return err
 		}
 	}

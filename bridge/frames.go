@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
@@ -31,10 +32,10 @@ func newFrames(cfg config.Config) *frames {
 
 // send sends each event of a batch as a message with, besides its own, the headers that
 // extra appends, if there is an extra.
-func (f *frames) send(to *natsio.Wire, batch []outgoing, extra func(dst []byte, i int) []byte) error {
+func (f *frames) send(to *natsio.Wire, batch []event.Outgoing, extra func(dst []byte, i int) []byte) error {
 	f.buf = f.buf[:0]
 	for i := range batch {
-		yield(i)
+		event.Yield(i)
 		f.add(&batch[i], i, extra)
 		if len(f.buf) >= frameBytes || i == len(batch)-1 {
 			if err := to.Send(f.buf); err != nil {
@@ -50,16 +51,16 @@ const headerLine = "NATS/1.0\r\n"
 
 // add appends the message of an event: HPUB <subject> <size of headers> <size> CR LF
 // headers CR LF data CR LF.
-func (f *frames) add(o *outgoing, i int, extra func([]byte, int) []byte) {
+func (f *frames) add(o *event.Outgoing, i int, extra func([]byte, int) []byte) {
 	if f.extra = f.extra[:0]; extra != nil {
 		f.extra = extra(f.extra, i)
 	}
-	head := len(headerLine) + len(o.headers.block) + len(f.extra) + len("\r\n")
-	b := append(f.buf, f.publish[o.labels.kind]...)
+	head := len(headerLine) + len(o.Headers.Block) + len(f.extra) + len("\r\n")
+	b := append(f.buf, f.publish[o.Labels.Kind]...)
 	b = strconv.AppendInt(b, int64(head), 10)
-	b = strconv.AppendInt(append(b, ' '), int64(head+len(o.data)), 10)
-	b = append(append(append(b, "\r\n"+headerLine...), o.headers.block...), f.extra...)
-	f.buf = append(append(append(b, "\r\n"...), o.data...), "\r\n"...)
+	b = strconv.AppendInt(append(b, ' '), int64(head+len(o.Data)), 10)
+	b = append(append(append(b, "\r\n"+headerLine...), o.Headers.Block...), f.extra...)
+	f.buf = append(append(append(b, "\r\n"...), o.Data...), "\r\n"...)
 }
 
 // appendHeader appends a header.

@@ -11,7 +11,6 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,28 +20,12 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/track"
 )
-
-// A progress shows whether a loop runs: it rests, or has not been at work for long.
-type progress struct {
-	since atomic.Int64 // at work since, in Unix nanoseconds; 0: at rest
-}
-
-// stuckAfter is how long a loop may be at work without a rest. Everything that it
-// waits for has a shorter time limit, but a disk.
-const stuckAfter = time.Minute
-
-func (p *progress) work() { p.since.Store(time.Now().UnixNano()) }
-func (p *progress) rest() { p.since.Store(0) }
-
-func (p *progress) stuck() bool {
-	since := p.since.Load()
-	return since != 0 && time.Since(time.Unix(0, since)) > stuckAfter
-}
 
 // health answers for a bridge.
 type health struct {
-	reading    *namespaces
+	reading    *track.Namespaces
 	publishing *publisher
 	conn       *natsio.Conn
 	pprof      bool // serve profiles too
@@ -50,8 +33,8 @@ type health struct {
 
 // failures returns which loops do not run.
 func (h *health) failures() []string {
-	list := h.reading.stuck()
-	if h.publishing.progress.stuck() {
+	list := h.reading.Stuck()
+	if h.publishing.progress.Stuck() {
 		list = append(list, "the publisher is stuck")
 	}
 	return list

@@ -18,6 +18,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/natsio"
 )
 
@@ -36,10 +37,10 @@ type jetStreamDelivery struct {
 	js     jetstream.JetStream
 	log    *slog.Logger
 	host   string // all subjects of this host, "<prefix>.<token>.*"
-	one    *message
-	many   *message // of a batch
-	frames *frames  // of a batch, too
-	batch  int      // how many messages the stream takes as an atomic batch; 1: none
+	one    *event.Message
+	many   *event.Message // of a batch
+	frames *frames        // of a batch, too
+	batch  int            // how many messages the stream takes as an atomic batch; 1: none
 
 	story   story
 	known   bool      // whether lastSeq is true
@@ -60,16 +61,16 @@ func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*
 		return nil, err
 	}
 	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: newMessage(cfg), many: newMessage(cfg), frames: newFrames(cfg)}, nil
+		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFrames(cfg)}, nil
 }
 
-func (d *jetStreamDelivery) begin(epoch string, told mark) {
+func (d *jetStreamDelivery) begin(epoch string, told event.Mark) {
 	d.story = story{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
 	d.known = false
 }
 
-func (d *jetStreamDelivery) told() mark {
-	return mark{Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq}
+func (d *jetStreamDelivery) told() event.Mark {
+	return event.Mark{Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq}
 }
 
 func (d *jetStreamDelivery) look(ctx context.Context) (*located, error) {
@@ -86,7 +87,7 @@ func (d *jetStreamDelivery) verify(ctx context.Context) error {
 	return err
 }
 
-func (d *jetStreamDelivery) store(ctx context.Context, batch []outgoing) (stored int, err error) {
+func (d *jetStreamDelivery) store(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
 	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
@@ -165,9 +166,9 @@ const errCodeBatchTooLarge jetstream.ErrorCode = 10199
 const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
 // send stores one message, or as many as go into a batch.
-func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, error) {
+func (d *jetStreamDelivery) send(ctx context.Context, batch []event.Outgoing) (int, error) {
 	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
-		ack, err := d.js.PublishMsg(ctx, d.one.of(&batch[0]), jetstream.WithRetryAttempts(0),
+		ack, err := d.js.PublishMsg(ctx, d.one.Of(&batch[0]), jetstream.WithRetryAttempts(0),
 			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
 		if err != nil {
 			return 0, err
@@ -189,12 +190,12 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.lastSeq, d.host)
 	last := len(batch) - 1
 	for i := range batch[:last] {
-		yield(i)
+		event.Yield(i)
 		var opts []jetstreamext.BatchMsgOpt
 		if i == 0 {
 			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))
 		}
-		if err := publisher.AddMsg(d.many.of(&batch[i]), opts...); err != nil {
+		if err := publisher.AddMsg(d.many.Of(&batch[i]), opts...); err != nil {
 			return 0, err
 		}
 		if i == 0 { // the fence is its alone
@@ -204,7 +205,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
 	defer delete(d.many.Header, jetstreamext.BatchCommitHeader)
-	ack, err := publisher.CommitMsg(ctx, d.many.of(&batch[last]))
+	ack, err := publisher.CommitMsg(ctx, d.many.Of(&batch[last]))
 	if err != nil {
 		return 0, err
 	}
@@ -213,7 +214,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []outgoing) (int, er
 }
 
 // sendFrames is send of a batch to a connection that takes ready-made messages.
-func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, batch []outgoing) (int, error) {
+func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, batch []event.Outgoing) (int, error) {
 	id, last := nuid.Next(), len(batch)-1
 	err := d.frames.send(to, batch[:last], func(dst []byte, i int) []byte {
 		if i == 0 { // the fence
@@ -227,7 +228,7 @@ func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, bat
 	if err != nil {
 		return 0, err
 	}
-	commit := nats.Msg{Subject: d.many.of(&batch[last]).Subject, Data: batch[last].data, Header: maps.Clone(d.many.Header)}
+	commit := nats.Msg{Subject: d.many.Of(&batch[last]).Subject, Data: batch[last].Data, Header: maps.Clone(d.many.Header)}
 	commit.Header.Set(jetstreamext.BatchIDHeader, id)
 	commit.Header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(len(batch)))
 	commit.Header.Set(jetstreamext.BatchCommitHeader, "1")
@@ -255,7 +256,7 @@ func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, bat
 }
 
 // confirm takes note of events that were stored, the last of them at this place.
-func (d *jetStreamDelivery) confirm(events []outgoing, streamSeq uint64) {
+func (d *jetStreamDelivery) confirm(events []event.Outgoing, streamSeq uint64) {
 	d.lastSeq = streamSeq
 	d.story.confirm(events, streamSeq)
 }
@@ -267,7 +268,7 @@ const expectHeader = "Nats-Expected-"
 
 // locate finds this host's last message, and how many events of the batch are stored
 // already.
-func (d *jetStreamDelivery) locate(ctx context.Context, batch []outgoing) (stored int, err error) {
+func (d *jetStreamDelivery) locate(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
 	if err := d.find(ctx); err != nil {
 		return 0, err
 	}
@@ -313,7 +314,7 @@ func (d *jetStreamDelivery) find(ctx context.Context) error {
 	switch {
 	case answer.Error == nil:
 		m := &answer.Message
-		d.found = located{streamSeq: m.Seq, event: decodeEvent(m.Data), time: m.Time, created: d.created}
+		d.found = located{streamSeq: m.Seq, event: event.Decode(m.Data), time: m.Time, created: d.created}
 	case answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound: // none yet, or expired, or purged
 		return fmt.Errorf("read what is stored: %w", answer.Error)
 	}
@@ -348,7 +349,7 @@ func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
 	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
 		d.batch = 1
 		if cfg.AllowAtomicPublish {
-			d.batch = maxBatch
+			d.batch = event.MaxBatch
 		}
 	}
 	if !d.seen {

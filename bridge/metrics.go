@@ -9,10 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
-	"ifacebridge/netlinksrc"
-	"ifacebridge/schema"
 )
 
 // registerProcess registers what is about the process as a whole.
@@ -25,43 +24,10 @@ func registerProcess(to metrics.Registry, version string) {
 	to.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
-// kernelMetrics are what all watchers count together.
-type kernelMetrics struct {
-	messages [netlinksrc.Kinds]prometheus.Counter // by netlinksrc.Kind
-	dumps    prometheus.Counter
-	redumps  prometheus.Counter
-	quiet    prometheus.Counter // notifications that changed nothing
-	failures prometheus.Counter // attempts to read that failed
-}
-
-func newKernelMetrics(to metrics.Registry) *kernelMetrics {
-	m := &kernelMetrics{
-		dumps:   to.Counter("netlink_dumps_total", "Dumps of all links, retries included."),
-		redumps: to.Counter("netlink_dump_retries_total", "Dumps that were interrupted by changes and asked for again."),
-		quiet: to.Counter("netlink_unchanged_total",
-			"Notifications that changed nothing: the link's next event counts them."),
-		failures: to.Counter("netlink_failures_total",
-			"Times that the kernel's links could not be read, and were tried again."),
-	}
-	messages := to.CounterVec("netlink_messages_total",
-		"Messages of the kernel by kind; other: not about a link's state.", "kind")
-	for kind := range m.messages {
-		m.messages[kind] = messages.WithLabelValues(netlinksrc.Kind(kind).String())
-	}
-	return m
-}
-
-// labels are what events are counted by.
-type labels struct {
-	kind   schema.Kind
-	action schema.Action
-	cause  schema.Cause
-}
-
 // publishMetrics are what the publisher counts. It alone writes them.
 type publishMetrics struct {
 	events   *prometheus.CounterVec
-	byLabels map[labels]prometheus.Counter // the ones of events that were seen
+	byLabels map[event.Labels]prometheus.Counter // the ones of events that were seen
 	failures *prometheus.CounterVec
 	latency  prometheus.Histogram
 	epochs   *prometheus.CounterVec
@@ -70,14 +36,14 @@ type publishMetrics struct {
 func newPublishMetrics(to metrics.Registry) *publishMetrics {
 	m := &publishMetrics{
 		events:   to.CounterVec("events_total", "Events that NATS has confirmed.", "event", "action", "cause"),
-		byLabels: map[labels]prometheus.Counter{},
+		byLabels: map[event.Labels]prometheus.Counter{},
 		failures: to.CounterVec("publish_failures_total",
 			"Attempts to publish that failed and are made again, by reason.", "reason"),
 		latency: to.Histogram("publish_duration_seconds",
 			"Time from sending a batch of events until NATS has confirmed it.", prometheus.ExponentialBuckets(0.00025, 4, 8)),
 		epochs: to.CounterVec("epochs_total", "Epochs that were begun, by reason.", "reason"),
 	}
-	for _, reason := range epochReasons {
+	for _, reason := range event.EpochReasons {
 		m.epochs.WithLabelValues(string(reason))
 	}
 	for _, reason := range natsio.Reasons() {
@@ -87,13 +53,13 @@ func newPublishMetrics(to metrics.Registry) *publishMetrics {
 }
 
 // published counts events that were confirmed together.
-func (m *publishMetrics) published(events []outgoing, took time.Duration) {
+func (m *publishMetrics) published(events []event.Outgoing, took time.Duration) {
 	m.latency.Observe(took.Seconds())
 	for i := range events {
-		l := events[i].labels
+		l := events[i].Labels
 		counter, ok := m.byLabels[l]
 		if !ok {
-			counter = m.events.WithLabelValues(l.kind.String(), l.action.String(), l.cause.String())
+			counter = m.events.WithLabelValues(l.Kind.String(), l.Action.String(), l.Cause.String())
 			m.byLabels[l] = counter
 		}
 		counter.Inc()
@@ -109,21 +75,10 @@ func (m *publishMetrics) failed(err error) {
 	}
 }
 
-// register registers what the queue counts.
-func (q *queue) register(to metrics.Registry) {
-	to.GaugeFunc("queue_limit_events", "Events that may wait before those of one link are folded (IFACE_QUEUE).",
-		func() float64 { return float64(q.limit) })
-	to.CounterFunc("events_folded_total", "Notifications that were folded into a later event of the same link.",
-		func() float64 { _, folded, _ := q.size(); return float64(folded) })
-	to.CounterFunc("events_forgotten_total",
-		"Links that came and went unseen and got no event, because the queue was full twice over.",
-		func() float64 { _, _, forgotten := q.size(); return float64(forgotten) })
-}
-
 // register registers how far the publisher is.
 func (p *publisher) register(to metrics.Registry) {
 	to.GaugeFunc("queue_events", "Events that wait, in memory or in the spool.",
-		func() float64 { return float64(p.backlog.waiting()) })
+		func() float64 { return float64(p.backlog.Waiting()) })
 	to.GaugeFunc("unconfirmed_events", "Events that NATS has not confirmed.",
 		func() float64 { return float64(p.unconfirmed()) })
 	to.GaugeFunc("standby", "1 while another bridge publishes as this host and this one stands by.",

@@ -65,7 +65,7 @@ var errStandingBy = errors.New("stopped while standing by")
 // own waits until no other bridge answers for this host, and answers from then on.
 func (p *publisher) own(ctx context.Context) error {
 	if p.query.serves() { // the name is ours
-		p.query.serve(p.id.epoch)
+		p.query.serve(p.id.Epoch)
 		return nil
 	}
 	for misses := 0; ; {
@@ -90,17 +90,17 @@ func (p *publisher) own(ctx context.Context) error {
 		}
 		if misses >= askMisses && (!p.owner.fenced || p.owner.heard || errors.Is(askErr, nats.ErrNoResponders)) {
 			p.owner.ownNow()
-			p.query.serve(p.id.epoch)
+			p.query.serve(p.id.Epoch)
 			return nil
 		}
-		p.progress.rest()
+		p.progress.Rest()
 		select {
 		case <-time.After(askEvery):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.progress.work()
-		if p.backlog.closed() {
+		p.progress.Work()
+		if p.backlog.Closed() {
 			p.log.Info("stopped while standing by; what waited is the other bridge's to publish")
 			return errStandingBy
 		}

@@ -11,7 +11,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
@@ -19,10 +22,10 @@ import (
 type delivery interface {
 	// begin says that events of this epoch follow, behind what is told of it already,
 	// if that is in NATS.
-	begin(epoch string, told mark)
+	begin(epoch string, told event.Mark)
 
 	// told returns how far the epoch has come.
-	told() mark
+	told() event.Mark
 
 	// look returns this host's last message in NATS; nil where nobody can know.
 	look(ctx context.Context) (*located, error)
@@ -35,14 +38,14 @@ type delivery interface {
 	// how many of them, from the first, are confirmed; the others are to be sent again,
 	// whether they arrived or not. Its errors are also those of verify. It ends with the
 	// context.
-	store(ctx context.Context, batch []outgoing) (int, error)
+	store(ctx context.Context, batch []event.Outgoing) (int, error)
 }
 
 // A publisher moves events from the backlog to NATS. Each gets its place in the
 // epoch as it leaves, so that seq has no gaps whatever was folded.
 type publisher struct {
-	id       identity
-	encoder  *encoder
+	id       event.Identity
+	encoder  *event.Encoder
 	backlog  backlog
 	spool    *spool // nil: none is kept
 	delivery delivery
@@ -53,7 +56,7 @@ type publisher struct {
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
 	metrics  *publishMetrics
-	progress progress
+	progress loop.Progress
 
 	confirmed  atomic.Uint64 // events of this run
 	inFlight   atomic.Int64  // events
@@ -67,15 +70,15 @@ type publisher struct {
 }
 
 // unconfirmed returns how many events NATS has not confirmed yet.
-func (p *publisher) unconfirmed() int { return p.backlog.waiting() + int(p.inFlight.Load()) }
+func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFlight.Load()) }
 
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
 // through every failure: when the story of an epoch cannot go on, it begins another, and
 // when another bridge has taken the host's name, it waits until that is gone.
 func (p *publisher) run(ctx context.Context) error {
-	p.progress.work()
-	defer p.progress.rest()
-	reason := started
+	p.progress.Work()
+	defer p.progress.Rest()
+	reason := event.Started
 	for {
 		err := p.tell(ctx, reason)
 		var broken *brokenStoryError
@@ -85,21 +88,21 @@ func (p *publisher) run(ctx context.Context) error {
 			return nil
 		case errors.As(err, &broken):
 			reason = broken.reason
-			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.epoch)
+			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.Epoch)
 		case errors.As(err, &replaced):
-			reason = tookOver
+			reason = event.TookOver
 			p.owner.replacedBy(replaced)
 			p.query.stop()
 		default:
 			return err
 		}
-		p.id.epoch = newEpoch()
+		p.id.Epoch = event.NewEpoch()
 	}
 }
 
 // tell publishes one epoch: a del for what vanished, a snapshot, and everything after
 // it. What is stored is looked at first, and the bucket follows behind.
-func (p *publisher) tell(ctx context.Context, reason epochReason) error {
+func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if err := p.own(ctx); err != nil {
 		return err
 	}
@@ -108,12 +111,12 @@ func (p *publisher) tell(ctx context.Context, reason epochReason) error {
 			return err
 		}
 	}
-	if err := p.begin(ctx, p.id.epoch); err != nil {
+	if err := p.begin(ctx, p.id.Epoch); err != nil {
 		return err
 	}
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
 	opening, known, err := p.opening(ctx)
-	if errors.Is(err, errNoSnapshot) {
+	if errors.Is(err, queue.ErrNoSnapshot) {
 		return nil
 	} else if err != nil {
 		return err
@@ -145,35 +148,35 @@ func (p *publisher) tell(ctx context.Context, reason epochReason) error {
 
 // begin begins an epoch, behind what is stored.
 func (p *publisher) begin(ctx context.Context, epoch string) error {
-	p.beginAt(epoch, mark{})
+	p.beginAt(epoch, event.Mark{})
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
 	if p.spool != nil { // before anything of it is in NATS
-		p.spool.resume(mark{Run: p.spool.id.epoch, Epoch: epoch})
+		p.spool.resume(event.Mark{Run: p.spool.id.Epoch, Epoch: epoch})
 	}
 	return nil
 }
 
 // beginAt makes the next event the one that follows what is told of an epoch.
-func (p *publisher) beginAt(epoch string, told mark) {
-	p.encoder.reset()
-	p.encoder.begin(epoch, told.Seq)
+func (p *publisher) beginAt(epoch string, told event.Mark) {
+	p.encoder.Reset()
+	p.encoder.Begin(epoch, told.Seq)
 	p.delivery.begin(epoch, told)
 }
 
-// opening returns what an epoch begins with. The first begins with the backlog's
+// Opening returns what an epoch begins with. The first begins with the backlog's
 // snapshot. A later one tells again what consumers were told in the one before: those
 // events, which come before what the backlog has.
-func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Event, err error) {
+func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
 	if !p.opened {
-		o, err = p.backlog.opening(ctx)
+		o, err = p.backlog.Opening(ctx)
 		p.opened = err == nil
 	} else {
 		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
-		o = openingOf(known, p.id)
+		o = event.OpeningOf(known, p.id)
 	}
-	if err == nil && len(o.links) == 0 {
+	if err == nil && len(o.Links) == 0 {
 		p.snapshotOK.Store(true)
 	}
 	return o, known, err
@@ -182,7 +185,7 @@ func (p *publisher) opening(ctx context.Context) (o opening, known []schema.Even
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
 	for i := range known {
-		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.host, p.id.bootID, p.id.ownNetns
+		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.Host, p.id.BootID, p.id.OwnNetns
 	}
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
@@ -213,7 +216,7 @@ func (p *publisher) publishLeftovers(ctx context.Context) error {
 
 // resume publishes the events of the oldest run in the spool behind what is stored of
 // it.
-func (p *publisher) resume(ctx context.Context, left mark, found *located) error {
+func (p *publisher) resume(ctx context.Context, left event.Mark, found *located) error {
 	left, drop, err := p.judgeLeftover(left, found)
 	if err != nil || drop {
 		return err
@@ -231,26 +234,26 @@ func (p *publisher) resume(ctx context.Context, left mark, found *located) error
 	}
 	published := 0
 	for {
-		p.encoder.reset()
-		if _, err := p.spool.next(p.encoder, time.Now()); err != nil {
+		p.encoder.Reset()
+		if _, err := p.spool.Next(p.encoder, time.Now()); err != nil {
 			return err
 		}
-		if len(p.encoder.batch) == 0 {
+		if len(p.encoder.Batch) == 0 {
 			p.log.Info("published what an earlier run had left", "events", published, "epoch", left.Epoch)
 			return nil
 		}
-		published += len(p.encoder.batch)
+		published += len(p.encoder.Batch)
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
-		p.spool.confirm(p.delivery.told())
+		p.spool.Confirm(p.delivery.told())
 	}
 }
 
 // judgeLeftover decides by what was found stored where the leftovers of a run go on: in
 // their epoch, behind what is stored of it; in a new one, when that is not there any
 // more; or nowhere, when another bridge has written since.
-func (p *publisher) judgeLeftover(left mark, found *located) (from mark, drop bool, err error) {
+func (p *publisher) judgeLeftover(left event.Mark, found *located) (from event.Mark, drop bool, err error) {
 	switch {
 	case found == nil || left.Seq == 0 && (found.event == nil || found.event.Epoch != left.Epoch):
 		return left, false, nil
@@ -264,9 +267,9 @@ func (p *publisher) judgeLeftover(left mark, found *located) (from mark, drop bo
 		return left, true, err
 	}
 	p.log.Warn("beginning a new epoch for what an earlier run had left: theirs is not in the stream any more, which was restored or purged",
-		"their_epoch", left.Epoch, "seq", left.Seq, "reason", brokerLost)
-	p.metrics.epochs.WithLabelValues(string(brokerLost)).Inc()
-	return mark{Run: left.Run, Epoch: newEpoch()}, false, nil
+		"their_epoch", left.Epoch, "seq", left.Seq, "reason", event.BrokerLost)
+	p.metrics.epochs.WithLabelValues(string(event.BrokerLost)).Inc()
+	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}, false, nil
 }
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:
@@ -279,19 +282,19 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 	defer p.nc.RemoveStatusListener(connected)
 	verifyAt := time.Now().Add(p.verify)
 	for {
-		p.encoder.reset()
-		closed := p.backlog.closed() // before next: nothing comes after it
-		wait, err := p.backlog.next(p.encoder, time.Now())
+		p.encoder.Reset()
+		closed := p.backlog.Closed() // before next: nothing comes after it
+		wait, err := p.backlog.Next(p.encoder, time.Now())
 		if err != nil {
 			return err
 		}
-		if len(p.encoder.batch) > 0 {
+		if len(p.encoder.Batch) > 0 {
 			if err := p.publish(ctx); err != nil {
-				p.backlog.giveBack(p.encoder.batch[len(p.encoder.batch)-int(p.inFlight.Swap(0)):])
+				p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
 				return err
 			}
-			p.backlog.confirm(p.delivery.told())
-			if n := len(p.encoder.batch); n >= manyEvents && n < maxBatch && !closed {
+			p.backlog.Confirm(p.delivery.told())
+			if n := len(p.encoder.Batch); n >= manyEvents && n < event.MaxBatch && !closed {
 				time.Sleep(gather)
 			}
 			continue
@@ -303,16 +306,16 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 			wait = max(time.Until(verifyAt), time.Millisecond)
 		}
 		verify := false
-		p.progress.rest()
+		p.progress.Rest()
 		select {
-		case <-p.backlog.ready():
-		case <-after(wait):
+		case <-p.backlog.Ready():
+		case <-loop.After(wait):
 		case <-connected: // to a server that may be another, or may have lost what it had
 			verify = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.progress.work()
+		p.progress.Work()
 		if verify || p.verify > 0 && !time.Now().Before(verifyAt) {
 			if err := p.verifyStored(ctx); err != nil {
 				return err
@@ -331,7 +334,7 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if p.bucket != nil {
 		p.bucket.verify()
 	}
-	p.query.serve(p.id.epoch)
+	p.query.serve(p.id.Epoch)
 	return nil
 }
 
@@ -347,7 +350,7 @@ const (
 
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
 // that went while no bridge was running.
-func (p *publisher) publishVanished(ctx context.Context, o opening) error {
+func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error {
 	retry := natsio.Retry{
 		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
 		Last: &p.fault,
@@ -380,10 +383,10 @@ func (p *publisher) publishVanished(ctx context.Context, o opening) error {
 
 // publishEvents publishes events that are in no backlog.
 func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) error {
-	for some := range slices.Chunk(events, maxBatch) {
-		p.encoder.reset()
+	for some := range slices.Chunk(events, event.MaxBatch) {
+		p.encoder.Reset()
 		for i := range some {
-			p.encoder.addEvent(&some[i])
+			p.encoder.AddEvent(&some[i])
 		}
 		if err := p.publish(ctx); err != nil {
 			return err
@@ -395,28 +398,20 @@ func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) er
 // pause waits out the failure of an attempt that was begun then.
 func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.Time, err error) error {
 	retry.MoveOn(p.nc, began, err)
-	p.progress.rest()
-	defer p.progress.work()
+	p.progress.Rest()
+	defer p.progress.Work()
 	return retry.Wait(ctx, p.nc, err, p.unconfirmed())
-}
-
-// after is time.After, but never for no time at all.
-func after(d time.Duration) <-chan time.Time {
-	if d <= 0 {
-		return nil
-	}
-	return time.After(d)
 }
 
 // publish sends the encoder's batch until all of it is confirmed.
 func (p *publisher) publish(ctx context.Context) error {
-	rest := p.encoder.batch
+	rest := p.encoder.Batch
 	p.inFlight.Store(int64(len(rest)))
 	p.oldest.Store(time.Now().UnixNano())
 	defer p.oldest.Store(0)
 	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
 		began := time.Now()
-		p.encoder.fit(rest)
+		p.encoder.Fit(rest)
 		n, err := p.delivery.store(ctx, rest)
 		p.stored(rest[:n], began)
 		rest = rest[n:]
@@ -454,7 +449,7 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 	}
 	for {
 		began := time.Now()
-		p.progress.work() // again: a backlog may take long, one attempt may not
+		p.progress.Work() // again: a backlog may take long, one attempt may not
 		progress, err := p.attempt(ctx, attempt)
 		if progress || err == nil {
 			retry.End()
@@ -494,18 +489,18 @@ func (p *publisher) attempt(ctx context.Context, do func(context.Context) (bool,
 }
 
 // stored takes note of events that NATS has confirmed.
-func (p *publisher) stored(events []outgoing, began time.Time) {
+func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	if len(events) == 0 {
 		return
 	}
-	p.state.apply(p.encoder.epoch, events)
+	p.state.apply(p.encoder.Epoch, events)
 	if p.bucket != nil {
 		p.bucket.put(events)
 	}
 	p.metrics.published(events, time.Since(began))
-	if p.encoder.epoch == p.id.epoch {
+	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
-		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o outgoing) bool { return o.endsOpening }) {
+		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
 			p.snapshotOK.Store(true)
 		}
 	}

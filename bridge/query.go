@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -27,7 +28,7 @@ import (
 // An answer that is larger than a message comes in pages. The pages of one answer
 // are made together, and kept for a while for the one who asks for the next.
 type query struct {
-	id    identity
+	id    event.Identity
 	state *state
 	nc    *nats.Conn
 	ready func() bool // whether the state is whole
@@ -64,7 +65,7 @@ const (
 var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)$`)
 
 func newQuery(
-	cfg config.Config, id identity, st *state, nc *nats.Conn,
+	cfg config.Config, id event.Identity, st *state, nc *nats.Conn,
 	overruns func() uint64, ready func() bool, log *slog.Logger,
 ) *query {
 	version := "0.0.0"
@@ -73,12 +74,12 @@ func newQuery(
 	}
 	q := &query{
 		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token,
-		owner: schema.Owner{Schema: schema.Name, Host: cfg.Host, BootID: id.bootID, Started: time.Now().UTC(), NetnsInode: id.ownNetns},
+		owner: schema.Owner{Schema: schema.Name, Host: cfg.Host, BootID: id.BootID, Started: time.Now().UTC(), NetnsInode: id.OwnNetns},
 	}
 	q.cfg = micro.Config{
 		Name: schema.ServiceName, Version: version, Description: "network links of " + cfg.Host,
 		Metadata: map[string]string{
-			"host": cfg.Host, "token": cfg.Token, "epoch": id.epoch, "boot_id": id.bootID, "version": cfg.Version,
+			"host": cfg.Host, "token": cfg.Token, "epoch": id.Epoch, "boot_id": id.BootID, "version": cfg.Version,
 			"delivery": string(cfg.Delivery), "prefix": cfg.Prefix, "schema": schema.Name,
 		},
 		StatsHandler: func(*micro.Endpoint) any {
@@ -213,8 +214,8 @@ func (q *query) render(limit int) *answerPages {
 	a := &answerPages{token: fmt.Sprintf("%s-%d", st.epoch, st.seq)}
 	begin := func() []byte {
 		head := fmt.Appendf(nil, `{"schema":%q,"host":`, schema.Name)
-		head = append(head, mustJSON(q.id.host)...)
-		return fmt.Appendf(head, `,"boot_id":%q,"epoch":%q,"seq":%d,"links":[`, q.id.bootID, st.epoch, st.seq)
+		head = append(head, mustJSON(q.id.Host)...)
+		return fmt.Appendf(head, `,"boot_id":%q,"epoch":%q,"seq":%d,"links":[`, q.id.BootID, st.epoch, st.seq)
 	}
 	page, empty := begin(), true
 	for _, k := range slices.SortedFunc(maps.Keys(st.links), schema.LinkKey.Compare) {
@@ -226,7 +227,7 @@ func (q *query) render(limit int) *answerPages {
 			entry = append(entry, `{"link":`...)
 		}
 		entry = append(entry, v.data[v.link:]...) // with the event's closing brace
-		if !empty && limit > 0 && len(page)+len(entry)+headerRoom > limit {
+		if !empty && limit > 0 && len(page)+len(entry)+event.HeaderRoom > limit {
 			next := a.token + "." + strconv.Itoa(len(a.pages)+1)
 			a.pages = append(a.pages, fmt.Appendf(page, `],"next":%q}`, next))
 			page, empty = begin(), true

@@ -21,7 +21,10 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/schema"
 )
 
@@ -40,38 +43,29 @@ import (
 // read is moved aside, and that is logged.
 type spool struct {
 	path    string
-	id      identity
-	limit   int    // events on disk; more wait in the queue
-	writer  writer // of fill
-	scratch []byte // of fill
+	id      event.Identity
+	limit   int          // events on disk; more wait in the queue
+	writer  event.Writer // of fill
+	scratch []byte       // of fill
 	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
-	first  opening       // of this run
+	first  event.Opening // of this run
 	noOpen error
 
 	more chan struct{} // holds a token when something was added
 	room chan struct{} // holds a token when something was confirmed
 
 	mu         sync.Mutex
-	db         *bbolt.DB // nil: cannot be written at the moment
-	low, high  uint64    // keys of the events on disk: [low, high)
-	unsaved    [][]byte  // events, encoded as on disk
-	current    string    // the run of which next returns events
-	taken      int       // events that next returned, not confirmed
-	done       mark      // how far NATS has come
+	db         *bbolt.DB  // nil: cannot be written at the moment
+	low, high  uint64     // keys of the events on disk: [low, high)
+	unsaved    [][]byte   // events, encoded as on disk
+	current    string     // the run of which next returns events
+	taken      int        // events that next returned, not confirmed
+	done       event.Mark // how far NATS has come
 	isClosed   bool
 	saveErr    string // as last logged
 	saveErrors uint64
-}
-
-// mark is how far a run has come. Events on disk are under the epoch with which their run
-// began; it may have had to begin another since.
-type mark struct {
-	Run       string `json:"run,omitempty"`
-	Epoch     string `json:"epoch"`
-	Seq       uint64 `json:"seq"`
-	StreamSeq uint64 `json:"stream_seq,omitempty"` // the last event's place in the stream; 0: not known
 }
 
 // The file has one bucket of events, under keys that count up, and one that holds
@@ -90,9 +84,9 @@ const saveRetry = time.Second
 // missing. A file that is no spool, or is damaged, is moved aside; a disk that is
 // full is tried again later. It fails when the directory cannot be used
 // ([config.Error]) or another bridge uses it.
-func openSpool(cfg config.Config, id identity, log *slog.Logger) (*spool, error) {
+func openSpool(cfg config.Config, id event.Identity, log *slog.Logger) (*spool, error) {
 	s := &spool{
-		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.epoch, limit: cfg.Queue, writer: writer{id: id}, log: log,
+		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.Epoch, limit: cfg.Queue, writer: event.Writer{ID: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
@@ -157,7 +151,7 @@ func (s *spool) check(db *bbolt.DB) error {
 	if err != nil {
 		return err
 	}
-	s.low, s.high, s.done = 0, 0, mark{}
+	s.low, s.high, s.done = 0, 0, event.Mark{}
 	isNew := false
 	err = db.View(func(tx *bbolt.Tx) error {
 		if info.Size() < tx.Size() {
@@ -223,17 +217,17 @@ func guard(f func() error) (err error) {
 // fill moves changes from the queue to the disk until the queue is closed and
 // empty, or ctx ends. When the disk does not take them, up to maxBatch wait in
 // memory, where the publisher finds them too, and the others in the queue.
-func (s *spool) fill(ctx context.Context, q *queue) {
-	links, at, err := q.firstSnapshot(ctx)
-	s.first, s.noOpen = opening{s.id.bootID, s.id.ownNetns, links, at}, err
+func (s *spool) fill(ctx context.Context, q *queue.Queue) {
+	links, at, err := q.FirstSnapshot(ctx)
+	s.first, s.noOpen = event.Opening{BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Links: links, At: at}, err
 	close(s.begun)
-	changes := make([]delta, maxTake)
+	changes := make([]event.Delta, queue.MaxTake)
 	for {
-		closed := q.isClosed() // before take: nothing comes after it
+		closed := q.IsClosed() // before take: nothing comes after it
 		n, wait := s.takeFrom(q, changes)
 		if n > 0 {
 			s.save()
-			signal(s.more)
+			loop.Signal(s.more)
 			continue
 		}
 		if s.save(); s.free() <= 0 {
@@ -242,9 +236,9 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 			break
 		}
 		select {
-		case <-q.ready:
+		case <-q.Ready():
 		case <-s.room:
-		case <-after(wait):
+		case <-loop.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -252,7 +246,7 @@ func (s *spool) fill(ctx context.Context, q *queue) {
 	s.mu.Lock()
 	s.isClosed = true
 	s.mu.Unlock()
-	signal(s.more)
+	loop.Signal(s.more)
 }
 
 // free returns how many more events the spool takes: none while some are not saved.
@@ -267,22 +261,22 @@ func (s *spool) free() int {
 
 // takeFrom takes changes out of the queue into memory, as many as there is room for and
 // are worth one write. It returns how many, and else how long to wait for the next.
-func (s *spool) takeFrom(q *queue, changes []delta) (n int, wait time.Duration) {
-	for room := min(s.free(), maxBatch); n < room; {
-		m, wait := q.take(changes[:min(maxTake, room-n)], time.Now())
+func (s *spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait time.Duration) {
+	for room := min(s.free(), event.MaxBatch); n < room; {
+		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
 		s.add(changes[:m])
-		if n += m; m < maxTake {
+		if n += m; m < queue.MaxTake {
 			return n, wait
 		}
 	}
 	return n, 0
 }
 
-func (s *spool) add(changes []delta) {
+func (s *spool) add(changes []event.Delta) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range changes {
-		s.scratch, _ = s.writer.append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.epoch, 0)
+		s.scratch, _ = s.writer.Append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.Epoch, 0)
 		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
 	}
 }
@@ -417,9 +411,9 @@ func (s *spool) read(each func(*schema.Event) bool) error {
 
 // leftover returns how far the oldest run came that left something here, or no run
 // when there is none.
-func (s *spool) leftover() (m mark, err error) {
+func (s *spool) leftover() (m event.Mark, err error) {
 	err = s.read(func(e *schema.Event) bool {
-		if e.Epoch != s.id.epoch {
+		if e.Epoch != s.id.Epoch {
 			m.Run, m.Epoch = e.Epoch, e.Epoch
 		}
 		return false
@@ -427,12 +421,12 @@ func (s *spool) leftover() (m mark, err error) {
 	if done := s.done; m.Run != "" && cmp.Or(done.Run, done.Epoch) == m.Run {
 		m.Epoch, m.Seq, m.StreamSeq = done.Epoch, done.Seq, done.StreamSeq
 	}
-	s.current = cmp.Or(m.Run, s.id.epoch)
+	s.current = cmp.Or(m.Run, s.id.Epoch)
 	return m, err
 }
 
 // resume notes, on disk, that events of a run follow from there.
-func (s *spool) resume(from mark) {
+func (s *spool) resume(from event.Mark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.current, s.taken, s.done = from.Run, 0, from
@@ -443,8 +437,8 @@ func (s *spool) resume(from mark) {
 
 // leftoverOpening returns the snapshot that the oldest epoch begins with here. It
 // is not whole when a part of it was published, or it was not all on disk.
-func (s *spool) leftoverOpening() (o opening, whole bool, err error) {
-	o.links = openingLinks{}
+func (s *spool) leftoverOpening() (o event.Opening, whole bool, err error) {
+	o.Links = event.OpeningLinks{}
 	var last schema.Snapshot
 	err = s.read(func(e *schema.Event) bool {
 		now := e.Snapshot
@@ -453,7 +447,7 @@ func (s *spool) leftoverOpening() (o opening, whole bool, err error) {
 		if !follows && !begins {
 			return false
 		}
-		o.links[e.Key()], o.bootID, o.ownNetns, o.at = openingLink{e.NetnsInode, &e.Link}, e.BootID, e.OwnNetnsInode, e.Time
+		o.Links[e.Key()], o.BootID, o.OwnNetns, o.At = event.OpeningLink{NetnsInode: e.NetnsInode, Link: &e.Link}, e.BootID, e.OwnNetnsInode, e.Time
 		last, whole = now, now.Pos == now.Of && now.More == 0
 		return !whole
 	})
@@ -466,23 +460,13 @@ func (s *spool) dropThrough(last *schema.Event) error {
 	n, found := 0, false
 	err := s.read(func(e *schema.Event) bool {
 		n++
-		found = e.Epoch == s.current && sameContent(e, last)
+		found = e.Epoch == s.current && event.SameContent(e, last)
 		return !found && e.Epoch == s.current
 	})
 	if found {
 		s.drop(n, s.done)
 	}
 	return err
-}
-
-// sameEvent reports whether two events of an epoch are the same one, whether or not the
-// server took all of their fields.
-func sameEvent(a, b *schema.Event) bool { return a.Epoch == b.Epoch && sameContent(a, b) }
-
-// sameContent is sameEvent for events of any epoch and place in it.
-func sameContent(a, b *schema.Event) bool {
-	return a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Action == b.Action && a.Cause == b.Cause &&
-		a.Snapshot == b.Snapshot && a.Key() == b.Key() && a.NetnsInode == b.NetnsInode && a.NetnsPrevious == b.NetnsPrevious && (a.Link == b.Link || a.Truncated|b.Truncated != 0)
 }
 
 // discard removes all events of a run, which is the oldest here, and returns how many.
@@ -493,28 +477,28 @@ func (s *spool) discard(run string) (n int, err error) {
 		}
 		return e.Epoch == run
 	})
-	s.drop(n, mark{})
+	s.drop(n, event.Mark{})
 	return n, err
 }
 
-// opening waits for the snapshot of this run.
-func (s *spool) opening(ctx context.Context) (opening, error) {
+// Opening waits for the snapshot of this run.
+func (s *spool) Opening(ctx context.Context) (event.Opening, error) {
 	select {
 	case <-s.begun:
 		return s.first, s.noOpen
 	case <-ctx.Done():
-		return opening{}, ctx.Err()
+		return event.Opening{}, ctx.Err()
 	}
 }
 
-// next adds the oldest events to the encoder, all of one run.
-func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
+// Next adds the oldest events to the encoder, all of one run.
+func (s *spool) Next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
-		if n == maxBatch || e.Epoch != s.current {
+		if n == event.MaxBatch || e.Epoch != s.current {
 			return false
 		}
-		to.addEvent(e)
+		to.AddEvent(e)
 		n++
 		return true
 	})
@@ -524,13 +508,13 @@ func (s *spool) next(to *encoder, _ time.Time) (wait time.Duration, err error) {
 	return 0, err
 }
 
-func (s *spool) confirm(told mark) {
+func (s *spool) Confirm(told event.Mark) {
 	told.Run = s.current
 	s.drop(s.taken, told)
 }
 
-// giveBack does nothing: what is not confirmed is here.
-func (s *spool) giveBack([]outgoing) {
+// GiveBack does nothing: what is not confirmed is here.
+func (s *spool) GiveBack([]event.Outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken = 0
@@ -538,7 +522,7 @@ func (s *spool) giveBack([]outgoing) {
 
 // drop removes n events from the front: their run has come to m. A disk that does
 // not take the note gets it with the next events.
-func (s *spool) drop(n int, m mark) {
+func (s *spool) drop(n int, m event.Mark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken, s.done = 0, m
@@ -548,18 +532,18 @@ func (s *spool) drop(n int, m mark) {
 	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
 		s.note(s.update(nil))
 	}
-	signal(s.room)
+	loop.Signal(s.room)
 }
 
-func (s *spool) closed() bool {
+func (s *spool) Closed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.isClosed
 }
 
-func (s *spool) ready() <-chan struct{} { return s.more }
+func (s *spool) Ready() <-chan struct{} { return s.more }
 
-func (s *spool) waiting() int {
+func (s *spool) Waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int(s.high-s.low) + len(s.unsaved) - s.taken

@@ -12,6 +12,10 @@ import (
 	"go.etcd.io/bbolt"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
 	"ifacebridge/schema"
 )
 
@@ -22,7 +26,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, identity{host: "h", bootID: "boot", epoch: epoch}, log)
+	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, event.Identity{Host: "h", BootID: "boot", Epoch: epoch}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,39 +34,44 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
 	return s
 }
 
+// filled returns a queue of a snapshot of link 1 and changes of it, which is closed.
+func filled(changes uint32) *queue.Queue {
+	q, table := queue.New(10000, 0), track.NewTable(config.Filter{}, event.Namespace{})
+	table.Apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
+	q.PushSnapshot(func(emit func(*event.Change)) { table.Snapshot(0, time.Now(), 0, emit) })
+	for i := range changes {
+		table.Apply(linktest.New(linktest.Link(1, "a", linktest.MTU(i))), 0, q.Push)
+	}
+	q.Close()
+	return q
+}
+
 // fillSpool spools a snapshot of link 1 and changes of it.
 func fillSpool(s *spool, changes uint32) {
-	q := newThrough(10000, 0)
-	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
-	q.pushSnapshot(func(emit func(*change)) { q.snapshot(0, time.Now(), 0, emit) })
-	for i := range changes {
-		q.new(link(1, "a", mtu(i)))
-	}
-	q.close()
-	s.fill(context.Background(), q.queue)
+	s.fill(context.Background(), filled(changes))
 }
 
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
 func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []schema.Event) {
 	t.Helper()
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
-	enc.begin(epoch, after)
+	enc := event.NewEncoder(config.Config{Prefix: "iface", Token: "h"}, event.Identity{}, func() int64 { return 0 })
+	enc.Begin(epoch, after)
 	for {
-		enc.reset()
-		if _, err := s.next(enc, time.Now()); err != nil {
+		enc.Reset()
+		if _, err := s.Next(enc, time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if len(enc.batch) == 0 {
+		if len(enc.Batch) == 0 {
 			return events
 		}
-		for _, o := range enc.batch {
+		for _, o := range enc.Batch {
 			var e schema.Event
-			if err := e.UnmarshalJSON(o.data); err != nil {
+			if err := e.UnmarshalJSON(o.Data); err != nil {
 				t.Fatal(err)
 			}
 			events = append(events, e)
 		}
-		s.confirm(mark{Epoch: epoch, Seq: enc.seq})
+		s.Confirm(event.Mark{Epoch: epoch, Seq: enc.Seq})
 	}
 }
 
@@ -72,12 +81,12 @@ func TestSpoolSurvives(t *testing.T) {
 	dir := t.TempDir()
 	s := testSpool(t, dir, "one", nil)
 	fillSpool(s, 2500)
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return 0 })
-	enc.begin("one", 0)
-	if _, err := s.next(enc, time.Now()); err != nil || len(enc.batch) != maxBatch {
-		t.Fatalf("got %d events, %v", len(enc.batch), err)
+	enc := event.NewEncoder(config.Config{Prefix: "iface", Token: "h"}, event.Identity{}, func() int64 { return 0 })
+	enc.Begin("one", 0)
+	if _, err := s.Next(enc, time.Now()); err != nil || len(enc.Batch) != event.MaxBatch {
+		t.Fatalf("got %d events, %v", len(enc.Batch), err)
 	}
-	s.confirm(mark{Epoch: "one", Seq: enc.seq})
+	s.Confirm(event.Mark{Epoch: "one", Seq: enc.Seq})
 	s.db.Close() // a crash: nothing else is said to the disk
 	s.db = nil
 
@@ -88,14 +97,14 @@ func TestSpoolSurvives(t *testing.T) {
 	}
 	// The note of what was confirmed was not written, but the stream knows.
 	last := schema.Event{}
-	if err := last.UnmarshalJSON(enc.batch[maxBatch-1].data); err != nil {
+	if err := last.UnmarshalJSON(enc.Batch[event.MaxBatch-1].Data); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.dropThrough(&last); err != nil {
 		t.Fatal(err)
 	}
 	events := takeSpooled(t, s, "one", last.Seq)
-	if len(events) != 2501-maxBatch || events[0].Seq != maxBatch+1 || events[0].Link.MTU.Or(0) != maxBatch-1 {
+	if len(events) != 2501-event.MaxBatch || events[0].Seq != event.MaxBatch+1 || events[0].Link.MTU.Or(0) != event.MaxBatch-1 {
 		t.Errorf("got %d events, the first is %d with MTU %d", len(events), events[0].Seq, events[0].Link.MTU.Or(0))
 	}
 	if left, _ := s.leftover(); left.Epoch != "" {
@@ -116,10 +125,10 @@ func TestSpoolOpening(t *testing.T) {
 	s.db = nil
 	s = testSpool(t, dir, "two", nil)
 	o, whole, err := s.leftoverOpening()
-	if err != nil || !whole || o.bootID != "boot" || o.links[schema.LinkKey{Index: 1}].link.Name != "a" {
+	if err != nil || !whole || o.BootID != "boot" || o.Links[schema.LinkKey{Index: 1}].Link.Name != "a" {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
-	s.drop(1, mark{Run: "one", Epoch: "one", Seq: 1})
+	s.drop(1, event.Mark{Run: "one", Epoch: "one", Seq: 1})
 	if _, whole, _ := s.leftoverOpening(); whole {
 		t.Error("a snapshot that was begun is taken for a whole one")
 	}
@@ -198,13 +207,13 @@ func TestSpoolRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := config.Config{SpoolDir: file, Token: "h", Queue: 10}
-	_, err := openSpool(cfg, identity{}, slog.New(slog.DiscardHandler))
+	_, err := openSpool(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
 	if want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; accepted: a directory that can be written"; err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 	cfg.SpoolDir = t.TempDir()
 	testSpool(t, cfg.SpoolDir, "one", nil)
-	_, err = openSpool(cfg, identity{}, slog.New(slog.DiscardHandler))
+	_, err = openSpool(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "another bridge uses it; give each its own IFACE_SPOOL_DIR") {
 		t.Errorf("got %v", err)
 	}
@@ -215,19 +224,12 @@ func TestSpoolRefused(t *testing.T) {
 func TestSpoolIsBounded(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
 	s.limit = 30
-	q := newThrough(10000, 0)
-	q.apply(newMsg(link(1, "a")), 0, func(*change) {})
-	q.pushSnapshot(func(emit func(*change)) { q.snapshot(0, time.Now(), 0, emit) })
-	for i := range uint32(99) {
-		q.new(link(1, "a", mtu(i)))
-	}
-	q.close()
 	done := make(chan struct{})
-	go func() { s.fill(context.Background(), q.queue); close(done) }()
+	go func() { s.fill(context.Background(), filled(99)); close(done) }()
 	most, got := 0, 0
 	for got < 100 {
-		<-s.ready()
-		most = max(most, s.waiting())
+		<-s.Ready()
+		most = max(most, s.Waiting())
 		got += len(takeSpooled(t, s, "one", uint64(got)))
 	}
 	<-done
@@ -236,48 +238,24 @@ func TestSpoolIsBounded(t *testing.T) {
 	}
 }
 
-// An event that was encoded for a server that takes more is encoded again, with
-// its place, and says what it left out.
-func TestEncoderFits(t *testing.T) {
-	limit := int64(0)
-	enc := newEncoder(config.Config{Prefix: "iface", Token: "h"}, identity{}, func() int64 { return limit })
-	enc.begin("one", 6)
-	enc.reset()
-	l := link(1, "a")
-	l.Alias, l.Alt = "kept", schema.MakeAltNames(strings.Repeat("x", 4000))
-	enc.addEvent(&schema.Event{Kind: schema.New, Action: schema.Created, Link: l})
-	limit = 4096
-	enc.fit(enc.batch)
-	var e schema.Event
-	if err := e.UnmarshalJSON(enc.batch[0].data); err != nil {
-		t.Fatal(err)
-	}
-	if len(enc.batch[0].data) > 4096 || e.ID() != "one-7" || !e.Truncated.Has("altnames") || e.Link.Alias != "kept" || e.Link.Alt != "" {
-		t.Errorf("got %s", enc.batch[0].data)
-	}
-	if got := string(enc.batch[0].data[enc.batch[0].link:]); !strings.HasPrefix(got, `{"ifindex":1,`) {
-		t.Errorf("the link begins with %.20s", got)
-	}
-}
-
 // An epoch opens with a snapshot of each namespace: with some of them missing it is
 // not whole, and what the bucket has of those did not go.
 func TestSpoolOpeningOfNamespaces(t *testing.T) {
-	own, blue := newTable(config.Filter{}), newTable(config.Filter{})
-	blue.netns = netns{"blue", 42}
-	for _, table := range []*table{own, blue} {
-		table.apply(newMsg(link(1, "lo")), 0, func(*change) {})
-		table.apply(newMsg(link(2, "eth0")), 0, func(*change) {})
+	own := track.NewTable(config.Filter{}, event.Namespace{})
+	blue := track.NewTable(config.Filter{}, event.Namespace{Name: "blue", Inode: 42})
+	for _, table := range []*track.Table{own, blue} {
+		table.Apply(linktest.New(linktest.Link(1, "lo")), 0, func(*event.Change) {})
+		table.Apply(linktest.New(linktest.Link(2, "eth0")), 0, func(*event.Change) {})
 	}
-	fill := func(dir string, tables ...*table) {
+	fill := func(dir string, tables ...*track.Table) {
 		s := testSpool(t, dir, "one", nil)
-		q := newQueue(100, 0)
-		q.pushSnapshot(func(emit func(*change)) {
+		q := queue.New(100, 0)
+		q.PushSnapshot(func(emit func(*event.Change)) {
 			for i, table := range tables {
-				table.snapshot(uint32(1-i), time.Now(), 0, emit)
+				table.Snapshot(uint32(1-i), time.Now(), 0, emit)
 			}
 		})
-		q.close()
+		q.Close()
 		s.fill(context.Background(), q)
 		s.close()
 		s.db = nil
@@ -285,38 +263,12 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 	dir := t.TempDir()
 	fill(dir, own, blue)
 	o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening()
-	if err != nil || !whole || len(o.links) != 4 || o.links[schema.LinkKey{Netns: "blue", Index: 2}].netnsInode != 42 {
+	if err != nil || !whole || len(o.Links) != 4 || o.Links[schema.LinkKey{Netns: "blue", Index: 2}].NetnsInode != 42 {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
 	dir = t.TempDir()
 	fill(dir, own)
 	if o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening(); err != nil || whole {
 		t.Errorf("the first of two is taken for all: %+v, %v", o, err)
-	}
-}
-
-// The namespaces' names change while their links' events wait: what is folded says
-// the name that a consumer knows, and the one that holds.
-func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
-	table := newTable(config.Filter{})
-	table.netns = netns{"blue", 42}
-	q := newQueue(1, 0)
-	into := make([]delta, 10)
-	table.apply(newMsg(link(2, "a")), 0, q.push)
-	q.take(into, time.Time{})
-	table.apply(newMsg(link(2, "a", mtu(9))), 0, q.push)
-	table.rename("red", time.Time{}, 0, q.push)
-	table.rename("green", time.Time{}, 0, q.push)
-	table.apply(delMsg(link(2, "a")), 0, q.push)
-	if n, _ := q.take(into, time.Time{}); n != 1 {
-		t.Fatalf("%d changes", n)
-	}
-	var e schema.Event
-	data, _ := new(writer).append(nil, &into[0], "epoch", 1)
-	if err := e.UnmarshalJSON(data); err != nil {
-		t.Fatal(err)
-	}
-	if e.Kind != schema.Del || e.Netns != "green" || e.NetnsPrevious != "blue" || e.NetnsInode != 42 {
-		t.Errorf("got %s", e.AppendJSON(nil))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -28,26 +29,26 @@ type stored struct {
 func newState() *state { return &state{links: map[schema.LinkKey]*stored{}} }
 
 // apply takes events that were confirmed. It copies what it keeps.
-func (s *state) apply(epoch string, events []outgoing) {
+func (s *state) apply(epoch string, events []event.Outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range events {
 		o := &events[i]
-		if former, renamed := o.formerKey(); renamed {
+		if former, renamed := o.FormerKey(); renamed {
 			delete(s.links, former)
 		}
-		if o.gone {
-			delete(s.links, o.key)
+		if o.Gone {
+			delete(s.links, o.Key)
 			continue
 		}
-		v := s.links[o.key]
+		v := s.links[o.Key]
 		if v == nil {
 			v = new(stored)
-			s.links[o.key] = v
+			s.links[o.Key] = v
 		}
-		v.data, v.link = append(v.data[:0], o.data...), o.link
+		v.data, v.link = append(v.data[:0], o.Data...), o.LinkAt
 	}
-	s.epoch, s.seq = epoch, events[len(events)-1].seq
+	s.epoch, s.seq = epoch, events[len(events)-1].Seq
 }
 
 // last returns a copy of the last event of a link; nil when it is not there.
@@ -72,14 +73,14 @@ func (s *state) keys() []schema.LinkKey {
 }
 
 // retire returns a del for every link: the host is not called so any more.
-func (s *state) retire(id identity, at time.Time) []schema.Event {
+func (s *state) retire(id event.Identity, at time.Time) []schema.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var events []schema.Event
 	for _, v := range s.links {
-		e := decodeEvent(v.data)
+		e := event.Decode(v.data)
 		events = append(events, schema.Event{
-			Host: id.host, BootID: id.bootID, OwnNetnsInode: id.ownNetns, Time: at, Kind: schema.Del, Action: schema.Deleted,
+			Host: id.Host, BootID: id.BootID, OwnNetnsInode: id.OwnNetns, Time: at, Kind: schema.Del, Action: schema.Deleted,
 			Cause: schema.Retired, Overruns: e.Overruns, Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
 	}
@@ -96,7 +97,7 @@ func (s *state) retell(whole bool, at time.Time) []schema.Event {
 	var events []schema.Event
 	of := map[string]uint32{} // by namespace
 	for _, v := range s.links {
-		e := decodeEvent(v.data)
+		e := event.Decode(v.data)
 		if !whole && (e.Epoch != s.epoch || e.Snapshot.Of == 0) {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -29,7 +30,7 @@ type located struct {
 // more, or that the story is not ours alone: the epoch cannot go on, and a new one has
 // to begin, which tells the whole state again.
 type brokenStoryError struct {
-	reason epochReason
+	reason event.EpochReason
 	what   string
 }
 
@@ -48,53 +49,39 @@ func (e *replacedError) Error() string {
 		e.host, e.epoch, e.bootID, e.since.UTC().Format(time.RFC3339))
 }
 
-// An epochReason is why an epoch began, as the metric has it.
-type epochReason string
-
-const (
-	started    epochReason = "start"        // of the bridge
-	brokerLost epochReason = "broker_lost"  // the stream was restored, purged, or made anew
-	cloned     epochReason = "cloned"       // the machine was cloned, or put back to a snapshot
-	damaged    epochReason = "foreign_data" // the last message is no event
-	tookOver   epochReason = "took_over"    // from another bridge that has published meanwhile
-	renamed    epochReason = "renamed"      // the host
-)
-
-var epochReasons = []epochReason{started, brokerLost, cloned, damaged, tookOver, renamed}
-
 // judge decides by what was found stored how the story goes on: behind the first n events
 // in flight, which are stored already; or not (brokenStoryError), or that another bridge
 // tells its own under this name (replacedError).
-func (s *story) judge(found *located, inFlight []outgoing) (stored int, err error) {
-	broken := func(reason epochReason, format string, args ...any) (int, error) {
+func (s *story) judge(found *located, inFlight []event.Outgoing) (stored int, err error) {
+	broken := func(reason event.EpochReason, format string, args ...any) (int, error) {
 		return 0, &brokenStoryError{reason, fmt.Sprintf(format, args...)}
 	}
 	told := s.seq > 0
 	e := found.event
 	switch {
 	case told && !s.created.IsZero() && !found.created.Equal(s.created):
-		return broken(brokerLost, "the stream was made anew at %s", found.created.UTC().Format(time.RFC3339))
+		return broken(event.BrokerLost, "the stream was made anew at %s", found.created.UTC().Format(time.RFC3339))
 	case e != nil && e.Epoch == s.epoch:
 		return s.judgeOwn(e, inFlight)
 	case !told: // what is there is of the past
 		return 0, nil
 	case found.streamSeq == 0:
-		return broken(brokerLost, "the stream holds nothing of this host any more: it was purged, or all of it has expired")
+		return broken(event.BrokerLost, "the stream holds nothing of this host any more: it was purged, or all of it has expired")
 	case e == nil:
-		return broken(damaged, "the last message of this host in the stream is no event of a bridge")
+		return broken(event.Damaged, "the last message of this host in the stream is no event of a bridge")
 	case found.streamSeq <= s.streamSeq:
-		return broken(brokerLost, "the last event of this host in the stream, of epoch %s, is older than what was confirmed: the stream was restored, or events were deleted", e.Epoch)
+		return broken(event.BrokerLost, "the last event of this host in the stream, of epoch %s, is older than what was confirmed: the stream was restored, or events were deleted", e.Epoch)
 	}
 	return 0, &replacedError{host: e.Host, epoch: e.Epoch, bootID: e.BootID, since: found.time}
 }
 
 // judgeOwn is judge of an event of this epoch.
-func (s *story) judgeOwn(e *schema.Event, inFlight []outgoing) (stored int, err error) {
-	clone := &brokenStoryError{cloned, fmt.Sprintf("event %d of this epoch is in the stream, and this bridge did not publish it: "+
+func (s *story) judgeOwn(e *schema.Event, inFlight []event.Outgoing) (stored int, err error) {
+	clone := &brokenStoryError{event.Cloned, fmt.Sprintf("event %d of this epoch is in the stream, and this bridge did not publish it: "+
 		"the machine was cloned, or put back to a snapshot", e.Seq)}
 	switch {
 	case e.Seq < s.seq:
-		return 0, &brokenStoryError{brokerLost, fmt.Sprintf("the last event in the stream is %d of this epoch, and %d was confirmed: "+
+		return 0, &brokenStoryError{event.BrokerLost, fmt.Sprintf("the last event in the stream is %d of this epoch, and %d was confirmed: "+
 			"the stream was restored, or events were deleted", e.Seq, s.seq)}
 	case e.Seq == s.seq:
 		if len(s.data) > 0 && !isEvent(e, s.data) { // of an earlier run it is not known
@@ -103,7 +90,7 @@ func (s *story) judgeOwn(e *schema.Event, inFlight []outgoing) (stored int, err 
 		return 0, nil
 	}
 	for i := range inFlight {
-		if inFlight[i].seq == e.Seq && isEvent(e, inFlight[i].data) {
+		if inFlight[i].Seq == e.Seq && isEvent(e, inFlight[i].Data) {
 			return i + 1, nil
 		}
 	}
@@ -112,21 +99,12 @@ func (s *story) judgeOwn(e *schema.Event, inFlight []outgoing) (stored int, err 
 
 // isEvent reports whether data is that of an event.
 func isEvent(e *schema.Event, data []byte) bool {
-	other := decodeEvent(data)
-	return other != nil && sameEvent(e, other)
+	other := event.Decode(data)
+	return other != nil && event.Same(e, other)
 }
 
 // confirm takes note of events that were stored, the last of them at this place.
-func (s *story) confirm(events []outgoing, streamSeq uint64) {
+func (s *story) confirm(events []event.Outgoing, streamSeq uint64) {
 	last := &events[len(events)-1]
-	s.seq, s.data, s.streamSeq = last.seq, append(s.data[:0], last.data...), streamSeq
-}
-
-// decodeEvent returns an event, nil when the data is none.
-func decodeEvent(data []byte) *schema.Event {
-	e := new(schema.Event)
-	if e.UnmarshalJSON(data) != nil {
-		return nil
-	}
-	return e
+	s.seq, s.data, s.streamSeq = last.Seq, append(s.data[:0], last.Data...), streamSeq
 }

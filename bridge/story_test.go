@@ -5,48 +5,49 @@ import (
 	"testing"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
 // What was found stored decides how a story goes on.
 func TestStoryIsJudged(t *testing.T) {
 	made, anew := time.Unix(1000, 0), time.Unix(2000, 0)
-	event := func(epoch string, seq uint64, name string) *schema.Event {
+	stored := func(epoch string, seq uint64, name string) *schema.Event {
 		return &schema.Event{
 			Host: "web01", Epoch: epoch, Seq: seq, Time: time.Unix(int64(seq), 0).UTC(), Kind: schema.New, Action: schema.Created,
 			Cause: schema.Notification, Link: schema.Link{Index: 2, Name: name},
 		}
 	}
-	inFlight := []outgoing{
-		{seq: 6, data: event("ours", 6, "a").AppendJSON(nil)},
-		{seq: 7, data: event("ours", 7, "a").AppendJSON(nil)},
+	inFlight := []event.Outgoing{
+		{Seq: 6, Data: stored("ours", 6, "a").AppendJSON(nil)},
+		{Seq: 7, Data: stored("ours", 7, "a").AppendJSON(nil)},
 	}
-	told := story{epoch: "ours", seq: 5, data: event("ours", 5, "a").AppendJSON(nil), streamSeq: 50, created: made}
+	told := story{epoch: "ours", seq: 5, data: stored("ours", 5, "a").AppendJSON(nil), streamSeq: 50, created: made}
 	for _, tt := range []struct {
 		name   string
 		story  story
 		found  located
 		stored int
-		reason epochReason // of a broken story
-		other  bool        // another bridge tells its own
+		reason event.EpochReason // of a broken story
+		other  bool              // another bridge tells its own
 	}{
 		{name: "nothing told, nothing there", story: story{epoch: "ours"}},
-		{name: "nothing told, another's is of the past", story: story{epoch: "ours"}, found: located{streamSeq: 9, event: event("theirs", 3, "a"), created: made}},
+		{name: "nothing told, another's is of the past", story: story{epoch: "ours"}, found: located{streamSeq: 9, event: stored("theirs", 3, "a"), created: made}},
 		{name: "nothing told, garbage", story: story{epoch: "ours"}, found: located{streamSeq: 9, created: made}},
-		{name: "the last confirmed", story: told, found: located{streamSeq: 50, event: event("ours", 5, "a"), created: made}},
-		{name: "an acknowledgment was lost", story: told, found: located{streamSeq: 51, event: event("ours", 6, "a"), created: made}, stored: 1},
-		{name: "of a batch, too", story: told, found: located{streamSeq: 52, event: event("ours", 7, "a"), created: made}, stored: 2},
-		{name: "the last confirmed with other content", story: told, found: located{streamSeq: 50, event: event("ours", 5, "b"), created: made}, reason: cloned},
-		{name: "one in flight with other content", story: told, found: located{streamSeq: 51, event: event("ours", 6, "b"), created: made}, reason: cloned},
-		{name: "one that was not sent yet", story: told, found: located{streamSeq: 60, event: event("ours", 15, "a"), created: made}, reason: cloned},
-		{name: "an older one of ours", story: told, found: located{streamSeq: 48, event: event("ours", 3, "a"), created: made}, reason: brokerLost},
-		{name: "nothing any more", story: told, found: located{created: made}, reason: brokerLost},
-		{name: "another's that is older", story: told, found: located{streamSeq: 20, event: event("theirs", 9, "a"), created: made}, reason: brokerLost},
-		{name: "another's that is newer", story: told, found: located{streamSeq: 51, event: event("theirs", 9, "a"), created: made}, other: true},
-		{name: "garbage", story: told, found: located{streamSeq: 51, created: made}, reason: damaged},
-		{name: "a stream made anew, with a copy", story: told, found: located{streamSeq: 50, event: event("ours", 5, "a"), created: anew}, reason: brokerLost},
+		{name: "the last confirmed", story: told, found: located{streamSeq: 50, event: stored("ours", 5, "a"), created: made}},
+		{name: "an acknowledgment was lost", story: told, found: located{streamSeq: 51, event: stored("ours", 6, "a"), created: made}, stored: 1},
+		{name: "of a batch, too", story: told, found: located{streamSeq: 52, event: stored("ours", 7, "a"), created: made}, stored: 2},
+		{name: "the last confirmed with other content", story: told, found: located{streamSeq: 50, event: stored("ours", 5, "b"), created: made}, reason: event.Cloned},
+		{name: "one in flight with other content", story: told, found: located{streamSeq: 51, event: stored("ours", 6, "b"), created: made}, reason: event.Cloned},
+		{name: "one that was not sent yet", story: told, found: located{streamSeq: 60, event: stored("ours", 15, "a"), created: made}, reason: event.Cloned},
+		{name: "an older one of ours", story: told, found: located{streamSeq: 48, event: stored("ours", 3, "a"), created: made}, reason: event.BrokerLost},
+		{name: "nothing any more", story: told, found: located{created: made}, reason: event.BrokerLost},
+		{name: "another's that is older", story: told, found: located{streamSeq: 20, event: stored("theirs", 9, "a"), created: made}, reason: event.BrokerLost},
+		{name: "another's that is newer", story: told, found: located{streamSeq: 51, event: stored("theirs", 9, "a"), created: made}, other: true},
+		{name: "garbage", story: told, found: located{streamSeq: 51, created: made}, reason: event.Damaged},
+		{name: "a stream made anew, with a copy", story: told, found: located{streamSeq: 50, event: stored("ours", 5, "a"), created: anew}, reason: event.BrokerLost},
 		{name: "of an earlier run, whose event is not known", story: story{epoch: "ours", seq: 5, streamSeq: 50},
-			found: located{streamSeq: 50, event: event("ours", 5, "a"), created: made}},
+			found: located{streamSeq: 50, event: stored("ours", 5, "a"), created: made}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stored, err := tt.story.judge(&tt.found, inFlight)
@@ -76,7 +77,7 @@ func TestStateRetells(t *testing.T) {
 			Host: "web01", BootID: "boot", Epoch: "one", Seq: seq, Time: time.Unix(1, 0), Kind: schema.New, Action: schema.Existing,
 			Cause: schema.SnapshotCause, Snapshot: snapshot, Netns: netns, Link: schema.Link{Index: index, Name: "a"},
 		}
-		st.apply("one", []outgoing{{seq: seq, data: e.AppendJSON(nil), key: e.Key()}})
+		st.apply("one", []event.Outgoing{{Seq: seq, Data: e.AppendJSON(nil), Key: e.Key()}})
 	}
 	apply(1, "blue", 7, schema.Snapshot{Pos: 1, Of: 1, More: 1})
 	apply(2, "", 2, schema.Snapshot{Pos: 1, Of: 3})

@@ -1,4 +1,4 @@
-package bridge
+package event
 
 import (
 	"strconv"
@@ -23,10 +23,10 @@ const (
 	jsonType = "application/json"
 )
 
-// headers are those of one event, as they stand in its message, and of them what
+// Headers are those of one event, as they stand in its message, and of them what
 // is no other event's.
-type headers struct {
-	block             []byte // "name: value\r\n" for each
+type Headers struct {
+	Block             []byte // "name: value\r\n" for each
 	id, time, subject []byte
 }
 
@@ -48,12 +48,13 @@ func newHeaderMaker(cfg config.Config) *headerMaker {
 // commonHeaders are the headers that all events of a host and kind have.
 func commonHeaders(token string, kind schema.Kind) map[string]string {
 	return map[string]string{
-		contentType: jsonType, ceSpecVersion: "1.0", ceSource: "/" + schema.ServiceName + "/" + token, ceType: schema.Name + "." + kind.String(),
+		contentType: jsonType, ceSpecVersion: "1.0",
+		ceSource: "/" + schema.ServiceName + "/" + token, ceType: schema.Name + "." + kind.String(),
 	}
 }
 
 // append appends an event's headers to dst. When is its time as it stands in the event.
-func (m *headerMaker) append(dst []byte, e *schema.Event, when []byte) ([]byte, headers) {
+func (m *headerMaker) append(dst []byte, e *schema.Event, when []byte) ([]byte, Headers) {
 	start := len(dst)
 	dst = append(append(append(dst, nats.MsgIdHdr+": "...), e.Epoch...), '-')
 	idFrom := start + len(nats.MsgIdHdr+": ")
@@ -70,39 +71,5 @@ func (m *headerMaker) append(dst []byte, e *schema.Event, when []byte) ([]byte, 
 	subjectTo := len(dst)
 	dst = append(append(dst, "\r\n"...), m.common[e.Kind]...)
 	end := len(dst)
-	return dst, headers{dst[start:end:end], dst[idFrom:idTo], dst[timeFrom:timeTo], dst[subjectFrom:subjectTo]}
-}
-
-// A message is one that is filled in for one event after another: the client has
-// copied it when it is published.
-type message struct {
-	nats.Msg
-	id, ceID, ceType, ceSubject, ceTime []string // of its headers
-	subjects, types                     [3]string
-}
-
-func newMessage(cfg config.Config) *message {
-	m := &message{
-		id: make([]string, 1), ceID: make([]string, 1), ceType: make([]string, 1), ceSubject: make([]string, 1), ceTime: make([]string, 1),
-	}
-	m.Header = nats.Header{}
-	for _, kind := range []schema.Kind{schema.New, schema.Del} {
-		m.subjects[kind] = schema.Subject(cfg.Prefix, cfg.Token, kind)
-		common := commonHeaders(cfg.Token, kind)
-		m.types[kind] = common[ceType]
-		for name, value := range common {
-			m.Header[name] = []string{value}
-		}
-	}
-	m.Header[nats.MsgIdHdr], m.Header[ceID], m.Header[ceType], m.Header[ceSubject], m.Header[ceTime] = m.id, m.ceID, m.ceType, m.ceSubject, m.ceTime
-	return m
-}
-
-// of returns the message of an event, until the next one is asked for.
-func (m *message) of(o *outgoing) *nats.Msg {
-	m.Subject, m.Data, m.Reply = m.subjects[o.labels.kind], o.data, ""
-	id := string(o.headers.id)
-	m.id[0], m.ceID[0], m.ceSubject[0], m.ceTime[0] = id, id, string(o.headers.subject), string(o.headers.time)
-	m.ceType[0] = m.types[o.labels.kind]
-	return &m.Msg
+	return dst, Headers{dst[start:end:end], dst[idFrom:idTo], dst[timeFrom:timeTo], dst[subjectFrom:subjectTo]}
 }

@@ -1,4 +1,4 @@
-package bridge
+package track
 
 import (
 	"fmt"
@@ -7,67 +7,10 @@ import (
 	"time"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
-
-// Messages for tests, as the decoder makes them.
-
-func link(index int32, name string, change ...func(*schema.Link)) schema.Link {
-	l := schema.Link{Index: index, Name: name, Type: 1, Flags: 0x1002, MTU: schema.Some[uint32](1500)}
-	for _, c := range change {
-		c(&l)
-	}
-	return l
-}
-
-func newMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.New, Link: l, Time: time.Unix(1, 0)}
-}
-
-func delMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.Del, Link: l, Time: time.Unix(1, 0)}
-}
-
-func partialMsg(l schema.Link) *netlinksrc.Message {
-	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Link: l, Time: time.Unix(1, 0)}
-}
-
-func portMsg(index int32, settings string) *netlinksrc.Message {
-	l := schema.Link{Index: index, Info: schema.LinkInfo{SlaveData: settings}}
-	return &netlinksrc.Message{Kind: netlinksrc.New, Partial: true, Port: true, Link: l, Time: time.Unix(1, 0)}
-}
-
-// describe is a change in a line: "new renamed 3:b [ifname]".
-func describe(c *change) string {
-	s := fmt.Sprintf("%v %v %d:%s", c.kind, c.action, c.link.Index, c.link.Name)
-	if c.action == schema.Updated || c.action == schema.Renamed {
-		s += " " + (schema.Diff(c.before, c.link) | c.restated).String()
-	}
-	if c.count > 1 {
-		s += fmt.Sprintf(" x%d", c.count)
-	}
-	if c.cause == schema.Resync {
-		s += " resync"
-	}
-	return s
-}
-
-func mtu(n uint32) func(*schema.Link)   { return func(l *schema.Link) { l.MTU = schema.Some(n) } }
-func alias(s string) func(*schema.Link) { return func(l *schema.Link) { l.Alias = s } }
-func master(i int32) func(*schema.Link) { return func(l *schema.Link) { l.MasterIndex = i } }
-func kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.Kind = k } }
-func ups(n uint32) func(*schema.Link) {
-	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
-}
-func reason(s string) func(*schema.Link) { return func(l *schema.Link) { l.Reason = s } }
-func functions(l *schema.Link)           { l.NumVF, l.VFs = schema.Some[uint32](1), `[{"vf":0}]` }
-func port(settings string) func(*schema.Link) {
-	return func(l *schema.Link) { l.Info.SlaveKind, l.Info.SlaveData = "bridge", settings }
-}
-func movedTo(ns, i int32) func(*schema.Link) {
-	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }
-}
 
 // What the kernel says, and what it means. Fact: an attribute that a full message
 // does not have is gone (an alias, the last altname). Fact: wireless sends partial
@@ -124,10 +67,10 @@ func TestTable(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			table := newTable(tt.filter)
+			table := NewTable(tt.filter, event.Namespace{})
 			var got []string
 			for _, m := range tt.messages {
-				table.apply(m, 0, func(c *change) { got = append(got, describe(c)) })
+				table.Apply(m, 0, func(c *event.Change) { got = append(got, describe(c)) })
 			}
 			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
 				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
@@ -153,10 +96,10 @@ func TestTableCompares(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			table := newTable(config.Filter{})
-			table.apply(newMsg(known), 0, func(*change) {})
+			table := NewTable(config.Filter{}, event.Namespace{})
+			table.Apply(newMsg(known), 0, func(*event.Change) {})
 			var got []string
-			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *change) { got = append(got, describe(c)) })
+			table.compare(&tt.dump, time.Unix(2, 0), 0, func(c *event.Change) { got = append(got, describe(c)) })
 			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
@@ -167,20 +110,20 @@ func TestTableCompares(t *testing.T) {
 // Names of other links are those of the moment, also of links that are not
 // published, and resolve in one namespace only.
 func TestTableNames(t *testing.T) {
-	table := newTable(excluding("br*"))
+	table := NewTable(excluding("br*"), event.Namespace{})
 	var got schema.Link
-	emit := func(c *change) { got = *c.link; c.linkNames.put(&got) }
-	table.apply(newMsg(link(7, "br0")), 0, emit)
-	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
+	emit := func(c *event.Change) { got = *c.Link; c.LinkNames.Put(&got) }
+	table.Apply(newMsg(link(7, "br0")), 0, emit)
+	table.Apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex = 7 })), 0, emit)
 	if got.MasterName != "br0" || got.LowerName != "br0" {
 		t.Errorf("got master %q and lower link %q", got.MasterName, got.LowerName)
 	}
-	table.apply(newMsg(link(7, "br1")), 0, emit)
-	table.apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
+	table.Apply(newMsg(link(7, "br1")), 0, emit)
+	table.Apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
 	if got.MasterName != "br1" || got.LowerName != "" {
 		t.Errorf("got master %q and, of a link elsewhere, %q", got.MasterName, got.LowerName)
 	}
-	table.apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
+	table.Apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
 	if got.Info.Data != `{"id":1,"link":"a"}` {
 		t.Errorf("got %s", got.Info.Data)
 	}
@@ -189,30 +132,30 @@ func TestTableNames(t *testing.T) {
 // A name that was not known yet, or is another now, is said when the table is
 // compared with the kernel; once.
 func TestTableRestatesNames(t *testing.T) {
-	table := newTable(config.Filter{})
-	silent := func(*change) {}
+	table := NewTable(config.Filter{}, event.Namespace{})
+	silent := func(*event.Change) {}
 	lower := func(i int32) func(*schema.Link) { return func(l *schema.Link) { l.LowerIndex = i } }
-	table.apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
-	table.apply(newMsg(link(3, "veth0", lower(2))), 0, silent)
-	table.apply(newMsg(link(7, "br0")), 0, silent)
-	table.apply(newMsg(link(4, "port", master(7))), 0, silent)
-	table.apply(newMsg(link(7, "br1")), 0, silent)
+	table.Apply(newMsg(link(2, "veth1", lower(3))), 0, silent)
+	table.Apply(newMsg(link(3, "veth0", lower(2))), 0, silent)
+	table.Apply(newMsg(link(7, "br0")), 0, silent)
+	table.Apply(newMsg(link(4, "port", master(7))), 0, silent)
+	table.Apply(newMsg(link(7, "br1")), 0, silent)
 	for _, want := range [][]string{{"new updated 2:veth1 [link_index] resync", "new updated 4:port [master_index] resync"}, nil} {
 		var got []string
-		table.restate(time.Unix(1, 0), 0, func(c *change) { got = append(got, describe(c)) })
+		table.Restate(time.Unix(1, 0), 0, func(c *event.Change) { got = append(got, describe(c)) })
 		expect(t, got, want...)
 	}
 }
 
 // A snapshot is complete, in order, and says where it ends.
 func TestTableSnapshot(t *testing.T) {
-	table := newTable(excluding("b"))
+	table := NewTable(excluding("b"), event.Namespace{})
 	for i, name := range []string{"c", "b", "a"} {
-		table.apply(newMsg(link(int32(9-i), name)), 0, func(*change) {})
+		table.Apply(newMsg(link(int32(9-i), name)), 0, func(*event.Change) {})
 	}
 	var got []string
-	table.snapshot(0, time.Now(), 0, func(c *change) {
-		got = append(got, fmt.Sprintf("%s %d/%d", describe(c), c.snapshot.Pos, c.snapshot.Of))
+	table.Snapshot(0, time.Now(), 0, func(c *event.Change) {
+		got = append(got, fmt.Sprintf("%s %d/%d", describe(c), c.Snapshot.Pos, c.Snapshot.Of))
 	})
 	if want := "new existing 7:a 1/2\nnew existing 9:c 2/2"; strings.Join(got, "\n") != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -223,24 +166,24 @@ func TestTableSnapshot(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		table := newTable(excluding("x*"))
+		table := NewTable(excluding("x*"), event.Namespace{})
 		replayed := map[int32]string{}
 		generation := map[int32]uint64{}
-		emit := func(c *change) {
-			_, there := replayed[c.id.index]
-			created := c.action == schema.Created || c.action == schema.Renamed && !c.wasThere
-			if c.action == schema.Created && c.wasThere {
+		emit := func(c *event.Change) {
+			_, there := replayed[c.ID.Index]
+			created := c.Action == schema.Created || c.Action == schema.Renamed && !c.WasThere
+			if c.Action == schema.Created && c.WasThere {
 				t.Fatalf("%s of a link that was there", describe(c))
 			}
-			if c.kind == schema.New && created == there || c.kind == schema.Del && !there {
+			if c.Kind == schema.New && created == there || c.Kind == schema.Del && !there {
 				t.Fatalf("%s of a link that is there: %v", describe(c), there)
 			}
-			if there && generation[c.id.index] != c.id.generation {
+			if there && generation[c.ID.Index] != c.ID.Generation {
 				t.Fatalf("%s changes its generation", describe(c))
 			}
-			delete(replayed, c.id.index)
-			if c.kind == schema.New {
-				replayed[c.id.index], generation[c.id.index] = string(c.link.AppendJSON(nil)), c.id.generation
+			delete(replayed, c.ID.Index)
+			if c.Kind == schema.New {
+				replayed[c.ID.Index], generation[c.ID.Index] = string(c.Link.AppendJSON(nil)), c.ID.Generation
 			}
 		}
 		names := []string{"a", "b", "x1", "a\xff"}
@@ -249,11 +192,11 @@ func FuzzTable(f *testing.F) {
 			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), ups(uint32(op>>4)))
 			switch op % 5 {
 			case 0, 1:
-				table.apply(newMsg(l), 0, emit)
+				table.Apply(newMsg(l), 0, emit)
 			case 2:
-				table.apply(delMsg(l), 0, emit)
+				table.Apply(delMsg(l), 0, emit)
 			case 3:
-				table.apply(partialMsg(l), 0, emit)
+				table.Apply(partialMsg(l), 0, emit)
 			case 4:
 				table.compare(&l, time.Time{}, 0, emit)
 			}

@@ -1,40 +1,27 @@
-package bridge
+package track
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
-
-// A Source is what the links of a namespace are read from: the kernel, through a
-// [netlinksrc.Source], which says what each method does and what it blocks on. Its
-// lock is held while handle runs.
-type Source interface {
-	sync.Locker
-	Receive(ctx context.Context, handle func(*netlinksrc.Message)) error
-	Drain(handle func(*netlinksrc.Message)) error
-	Dump(ctx context.Context, handle func(*netlinksrc.Message)) (interrupted bool, err error)
-	Overruns() uint64
-	Malformed() (messages, attributes uint64)
-}
-
-var _ Source = (*netlinksrc.Source)(nil)
 
 // A watcher keeps the table of a namespace true to the kernel and pushes what
 // changes to the queue. It never waits for anything but the kernel.
 type watcher struct {
 	src    Source
-	table  *table
-	queue  *queue
+	table  *Table
+	queue  *queue.Queue
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
@@ -44,7 +31,7 @@ type watcher struct {
 	reopen   func() error // opens src anew; nil: nobody can
 
 	metrics   *kernelMetrics
-	progress  progress
+	progress  loop.Progress
 	links     atomic.Int64  // in the table
 	malformed atomic.Uint64 // messages and attributes, as last looked at
 
@@ -62,8 +49,8 @@ const dumpTries = 4
 // failure to read says nothing of the links. It returns an error only where there is no
 // way to open the source again.
 func (w *watcher) run(ctx context.Context) error {
-	w.progress.work()
-	defer w.progress.rest()
+	w.progress.Work()
+	defer w.progress.Rest()
 	next := time.Now().Add(w.resync)
 	for {
 		err := w.receive(ctx, next)
@@ -72,11 +59,11 @@ func (w *watcher) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return w.finish()
 		case errors.Is(err, netlinksrc.ErrOverrun):
-			err = w.recover(ctx)
+			err = w.recoverOverrun(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
-			err = w.synchronize(ctx, w.queue.push)
+			err = w.synchronize(ctx, w.queue.Push)
 			if errors.Is(err, netlinksrc.ErrOverrun) {
-				err = w.recover(ctx)
+				err = w.recoverOverrun(ctx)
 			}
 			next = time.Now().Add(w.resync)
 		}
@@ -107,19 +94,20 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 		w.metrics.failures.Inc()
 		if err.Error() != text {
 			text = err.Error()
-			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing", "cause", text)
+			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
+				"cause", text)
 		}
-		w.progress.rest()
+		w.progress.Rest()
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		w.progress.work()
+		w.progress.Work()
 		if err = w.reopen(); err != nil {
 			continue
 		}
-		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 		if err == nil || errors.Is(err, netlinksrc.ErrOverrun) {
 			break
 		}
@@ -129,7 +117,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 	}
 	w.log.Info("reading the kernel's links again", "after", time.Since(began).Round(time.Millisecond), "events", published)
 	if errors.Is(err, netlinksrc.ErrOverrun) {
-		return w.recover(ctx)
+		return w.recoverOverrun(ctx)
 	}
 	return nil
 }
@@ -139,7 +127,7 @@ func (w *watcher) restore(ctx context.Context, err error) error {
 func (w *watcher) finish() error {
 	w.src.Lock()
 	defer w.src.Unlock()
-	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
+	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
 	if errors.Is(err, netlinksrc.ErrOverrun) {
 		return nil
 	}
@@ -161,9 +149,9 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 		ctx, cancel = context.WithDeadline(ctx, next)
 		defer cancel()
 	}
-	w.progress.rest()
-	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.push) })
-	w.progress.work()
+	w.progress.Rest()
+	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
+	w.progress.Work()
 	w.look()
 	return err
 }
@@ -192,7 +180,7 @@ func (w *watcher) countOverruns() uint64 {
 }
 
 // handle takes a notification. The caller has the table's lock.
-func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
+func (w *watcher) handle(m *netlinksrc.Message, emit func(*event.Change)) {
 	w.metrics.messages[m.Kind].Inc()
 	if w.before != nil {
 		w.before(w, m)
@@ -203,7 +191,7 @@ func (w *watcher) handle(m *netlinksrc.Message, emit func(*change)) {
 	if w.mentioned != nil {
 		w.mention(m)
 	}
-	if w.table.apply(m, w.countOverruns(), emit) {
+	if w.table.Apply(m, w.countOverruns(), emit) {
 		w.metrics.quiet.Inc()
 	}
 }
@@ -221,7 +209,7 @@ func (w *watcher) mention(m *netlinksrc.Message) {
 
 // start fills the table, silently.
 func (w *watcher) start(ctx context.Context) error {
-	silently := func(*change) {}
+	silently := func(*event.Change) {}
 	err := w.synchronize(ctx, silently)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
 		err = w.synchronize(ctx, silently)
@@ -233,31 +221,32 @@ func (w *watcher) start(ctx context.Context) error {
 }
 
 // snapshot emits the table as a snapshot, with more of other namespaces behind it.
-func (w *watcher) snapshot(more uint32, emit func(*change)) {
-	w.table.snapshot(more, time.Now(), w.countOverruns(), emit)
+func (w *watcher) snapshot(more uint32, emit func(*event.Change)) {
+	w.table.Snapshot(more, time.Now(), w.countOverruns(), emit)
 }
 
 // end emits a del for every link.
-func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.push) }
+func (w *watcher) end() { w.table.end(time.Now(), w.countOverruns(), w.queue.Push) }
 
 // rename publishes that the namespace has another name now.
 func (w *watcher) rename(name string) {
-	w.table.rename(name, time.Now(), w.countOverruns(), w.queue.push)
+	w.table.Rename(name, time.Now(), w.countOverruns(), w.queue.Push)
 }
 
-// recover makes the table true again after an overrun, and says so.
-func (w *watcher) recover(ctx context.Context) error {
+// recoverOverrun makes the table true again after an overrun, and says so.
+func (w *watcher) recoverOverrun(ctx context.Context) error {
 	began := time.Now()
 	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.overruns.Load())
 	published := 0
 	err := error(netlinksrc.ErrOverrun)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
-		err = w.synchronize(ctx, func(c *change) { published++; w.queue.push(c) })
+		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 	}
 	if err != nil {
 		return err
 	}
-	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond), "events", published, "overruns", w.overruns.Load())
+	w.log.Info("state is the kernel's again", "after", time.Since(began).Round(time.Millisecond),
+		"events", published, "overruns", w.overruns.Load())
 	return nil
 }
 
@@ -271,7 +260,7 @@ func (w *watcher) recover(ctx context.Context) error {
 // them mentioned. So each notification counts once, and a dump never takes back
 // what a newer notification said. After ErrOverrun some of those were lost, and
 // it has to be done again.
-func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
+func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) error {
 	w.src.Lock()
 	w.mentioned, w.ports = map[int32]bool{}, map[int32]*netlinksrc.Message{}
 	w.src.Unlock()
@@ -301,9 +290,9 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*change)) error {
 		}
 		w.table.compare(links[index], at, overruns, emit)
 	}
-	w.table.restate(at, overruns, emit)
-	if w.table.elsewhere != nil && overrun == nil {
-		w.table.elsewhere.settle(w.table)
+	w.table.Restate(at, overruns, emit)
+	if w.table.others != nil && overrun == nil {
+		w.table.others.settle(w.table)
 	}
 	return overrun
 }
@@ -330,17 +319,7 @@ func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at ti
 		}
 		w.metrics.redumps.Inc()
 	}
-	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it", "tries", dumpTries)
+	w.log.Warn("the kernel's dump was interrupted each time; using it as it is, the next notifications complete it",
+		"tries", dumpTries)
 	return links, at, nil
-}
-
-// logReadBuffer says what receive buffer was granted.
-func logReadBuffer(log *slog.Logger, asked, granted int) {
-	attrs := []any{"asked", asked, "granted", granted}
-	if granted < 1<<20 {
-		log.Warn("the receive buffer for notifications is small, a burst may overrun it; raise it with: sysctl -w net.core.rmem_max="+
-			fmt.Sprint(asked)+", or run with CAP_NET_ADMIN", attrs...)
-		return
-	}
-	log.Info("receive buffer for notifications", attrs...)
 }

@@ -1,4 +1,4 @@
-package bridge
+package track
 
 import (
 	"context"
@@ -8,12 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 	"ifacebridge/test/harness"
@@ -39,8 +40,8 @@ func TestDumpOfManyLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	q := newQueue(1<<20, 0)
-	w := &watcher{src: src, table: newTable(config.Filter{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
+	q := queue.New(1<<20, 0)
+	w := &watcher{src: src, table: NewTable(config.Filter{}, event.Namespace{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -48,11 +49,11 @@ func TestDumpOfManyLinks(t *testing.T) {
 
 	replayed := map[int32]schema.Link{}
 	follow := func() {
-		into, events := make([]delta, 1000), new(writer)
+		into, events := make([]event.Delta, 1000), new(event.Writer)
 		for {
-			n, _ := q.take(into, time.Now())
+			n, _ := q.Take(into, time.Now())
 			for i := range into[:n] {
-				data, _ := events.append(nil, &into[i], "epoch", 1)
+				data, _ := events.Append(nil, &into[i], "epoch", 1)
 				var e schema.Event
 				if err := e.UnmarshalJSON(data); err != nil {
 					t.Fatal(err)
@@ -67,7 +68,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 			}
 		}
 	}
-	<-q.ready // the snapshot
+	<-q.Ready() // the snapshot
 	for i := range 200 {
 		index, err := k.Add(fmt.Sprintf("late%d", i), 0, netnstest.Kind{Name: "ifb"})
 		if err != nil {

@@ -1,4 +1,14 @@
-package bridge
+// Package track follows the kernel's links and pushes what changes to the queue. It waits
+// for nothing but the kernel.
+//
+//   - [Namespaces] follows the network namespaces that are selected while they exist, with
+//     a watcher for each (namespaces.go, watcher.go).
+//   - A watcher reads a namespace's notifications from a [Source], and compares with a dump
+//     when some were lost, and every now and then.
+//   - A [Table] decides what a notification changes. No clock, no socket: a pure function
+//     of the messages.
+//   - Links that move from one namespace to another are followed by moves.go.
+package track
 
 import (
 	"cmp"
@@ -11,14 +21,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 )
 
-// namespaces follows the network namespaces that are selected, from when they appear
+// Namespaces follows the network namespaces that are selected, from when they appear
 // until they die, with a watcher for each. Those that are there at the start make the
 // opening of the epoch; one that appears later gets a snapshot of its own, and one that
 // dies a del for each link.
@@ -26,20 +37,20 @@ import (
 // The sockets of a watcher keep its namespace alive. So a namespace is dead when
 // nothing else keeps it: no name and no process (netlinksrc.Finder). Its sockets are
 // closed then, and the kernel removes it.
-type namespaces struct {
+type Namespaces struct {
 	cfg     config.Config
-	queue   *queue
+	queue   *queue.Queue
 	log     *slog.Logger
 	metrics *kernelMetrics
 
-	finder     *netlinksrc.Finder
-	given      Source             // what is read in place of the kernel; nil: the kernel is
-	reader     *netlinksrc.Reader // of the kernel's sources; nil when one was given
-	hint       chan struct{}      // holds a token when namespaces may have come or gone
-	overruns   atomic.Uint64      // in this epoch
-	failed     chan failure       // unbuffered: run takes them one by one
-	unfiltered sync.Once
-	granted    atomic.Int64 // receive buffer in bytes of the own namespace's socket, else of the first
+	finder       *netlinksrc.Finder
+	given        Source             // what is read in place of the kernel; nil: the kernel is
+	reader       *netlinksrc.Reader // of the kernel's sources; nil when one was given
+	hint         chan struct{}      // holds a token when namespaces may have come or gone
+	overrunCount atomic.Uint64      // in this epoch
+	failures     chan failure       // unbuffered: run takes them one by one
+	unfiltered   sync.Once
+	granted      atomic.Int64 // receive buffer in bytes of the own namespace's socket, else of the first
 
 	// lock is that of the sources, and the one lock of all tables, so that a link can
 	// move between two. It guards what follows as well.
@@ -77,18 +88,19 @@ const (
 	minRest   = 50 * time.Millisecond
 )
 
-// newNamespaces returns what reads the kernel, or the given source in its place, if
-// there is one.
-func newNamespaces(
-	cfg config.Config, given Source, q *queue, log *slog.Logger, m *kernelMetrics,
-) (*namespaces, error) {
+// New returns what reads the kernel, or the given source in its place, if there is one,
+// and pushes to q. It fails when the namespaces cannot be looked for. Close is to be called
+// in the end.
+func New(
+	cfg config.Config, given Source, q *queue.Queue, log *slog.Logger, to metrics.Registry,
+) (*Namespaces, error) {
 	finder, err := netlinksrc.NewFinder(cfg.Netns)
 	if err != nil {
 		return nil, err
 	}
-	n := &namespaces{
-		cfg: cfg, queue: q, log: log, metrics: m, finder: finder, given: given, lock: given,
-		hint: make(chan struct{}, 1), failed: make(chan failure),
+	n := &Namespaces{
+		cfg: cfg, queue: q, log: log, metrics: newKernelMetrics(to), finder: finder, given: given, lock: given,
+		hint: make(chan struct{}, 1), failures: make(chan failure),
 		watched: map[uint64]*namespace{}, failing: map[string]string{},
 	}
 	n.moved = newMoves(n.watched, n.hint, log)
@@ -96,16 +108,17 @@ func newNamespaces(
 		n.reader = netlinksrc.NewReader()
 		n.lock = n.reader
 	}
+	n.register(to)
 	return n, nil
 }
 
-// close closes what run has left open. Nothing may be under way.
-func (n *namespaces) close() { n.finder.Close() }
+// Close closes what Run has left open. Nothing may be under way.
+func (n *Namespaces) Close() { n.finder.Close() }
 
-// run publishes the opening of the epoch and then every change until ctx ends;
-// then it returns nil. It returns an error when the bridge's own namespace cannot
-// be read.
-func (n *namespaces) run(ctx context.Context) error {
+// Run pushes the snapshots that the epoch begins with, and then every change until ctx
+// ends; then it returns nil, and everything is pushed that the kernel had notified of. It
+// returns an error when the bridge's own namespace cannot be read. It is called once.
+func (n *Namespaces) Run(ctx context.Context) error {
 	defer n.end()
 	if err := n.open(ctx); err != nil {
 		return ignoreEnd(ctx, err)
@@ -116,7 +129,7 @@ func (n *namespaces) run(ctx context.Context) error {
 		select {
 		case <-n.hint:
 		case <-every:
-		case f := <-n.failed:
+		case f := <-n.failures:
 			if f.of.ns.Own() {
 				return f.err
 			}
@@ -138,7 +151,7 @@ func (n *namespaces) run(ctx context.Context) error {
 // listen has n.hint filled when the finder notices that namespaces may have come or
 // gone, and returns when to look besides, until stop is called. Where the bridge's own
 // namespace is the only one, neither happens.
-func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop func()) {
+func (n *Namespaces) listen(ctx context.Context) (every <-chan time.Time, stop func()) {
 	if n.cfg.Netns.OnlySelf() {
 		return nil, func() {}
 	}
@@ -146,7 +159,7 @@ func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop f
 	var finding sync.WaitGroup
 	finding.Go(func() {
 		for n.finder.Wait(ctx) == nil {
-			signal(n.hint)
+			loop.Signal(n.hint)
 		}
 	})
 	ticker := time.NewTicker(findEvery)
@@ -157,14 +170,15 @@ func (n *namespaces) listen(ctx context.Context) (every <-chan time.Time, stop f
 	}
 }
 
-// open begins to watch what is there, and publishes the opening.
-func (n *namespaces) open(ctx context.Context) error {
+// open begins to watch what is there, and pushes its snapshots.
+func (n *Namespaces) open(ctx context.Context) error {
 	found, missed := n.finder.Find()
 	var begun []*namespace
 	failed := map[string]error{}
 	for _, ns := range found {
 		w, err := n.begin(ctx, ns)
-		for pause := minRestorePause; ns.Own() && netlinksrc.Passes(err) && ctx.Err() == nil; pause = min(2*pause, maxRestorePause) {
+		pause := minRestorePause
+		for ; ns.Own() && netlinksrc.Passes(err) && ctx.Err() == nil; pause = min(2*pause, maxRestorePause) {
 			n.metrics.failures.Inc()
 			n.log.Warn("cannot read the kernel's links yet; retrying", "cause", err)
 			select {
@@ -188,7 +202,7 @@ func (n *namespaces) open(ctx context.Context) error {
 }
 
 // begin opens a namespace and reads its links.
-func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*namespace, error) {
+func (n *Namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*namespace, error) {
 	w := &namespace{ns: ns, ids: map[int32]*namespace{}, done: make(chan struct{})}
 	from := n.given
 	if from == nil {
@@ -199,16 +213,15 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 		w.src, from = src, src
 	}
 	n.began++
-	t := newTable(n.cfg.Filter)
-	t.watch = n.began
-	log := n.log
+	name, log := event.Namespace{}, n.log
 	if !ns.Own() {
-		t.netns = netns{ns.Name, ns.Inode}
-		log = log.With("netns", ns.Name)
+		name, log = event.Namespace{Name: ns.Name, Inode: ns.Inode}, log.With("netns", ns.Name)
 	}
+	t := NewTable(n.cfg.Filter, name)
+	t.watch = n.began
 	w.watcher = watcher{
 		src: from, table: t, queue: n.queue, resync: n.cfg.Resync, log: log,
-		overruns: &n.overruns, metrics: n.metrics,
+		overruns: &n.overrunCount, metrics: n.metrics,
 	}
 	if n.given == nil {
 		w.reopen = func() error { return n.reopen(w) }
@@ -219,12 +232,12 @@ func (n *namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 	}
 	if !n.cfg.Netns.OnlySelf() {
 		w.before = n.moved.readAhead
-		t.elsewhere = n.moved
+		t.others = n.moved
 	}
 	return w, nil
 }
 
-func (n *namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source, err error) {
+func (n *Namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source, err error) {
 	cfg := netlinksrc.Config{ReadBuffer: n.cfg.ReadBuffer, Reader: n.reader, Namespaces: ns.Own() && n.cfg.Netns.All}
 	if ns.Own() {
 		src, err = netlinksrc.Open(cfg)
@@ -248,7 +261,7 @@ func (n *namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source
 
 // reopen gives a watcher new sockets in its namespace. The old ones keep it alive until
 // then, so that it is the same.
-func (n *namespaces) reopen(w *namespace) error {
+func (n *Namespaces) reopen(w *namespace) error {
 	src, err := n.openSource(w.ns)
 	if err != nil {
 		return err
@@ -269,19 +282,19 @@ func (w *namespace) close() {
 
 // adopt publishes the snapshots of namespaces that were begun, and starts their
 // watchers. The opening is the snapshots of the epoch's beginning, which stand together.
-func (n *namespaces) adopt(begun []*namespace, opening bool) {
+func (n *Namespaces) adopt(begun []*namespace, opening bool) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	links, published := 0, uint32(0)
-	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.published() == 0 })
-	n.queue.pushSnapshot(func(emit func(*change)) {
+	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.countPublished() == 0 })
+	n.queue.PushSnapshot(func(emit func(*event.Change)) {
 		for i, w := range snapshots {
 			more := 0
 			if opening {
 				more = len(snapshots) - 1 - i
 			}
 			w.snapshot(uint32(more), emit)
-			published += w.table.published()
+			published += w.table.countPublished()
 		}
 	})
 	for _, w := range begun {
@@ -306,14 +319,14 @@ func (n *namespaces) adopt(begun []*namespace, opening bool) {
 
 // follow starts the watcher of a namespace, which runs until w.stop is called. It does
 // not end with run's context: run stops all of them in the end.
-func (n *namespaces) follow(w *namespace) {
+func (n *Namespaces) follow(w *namespace) {
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
 	go func() {
 		defer close(w.done)
 		if err := w.run(ctx); err != nil {
 			select {
-			case n.failed <- failure{w, err}:
+			case n.failures <- failure{w, err}:
 			case <-ctx.Done():
 			}
 		}
@@ -322,7 +335,7 @@ func (n *namespaces) follow(w *namespace) {
 
 // look compares what is watched with what is there. It returns how long it took to
 // find that out.
-func (n *namespaces) look(ctx context.Context) (looked time.Duration) {
+func (n *Namespaces) look(ctx context.Context) (looked time.Duration) {
 	began := time.Now()
 	found, missed := n.finder.Find()
 	looked = time.Since(began)
@@ -354,7 +367,7 @@ func (n *namespaces) look(ctx context.Context) (looked time.Duration) {
 
 // renameAll publishes the names that have changed. Where names were swapped, one
 // namespace goes through a name that no other has.
-func (n *namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
+func (n *Namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
 	taken := map[string]bool{}
 	var left []*namespace
 	for _, w := range n.list() {
@@ -385,7 +398,7 @@ func (n *namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
 }
 
 // list returns what is watched, in the order in which it was begun.
-func (n *namespaces) list() []*namespace {
+func (n *Namespaces) list() []*namespace {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	return slices.SortedFunc(maps.Values(n.watched), func(a, b *namespace) int {
@@ -394,7 +407,7 @@ func (n *namespaces) list() []*namespace {
 }
 
 // remove publishes that the links of a namespace are gone, and closes its sockets.
-func (n *namespaces) remove(w *namespace) {
+func (n *Namespaces) remove(w *namespace) {
 	w.stop()
 	<-w.done
 	n.lock.Lock()
@@ -407,7 +420,7 @@ func (n *namespaces) remove(w *namespace) {
 
 // end stops all watchers, and closes their sockets. What becomes of the links after
 // that is in the next run's snapshot.
-func (n *namespaces) end() {
+func (n *Namespaces) end() {
 	for _, w := range n.list() {
 		w.stop()
 	}
@@ -421,7 +434,7 @@ func (n *namespaces) end() {
 }
 
 // report logs what cannot be watched, once for each reason, and when it can be again.
-func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed) {
+func (n *Namespaces) report(failed map[string]error, missed []netlinksrc.Missed) {
 	for _, m := range missed {
 		failed[m.What] = m.Err
 	}
@@ -442,7 +455,7 @@ func (n *namespaces) report(failed map[string]error, missed []netlinksrc.Missed)
 }
 
 // logFailing logs why a namespace cannot be watched, unless that was logged before.
-func (n *namespaces) logFailing(what string, err error) {
+func (n *Namespaces) logFailing(what string, err error) {
 	n.lock.Lock()
 	before := n.failing[what]
 	n.failing[what] = err.Error()
@@ -452,82 +465,4 @@ func (n *namespaces) logFailing(what string, err error) {
 	}
 	n.log.Warn("cannot watch a network namespace; retrying, the others are not affected",
 		"netns", what, "cause", err, "advice", config.NetnsAdvice(err))
-}
-
-// malformed returns how many messages and attributes were left out.
-func (n *namespaces) malformed() (sum uint64) {
-	for _, w := range n.list() {
-		sum += w.watcher.malformed.Load()
-	}
-	return sum
-}
-
-// stuck returns which readers do not run.
-func (n *namespaces) stuck() (list []string) {
-	for _, w := range n.list() {
-		if w.progress.stuck() {
-			list = append(list, "the kernel's reader is stuck")
-		}
-	}
-	return list
-}
-
-// counts returns how many links each namespace has, and how many namespaces cannot
-// be watched.
-func (n *namespaces) counts() (links map[string]int, failing int) {
-	n.lock.Lock()
-	defer n.lock.Unlock()
-	links = map[string]int{}
-	for _, w := range n.watched {
-		links[w.ns.Name] = int(w.links.Load())
-	}
-	return links, len(n.failing)
-}
-
-// The metrics of what is watched when somebody asks: a namespace that is gone leaves
-// no series behind.
-var (
-	linksDesc = metrics.Desc("links",
-		"Links in the kernel, whether they are published or not, in all network namespaces that are watched.")
-	netnsLinksDesc = metrics.Desc("namespace_links",
-		"Those of them in other network namespaces than the bridge's own.", "netns")
-	watchedDesc    = metrics.Desc("namespaces", "Network namespaces that are watched.")
-	notWatchedDesc = metrics.Desc("namespaces_failing",
-		"Network namespaces that should be watched and cannot be; the log has the reasons.")
-)
-
-// register registers what the watchers count, and what is watched.
-func (n *namespaces) register(to metrics.Registry) {
-	to.CounterFunc("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).",
-		func() float64 { return float64(n.overruns.Load()) })
-	to.CounterFunc("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.",
-		func() float64 { return float64(n.malformed()) })
-	to.GaugeFunc("netlink_receive_buffer_bytes", "Receive buffer for notifications as the kernel granted it.",
-		func() float64 { return float64(n.granted.Load()) })
-	to.MustRegister(namespaceCollector{n})
-}
-
-type namespaceCollector struct{ *namespaces }
-
-func (namespaceCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{linksDesc, netnsLinksDesc, watchedDesc, notWatchedDesc} {
-		descs <- d
-	}
-}
-
-func (c namespaceCollector) Collect(to chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, n int, labels ...string) {
-		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
-	}
-	links, failing := c.counts()
-	sum := 0
-	for netns, n := range links {
-		sum += n
-		if netns != "" {
-			gauge(netnsLinksDesc, n, netns)
-		}
-	}
-	gauge(linksDesc, sum)
-	gauge(watchedDesc, len(links))
-	gauge(notWatchedDesc, failing)
 }

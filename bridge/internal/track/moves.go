@@ -1,9 +1,10 @@
-package bridge
+package track
 
 import (
 	"log/slog"
 	"maps"
 
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -24,7 +25,7 @@ type moves struct {
 	ahead bool // readAhead is at work: handling what it reads must not make it read on
 }
 
-var _ elsewhere = (*moves)(nil)
+var _ otherTables = (*moves)(nil)
 
 // A place is where a link is: the number of a namespace that is watched, and the index
 // in it.
@@ -46,7 +47,7 @@ func newMoves(watched map[uint64]*namespace, hint chan<- struct{}, log *slog.Log
 // stand in order.
 func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	if msg.Kind == netlinksrc.Netns {
-		signal(m.hint)
+		loop.Signal(m.hint)
 		return
 	}
 	isNew := msg.Kind == netlinksrc.New && !msg.Partial && w.table.links[msg.Link.Index] == nil
@@ -58,7 +59,7 @@ func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 		if &other.watcher == w {
 			continue
 		}
-		err := other.src.CatchUp(func(msg *netlinksrc.Message) { other.handle(msg, other.queue.push) })
+		err := other.src.CatchUp(func(msg *netlinksrc.Message) { other.handle(msg, other.queue.Push) })
 		if err != nil { // its own reader will meet it, too, and deals with it
 			m.log.Debug("cannot read ahead", "netns", other.ns.Name, "cause", err)
 		}
@@ -66,9 +67,9 @@ func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	m.ahead = false
 }
 
-// wentTo implements elsewhere. The kernel's message has the id of the other namespace
+// wentTo implements otherTables. The kernel's message has the id of the other namespace
 // in this one; which of the others that is, the kernel is asked.
-func (m *moves) wentTo(from *table, last *schema.Link) schema.Counterpart {
+func (m *moves) wentTo(from *Table, last *schema.Link) schema.Counterpart {
 	w := m.namespaceOf(from)
 	id, _ := last.NewNetnsID.Get()
 	to := w.ids[id]
@@ -81,7 +82,7 @@ func (m *moves) wentTo(from *table, last *schema.Link) schema.Counterpart {
 		}
 	}
 	if to == nil {
-		signal(m.hint) // there is a namespace that we do not watch yet
+		loop.Signal(m.hint) // there is a namespace that we do not watch yet
 		return schema.Counterpart{}
 	}
 	w.ids[id] = to
@@ -98,19 +99,19 @@ func (w *namespace) knows(other *namespace, id int32) bool {
 }
 
 func (w *namespace) counterpart(index int32) schema.Counterpart {
-	return schema.Counterpart{Netns: w.table.netns.name, NetnsInode: w.table.netns.inode, Index: index}
+	return schema.Counterpart{Netns: w.table.netns.Name, NetnsInode: w.table.netns.Inode, Index: index}
 }
 
-// cameFrom implements elsewhere.
-func (m *moves) cameFrom(to *table, index int32) schema.Counterpart {
+// cameFrom implements otherTables.
+func (m *moves) cameFrom(to *Table, index int32) schema.Counterpart {
 	at := place{to.watch, index}
 	from := m.arriving[at]
 	delete(m.arriving, at)
 	return from
 }
 
-// settle implements elsewhere.
-func (m *moves) settle(to *table) {
+// settle implements otherTables.
+func (m *moves) settle(to *Table) {
 	maps.DeleteFunc(m.arriving, func(at place, _ schema.Counterpart) bool { return at.watch == to.watch })
 }
 
@@ -122,7 +123,7 @@ func (m *moves) forget(gone *namespace) {
 	m.settle(gone.table)
 }
 
-func (m *moves) namespaceOf(t *table) *namespace {
+func (m *moves) namespaceOf(t *Table) *namespace {
 	for _, w := range m.watched {
 		if w.table == t {
 			return w

@@ -1,4 +1,4 @@
-package bridge
+package track
 
 import (
 	"context"
@@ -10,7 +10,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
 )
@@ -87,8 +91,8 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 // changes that it pushed.
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
-	q := newThrough(100, 0)
-	w := &watcher{src: s, table: q.table, queue: q.queue, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
+	q := queue.New(100, 0)
+	w := &watcher{src: s, table: NewTable(config.Filter{}, event.Namespace{}), queue: q, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.over = cancel
@@ -98,7 +102,7 @@ func runScript(t *testing.T, s *script) []string {
 	if len(s.steps) > 0 {
 		t.Errorf("%d steps of the script were not reached", len(s.steps))
 	}
-	return q.takeAll(time.Now())
+	return linktest.Taken(q, time.Now())
 }
 
 // startAndRun is the life of a watcher.
@@ -106,7 +110,7 @@ func startAndRun(ctx context.Context, w *watcher) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
-	w.queue.pushSnapshot(func(emit func(*change)) { w.snapshot(0, emit) })
+	w.queue.PushSnapshot(func(emit func(*event.Change)) { w.snapshot(0, emit) })
 	return w.run(ctx)
 }
 

@@ -1,8 +1,9 @@
-package bridge
+package queue
 
 import (
 	"time"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -10,7 +11,7 @@ import (
 // outside of themselves, by number: there are no pointers in them.
 type node struct {
 	prev, next int32
-	track      int32 // the handle of its link's track
+	handle     int32 // of its link's history
 	size       uint8 // of what is used of values
 	isWhole    bool  // the change stands in queue.whole
 	isLarge    bool  // the values stand in queue.large
@@ -30,17 +31,17 @@ type node struct {
 const nodeRoom = 160
 
 // about returns what is said of a change that is not whole.
-func (n *node) about(t *track) about {
-	return about{
-		id: t.id, kind: n.kind, action: n.action, cause: n.cause, time: time.Unix(0, n.time), overruns: n.overruns, count: n.count,
-		restated: n.restated, wasThere: true, netns: t.taken,
+func (n *node) about(h *history) event.About {
+	return event.About{
+		ID: h.id, Kind: n.kind, Action: n.action, Cause: n.cause, Time: time.Unix(0, n.time),
+		Overruns: n.overruns, Count: n.count, Restated: n.restated, WasThere: true, Netns: h.taken,
 	}
 }
 
-// nodes are the memory of a queue, and the ring in which the nodes that are in use
+// A nodeRing is the memory of a queue, and the ring in which the nodes that are in use
 // stand. Node 0 is the ring's beginning and end. Memory is kept to be used again, but
 // for that of a great many.
-type nodes struct {
+type nodeRing struct {
 	chunks []*[chunkNodes]node
 	free   int32 // the first of those that are not in use, which are linked by next; 0: none
 	made   int32
@@ -51,16 +52,16 @@ const (
 	keptChunks = 16 // half a megabyte
 )
 
-func newNodes() nodes {
-	var n nodes
+func newRing() nodeRing {
+	var n nodeRing
 	n.get()
 	return n
 }
 
-func (n *nodes) at(i int32) *node { return &n.chunks[uint32(i)/chunkNodes][uint32(i)%chunkNodes] }
+func (n *nodeRing) at(i int32) *node { return &n.chunks[uint32(i)/chunkNodes][uint32(i)%chunkNodes] }
 
 // get returns a node that is not in the ring yet.
-func (n *nodes) get() int32 {
+func (n *nodeRing) get() int32 {
 	if i := n.free; i != 0 {
 		n.free = n.at(i).next
 		return i
@@ -73,30 +74,30 @@ func (n *nodes) get() int32 {
 }
 
 // release takes back a node that is not in the ring any more.
-func (n *nodes) release(i int32) { n.at(i).next, n.free = n.free, i }
+func (n *nodeRing) release(i int32) { n.at(i).next, n.free = n.free, i }
 
 // shrink gives memory back when no node is in use.
-func (n *nodes) shrink() {
+func (n *nodeRing) shrink() {
 	if len(n.chunks) > keptChunks {
-		*n = newNodes()
+		*n = newRing()
 	}
 }
 
 // oldest returns the first node of the ring, 0 when there is none.
-func (n *nodes) oldest() int32 { return n.at(0).next }
+func (n *nodeRing) oldest() int32 { return n.at(0).next }
 
 // newest returns the last node of the ring, 0 when there is none.
-func (n *nodes) newest() int32 { return n.at(0).prev }
+func (n *nodeRing) newest() int32 { return n.at(0).prev }
 
-// append puts a node at the end of the ring.
-func (n *nodes) append(i int32) {
+// push puts a node at the end of the ring.
+func (n *nodeRing) push(i int32) {
 	end := n.at(0)
 	last := end.prev
 	n.at(i).prev, n.at(i).next = last, 0
 	n.at(last).next, end.prev = i, i
 }
 
-func (n *nodes) unlink(i int32) {
-	node := n.at(i)
-	n.at(node.prev).next, n.at(node.next).prev = node.next, node.prev
+func (n *nodeRing) unlink(i int32) {
+	out := n.at(i)
+	n.at(out.prev).next, n.at(out.next).prev = out.next, out.prev
 }

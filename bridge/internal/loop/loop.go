@@ -1,0 +1,47 @@
+// Package loop has what the goroutines of a bridge share that run until it ends: how one
+// wakes another, and how it can be seen that each of them still runs.
+package loop
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Signal puts a token into a channel that has room for one, unless it is there already.
+// It does not block.
+func Signal(token chan<- struct{}) {
+	select {
+	case token <- struct{}{}:
+	default:
+	}
+}
+
+// After is [time.After], but a duration that is not positive never passes.
+func After(d time.Duration) <-chan time.Time {
+	if d <= 0 {
+		return nil
+	}
+	return time.After(d)
+}
+
+// A Progress shows whether a loop runs: it rests, or has not been at work for long. Its
+// zero value rests. It may be used from several goroutines.
+type Progress struct {
+	since atomic.Int64 // at work since, in Unix nanoseconds; 0: at rest
+}
+
+// stuckAfter is how long a loop may be at work without a rest. Everything that it
+// waits for has a shorter time limit, but a disk.
+const stuckAfter = time.Minute
+
+// Work notes that the loop begins to work, or goes on with something else.
+func (p *Progress) Work() { p.since.Store(time.Now().UnixNano()) }
+
+// Rest notes that the loop waits for something to do.
+func (p *Progress) Rest() { p.since.Store(0) }
+
+// Stuck reports whether the loop has been at work for longer than it ever should be.
+func (p *Progress) Stuck() bool {
+	since := p.since.Load()
+	return since != 0 && time.Since(time.Unix(0, since)) > stuckAfter
+}

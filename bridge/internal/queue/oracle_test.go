@@ -1,0 +1,182 @@
+package queue_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/track"
+	"ifacebridge/schema"
+)
+
+// A plainQueue does what the queue does, and holds whole links before and after each
+// change: the oracle for it, and for events that are made of what has changed.
+type plainQueue struct {
+	limit     int
+	window    time.Duration
+	changes   []*plainChange
+	newest    map[event.LinkID]*plainChange
+	forgotten uint64
+}
+
+type plainChange struct {
+	event.Change
+	due time.Time
+}
+
+func (q *plainQueue) push(c *event.Change) {
+	inSnapshot := c.Snapshot.Of > 0
+	next := &plainChange{Change: *c}
+	link := *c.Link
+	if next.Link = &link; c.Before != nil {
+		before := *c.Before
+		next.Before = &before
+	}
+	if q.window > 0 && !inSnapshot {
+		next.due = c.Time.Add(q.window)
+	}
+	if first := q.newest[c.ID]; !inSnapshot && first != nil && (len(q.changes) >= q.limit || c.Time.Before(first.due)) {
+		next.due = first.due
+		foldPlain(&next.Change, &first.Change)
+		q.changes = slices.DeleteFunc(q.changes, func(p *plainChange) bool { return p == first })
+	}
+	gone := c.Kind == schema.Del && c.Action != schema.Renamed
+	if gone {
+		delete(q.newest, c.ID)
+		if !next.WasThere && len(q.changes) >= 2*q.limit {
+			q.forgotten++
+			return
+		}
+	}
+	q.changes = append(q.changes, next)
+	if inSnapshot {
+		delete(q.newest, c.ID)
+	} else if !gone {
+		q.newest[c.ID] = next
+	}
+}
+
+// foldPlain makes into stand for first, too.
+func foldPlain(into, first *event.Change) {
+	into.Count += first.Count
+	into.Before, into.BeforeNames, into.WasThere = first.Before, first.BeforeNames, first.WasThere
+	into.Restated |= first.Restated
+	if first.NetnsBefore != "" {
+		into.NetnsBefore = first.NetnsBefore
+	}
+	switch {
+	case into.Kind == schema.Del:
+	case !first.WasThere && first.Kind == schema.New:
+		into.Action, into.NetnsBefore = first.Action, ""
+		into.Counterpart = first.Counterpart
+	case !first.WasThere: // it came and went, and came again, unseen
+		into.Action, into.NetnsBefore = schema.Created, ""
+	case first.WasThere && (into.Before.Name != into.Link.Name || into.NetnsBefore != ""):
+		into.Action = schema.Renamed
+	case first.WasThere:
+		into.Action = schema.Updated
+	}
+}
+
+// take returns the event of the oldest change, if it is due.
+func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
+	if len(q.changes) == 0 || q.changes[0].due.After(now) {
+		return e, false
+	}
+	c := q.changes[0]
+	q.changes = q.changes[1:]
+	if q.newest[c.ID] == c {
+		delete(q.newest, c.ID)
+	}
+	e = schema.Event{
+		Host: "web01", BootID: "boot", Epoch: "epoch", Seq: seq, Time: time.Unix(0, c.Time.UnixNano()), Kind: c.Kind, Action: c.Action, Cause: c.Cause,
+		Overruns: c.Overruns + q.forgotten, Coalesced: c.Count, Snapshot: c.Snapshot,
+		Netns: c.Netns.Name, NetnsInode: c.Netns.Inode, NetnsPrevious: c.NetnsBefore, Counterpart: c.Counterpart, Link: *c.Link,
+	}
+	c.LinkNames.Put(&e.Link)
+	if c.Before != nil && (c.Action == schema.Updated || c.Action == schema.Renamed) {
+		e.Changed, e.Previous = schema.Diff(c.Before, c.Link)|c.Restated, *c.Before
+		c.BeforeNames.Put(&e.Previous)
+	}
+	return e, true
+}
+
+// Whatever happens to links and namespaces, whatever is taken in between, and however
+// little room there is: the queue gives the events that the oracle gives, to the byte.
+func FuzzQueue(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+	f.Add([]byte("\x020000000100020003ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
+	f.Fuzz(func(t *testing.T, script []byte) {
+		if len(script) < 2 {
+			return
+		}
+		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
+		tested := through{track.NewTable(excluding("x*"), event.Namespace{Name: "blue", Inode: 42}), queue.New(limit, window)}
+		writer := event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}
+		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
+		both := func(c *event.Change) {
+			oracle.push(c)
+			tested.Push(c)
+		}
+		now, seq := time.Unix(1000, 0), uint64(0)
+		var taken [1]event.Delta
+		take := func(n int) {
+			for range n {
+				want, ok := oracle.take(now, seq+1)
+				got, _ := tested.Take(taken[:], now)
+				if ok != (got == 1) {
+					t.Fatalf("took %d, want one: %v", got, ok)
+				}
+				if !ok {
+					return
+				}
+				seq++
+				data, _ := writer.Append(nil, &taken[0], "epoch", seq)
+				if text := want.AppendJSON(nil); !bytes.Equal(data, text) {
+					t.Fatalf("got\n%s\nwant\n%s", data, text)
+				}
+			}
+		}
+		names := []string{"a", "b", "x1", "a\xff"}
+		for i := 2; i+1 < len(script); i += 2 {
+			op, arg := script[i], script[i+1]
+			now = now.Add(time.Duration(op) * 10 * time.Millisecond)
+			l := link(int32(arg%4+1), names[arg>>2%4], mtu(uint32(arg>>4)), master(int32(op>>6)))
+			m := newMsg(l)
+			switch op % 9 {
+			case 0, 1, 2:
+			case 3:
+				m = delMsg(l)
+			case 4:
+				m = partialMsg(l)
+			case 5:
+				m = newMsg(link(l.Index, "a", alias(string(bytes.Repeat([]byte{'a' + arg%8}, int(arg))))))
+			case 6:
+				take(int(arg % 8))
+				continue
+			case 7:
+				tested.Rename([]string{"blue", "red", "green"}[arg%3], now, 0, both)
+				continue
+			case 8:
+				if arg%2 == 0 {
+					tested.Restate(now, 0, both)
+					continue
+				}
+				tested.PushSnapshot(func(emit func(*event.Change)) {
+					tested.Snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
+				})
+				continue
+			}
+			m.Time = now
+			tested.Apply(m, 0, both)
+		}
+		now = now.Add(time.Hour)
+		take(1 << 20)
+		if n, _, _ := tested.Size(); n != 0 {
+			t.Fatalf("%d changes are left", n)
+		}
+	})
+}

@@ -1,0 +1,114 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/schema"
+)
+
+// A snapshot is the changes of one, of which the links that have not been taken yet.
+type snapshot struct {
+	event.About
+	links []snapshotLink
+}
+
+// A snapshotLink is one of its links, with what is not the same for all of them.
+type snapshotLink struct {
+	id    event.LinkID
+	count uint64
+	link  event.LinkState
+}
+
+// PushSnapshot is [Queue.Push] for the snapshot that produce emits, with nothing in
+// between: produce must not push itself. The first is that of all namespaces that are there.
+func (q *Queue) PushSnapshot(produce func(emit func(*event.Change))) {
+	q.mu.Lock()
+	produce(q.pushLocked)
+	if q.beginOnce() {
+		q.opening = len(q.snapshots)
+	}
+	q.mu.Unlock()
+	loop.Signal(q.pushed)
+}
+
+// beginOnce lets FirstSnapshot go on, and reports whether it was the first to.
+func (q *Queue) beginOnce() bool {
+	select {
+	case <-q.began:
+		return false
+	default:
+		close(q.began)
+		return true
+	}
+}
+
+// ErrNoSnapshot reports that a queue was closed before there was a snapshot.
+var ErrNoSnapshot = errors.New("closed before the first snapshot")
+
+// FirstSnapshot waits for the first snapshot and returns its links, or
+// [ErrNoSnapshot] when the queue was closed without one. It is for the one who takes,
+// before taking. The links may be kept.
+func (q *Queue) FirstSnapshot(ctx context.Context) (links event.OpeningLinks, at time.Time, err error) {
+	select {
+	case <-q.began:
+	case <-ctx.Done():
+		return nil, at, ctx.Err()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed && q.held == 0 {
+		return nil, at, ErrNoSnapshot
+	}
+	links, at = event.OpeningLinks{}, time.Now()
+	n := q.nodes.oldest()
+	for range q.opening {
+		s := q.snapshots[n]
+		for _, l := range s.links {
+			key := schema.LinkKey{Netns: s.Netns.Name, Index: l.id.Index}
+			links[key] = event.OpeningLink{NetnsInode: s.Netns.Inode, Link: l.link.Link}
+		}
+		at, n = s.Time, q.nodes.at(n).next
+	}
+	return links, at, nil
+}
+
+// pushToSnapshot puts the next change of a snapshot into the queue. The snapshot is the
+// last that is there: nothing comes in between.
+func (q *Queue) pushToSnapshot(c *event.Change) {
+	i := q.nodes.newest()
+	if c.Snapshot.Pos == 1 {
+		i = q.nodes.get()
+		q.nodes.push(i)
+		q.nodes.at(i).due = 0 // it may have been another's
+		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of)}
+	}
+	if h := q.histories[c.ID]; h != nil {
+		h.newest = 0 // nothing is folded across it
+	}
+	s := q.snapshots[i]
+	s.links = append(s.links, snapshotLink{c.ID, c.Count, event.LinkState{Link: c.Link, Names: c.LinkNames}})
+	q.held++
+}
+
+// takeOfSnapshot makes d the next change of a snapshot, which stands in node i.
+func (q *Queue) takeOfSnapshot(d *event.Delta, s *snapshot, i int32) {
+	l := s.links[0]
+	s.links = s.links[1:]
+	s.Snapshot.Pos++
+	h := q.historyOf(l.id)
+	if h.taken = s.Netns; !h.based {
+		h.based, h.pushed = true, s.Netns
+	}
+	d.About, d.Form, d.Link, d.Before = s.About, h.form, &l.link, nil
+	d.ID, d.Count, d.Snapshot.Pos = l.id, l.count, s.Snapshot.Pos-1
+	q.held--
+	if len(s.links) == 0 {
+		q.nodes.unlink(i)
+		delete(q.snapshots, i)
+		q.nodes.release(i)
+	}
+}
