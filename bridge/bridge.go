@@ -48,6 +48,7 @@ import (
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 )
@@ -146,13 +147,13 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 		return err
 	}
 	defer n.Close()
-	var s *spool
+	var s *spool.Spool
 	if cfg.SpoolDir != "" {
-		if s, err = openSpool(cfg, id, log); err != nil {
+		if s, err = spool.Open(cfg, id, log); err != nil {
 			return err
 		}
-		defer s.close()
-		s.register(counted)
+		defer s.Close()
+		s.Register(counted)
 	}
 	conn, err := natsio.Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
@@ -189,7 +190,7 @@ func newIdentity(cfg config.Config) (event.Identity, error) {
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
 func newPublisher(
-	cfg config.Config, id event.Identity, q *queue.Queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, q *queue.Queue, s *spool.Spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
 		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
@@ -246,7 +247,7 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 	}()
 	var spooling sync.WaitGroup
 	if p.spool != nil {
-		spooling.Go(func() { p.spool.fill(publishing, q) })
+		spooling.Go(func() { p.spool.Fill(publishing, q) })
 	}
 	readErr := n.Run(reading)
 	q.Close()
@@ -279,7 +280,7 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 // the spool, or, when some are not there, an [UnconfirmedError].
 func unconfirmed(p *publisher) (spooled int, err error) {
 	if p.spool != nil {
-		if n, all := p.spool.saved(); all {
+		if n, all := p.spool.Saved(); all {
 			return n, nil
 		}
 	}

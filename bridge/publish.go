@@ -15,6 +15,7 @@ import (
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/schema"
 )
 
@@ -47,7 +48,7 @@ type publisher struct {
 	id       event.Identity
 	encoder  *event.Encoder
 	backlog  backlog
-	spool    *spool // nil: none is kept
+	spool    *spool.Spool // nil: none is kept
 	delivery delivery
 	state    *state
 	bucket   *bucket // nil: none is kept
@@ -152,7 +153,7 @@ func (p *publisher) begin(ctx context.Context, epoch string) error {
 		return err
 	}
 	if p.spool != nil { // before anything of it is in NATS
-		p.spool.resume(event.Mark{Run: p.spool.id.Epoch, Epoch: epoch})
+		p.spool.Begin(epoch)
 	}
 	return nil
 }
@@ -199,7 +200,7 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 // epoch as it was.
 func (p *publisher) publishLeftovers(ctx context.Context) error {
 	for {
-		left, err := p.spool.leftover()
+		left, err := p.spool.Leftover()
 		if err != nil || left.Run == "" {
 			return err
 		}
@@ -220,9 +221,9 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *located)
 	if err != nil || drop {
 		return err
 	}
-	p.spool.resume(left)
+	p.spool.Resume(left)
 	p.beginAt(left.Epoch, left)
-	opening, whole, err := p.spool.leftoverOpening()
+	opening, whole, err := p.spool.LeftoverOpening()
 	if err != nil {
 		return err
 	}
@@ -258,9 +259,9 @@ func (p *publisher) judgeLeftover(left event.Mark, found *located) (from event.M
 		return left, false, nil
 	case found.event != nil && found.event.Epoch == left.Epoch && found.event.Seq >= left.Seq:
 		left.Seq, left.StreamSeq = found.event.Seq, found.streamSeq
-		return left, false, p.spool.dropThrough(found.event)
+		return left, false, p.spool.DropThrough(found.event)
 	case found.event != nil && found.event.Epoch != left.Epoch && found.streamSeq > left.StreamSeq && left.StreamSeq > 0:
-		n, err := p.spool.discard(left.Run)
+		n, err := p.spool.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
 			"events", n, "their_epoch", left.Epoch, "epoch_now", found.event.Epoch)
 		return left, true, err
