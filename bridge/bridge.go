@@ -44,6 +44,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
@@ -202,32 +203,17 @@ func newPublisher(
 		p.backlog = queue.NewBacklog(id, q)
 	}
 	var err error
-	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
+	if p.delivery, err = delivery.New(cfg, nc, log, counted); err != nil {
 		return nil, err
+	}
+	if cfg.Delivery == config.JetStream {
+		if p.bucket, err = newBucket(cfg, p.state, nc, log); err != nil {
+			return nil, err
+		}
+		p.bucket.register(counted)
 	}
 	p.register(counted)
 	return p, nil
-}
-
-// newDelivery returns the way to NATS that cfg names, and with JetStream the
-// bucket beside it.
-func newDelivery(
-	cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
-) (delivery, *bucket, error) {
-	if cfg.Delivery == config.Core {
-		return newCoreDelivery(cfg, nc), nil, nil
-	}
-	b, err := newBucket(cfg, st, nc, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := newJetStreamDelivery(cfg, nc, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	b.register(counted)
-	d.register(counted)
-	return d, b, nil
 }
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
