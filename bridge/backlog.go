@@ -6,6 +6,7 @@ import (
 
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 )
 
 // A backlog is where the publisher finds what it has to publish, oldest first:
@@ -38,4 +39,7 @@ type backlog interface {
 	Waiting() int
 }
 
-var _ backlog = (*queue.Backlog)(nil)
+var (
+	_ backlog = (*queue.Backlog)(nil)
+	_ backlog = (*spool.Spool)(nil)
+)

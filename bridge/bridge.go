@@ -44,10 +44,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 )
@@ -146,13 +148,13 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 		return err
 	}
 	defer n.Close()
-	var s *spool
+	var s *spool.Spool
 	if cfg.SpoolDir != "" {
-		if s, err = openSpool(cfg, id, log); err != nil {
+		if s, err = spool.Open(cfg, id, log); err != nil {
 			return err
 		}
-		defer s.close()
-		s.register(counted)
+		defer s.Close()
+		s.Register(counted)
 	}
 	conn, err := natsio.Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
@@ -189,7 +191,7 @@ func newIdentity(cfg config.Config) (event.Identity, error) {
 
 // newPublisher returns what publishes from the queue, or from the spool if there is one.
 func newPublisher(
-	cfg config.Config, id event.Identity, q *queue.Queue, s *spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, q *queue.Queue, s *spool.Spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
 		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
@@ -201,32 +203,17 @@ func newPublisher(
 		p.backlog = queue.NewBacklog(id, q)
 	}
 	var err error
-	if p.delivery, p.bucket, err = newDelivery(cfg, p.state, nc, log, counted); err != nil {
+	if p.delivery, err = delivery.New(cfg, nc, log, counted); err != nil {
 		return nil, err
+	}
+	if cfg.Delivery == config.JetStream {
+		if p.bucket, err = newBucket(cfg, p.state, nc, log); err != nil {
+			return nil, err
+		}
+		p.bucket.register(counted)
 	}
 	p.register(counted)
 	return p, nil
-}
-
-// newDelivery returns the way to NATS that cfg names, and with JetStream the
-// bucket beside it.
-func newDelivery(
-	cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
-) (delivery, *bucket, error) {
-	if cfg.Delivery == config.Core {
-		return newCoreDelivery(cfg, nc), nil, nil
-	}
-	b, err := newBucket(cfg, st, nc, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := newJetStreamDelivery(cfg, nc, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	b.register(counted)
-	d.register(counted)
-	return d, b, nil
 }
 
 // run reads and publishes until ctx ends or one of the two cannot go on, and
@@ -246,7 +233,7 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 	}()
 	var spooling sync.WaitGroup
 	if p.spool != nil {
-		spooling.Go(func() { p.spool.fill(publishing, q) })
+		spooling.Go(func() { p.spool.Fill(publishing, q) })
 	}
 	readErr := n.Run(reading)
 	q.Close()
@@ -279,7 +266,7 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 // the spool, or, when some are not there, an [UnconfirmedError].
 func unconfirmed(p *publisher) (spooled int, err error) {
 	if p.spool != nil {
-		if n, all := p.spool.saved(); all {
+		if n, all := p.spool.Saved(); all {
 			return n, nil
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
@@ -68,8 +69,8 @@ func (m *publishMetrics) published(events []event.Outgoing, took time.Duration) 
 
 // failed counts an attempt to publish that failed.
 func (m *publishMetrics) failed(err error) {
-	var broken *brokenStoryError
-	var replaced *replacedError
+	var broken *delivery.BrokenStoryError
+	var replaced *delivery.ReplacedError
 	if !errors.As(err, &broken) && !errors.As(err, &replaced) && !errors.Is(err, context.Canceled) {
 		m.failures.WithLabelValues(string(natsio.Classify(err).Reason)).Inc()
 	}
@@ -90,14 +91,4 @@ func (p *publisher) register(to metrics.Registry) {
 			}
 			return 0
 		})
-}
-
-// register registers what the delivery counts.
-func (d *jetStreamDelivery) register(to metrics.Registry) {
-	to.CounterFunc("events_already_stored_total",
-		"Events whose acknowledgment was lost, and that were found stored instead of being stored twice.",
-		func() float64 { return float64(d.already.Load()) })
-	to.CounterFunc("publish_refused_total",
-		"Batches that the server refused because it had them already, or somebody else had written.",
-		func() float64 { return float64(d.refused.Load()) })
 }

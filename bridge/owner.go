@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
@@ -38,9 +39,9 @@ type owner struct {
 }
 
 // replacedBy notes that another bridge has written behind us.
-func (o *owner) replacedBy(by *replacedError) {
+func (o *owner) replacedBy(by *delivery.ReplacedError) {
 	o.fenced, o.heard = true, false
-	o.standBy("standing by: "+by.Error(), "their_epoch", by.epoch, "their_boot_id", by.bootID)
+	o.standBy("standing by: "+by.Error(), "their_epoch", by.Epoch, "their_boot_id", by.BootID)
 }
 
 // standBy notes why this bridge does not publish, and logs it once.

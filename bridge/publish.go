@@ -11,35 +11,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/schema"
 )
-
-// A delivery is the way in which events reach NATS. The one publisher calls it.
-type delivery interface {
-	// begin says that events of this epoch follow, behind what is told of it already,
-	// if that is in NATS.
-	begin(epoch string, told event.Mark)
-
-	// told returns how far the epoch has come.
-	told() event.Mark
-
-	// look returns this host's last message in NATS; nil where nobody can know.
-	look(ctx context.Context) (*located, error)
-
-	// verify finds out that what was confirmed is still there, and that nobody else has
-	// written as this host: else it returns a brokenStoryError or a replacedError.
-	verify(ctx context.Context) error
-
-	// store sends events in order and waits until NATS has confirmed them. It returns
-	// how many of them, from the first, are confirmed; the others are to be sent again,
-	// whether they arrived or not. Its errors are also those of verify. It ends with the
-	// context.
-	store(ctx context.Context, batch []event.Outgoing) (int, error)
-}
 
 // A publisher moves events from the backlog to NATS. Each gets its place in the
 // epoch as it leaves, so that seq has no gaps whatever was folded.
@@ -47,8 +26,8 @@ type publisher struct {
 	id       event.Identity
 	encoder  *event.Encoder
 	backlog  backlog
-	spool    *spool // nil: none is kept
-	delivery delivery
+	spool    *spool.Spool // nil: none is kept
+	delivery delivery.Delivery
 	state    *state
 	bucket   *bucket // nil: none is kept
 	query    *query
@@ -81,14 +60,14 @@ func (p *publisher) run(ctx context.Context) error {
 	reason := event.Started
 	for {
 		err := p.tell(ctx, reason)
-		var broken *brokenStoryError
-		var replaced *replacedError
+		var broken *delivery.BrokenStoryError
+		var replaced *delivery.ReplacedError
 		switch {
 		case errors.Is(err, errStandingBy):
 			return nil
 		case errors.As(err, &broken):
-			reason = broken.reason
-			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.what, "reason", reason, "epoch", p.id.Epoch)
+			reason = broken.Reason
+			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.What, "reason", reason, "epoch", p.id.Epoch)
 		case errors.As(err, &replaced):
 			reason = event.TookOver
 			p.owner.replacedBy(replaced)
@@ -153,7 +132,7 @@ func (p *publisher) begin(ctx context.Context, epoch string) error {
 		return err
 	}
 	if p.spool != nil { // before anything of it is in NATS
-		p.spool.resume(event.Mark{Run: p.spool.id.Epoch, Epoch: epoch})
+		p.spool.Begin(epoch)
 	}
 	return nil
 }
@@ -162,7 +141,7 @@ func (p *publisher) begin(ctx context.Context, epoch string) error {
 func (p *publisher) beginAt(epoch string, told event.Mark) {
 	p.encoder.Reset()
 	p.encoder.Begin(epoch, told.Seq)
-	p.delivery.begin(epoch, told)
+	p.delivery.Begin(epoch, told)
 }
 
 // Opening returns what an epoch begins with. The first begins with the backlog's
@@ -200,7 +179,7 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 // epoch as it was.
 func (p *publisher) publishLeftovers(ctx context.Context) error {
 	for {
-		left, err := p.spool.leftover()
+		left, err := p.spool.Leftover()
 		if err != nil || left.Run == "" {
 			return err
 		}
@@ -216,14 +195,14 @@ func (p *publisher) publishLeftovers(ctx context.Context) error {
 
 // resume publishes the events of the oldest run in the spool behind what is stored of
 // it.
-func (p *publisher) resume(ctx context.Context, left event.Mark, found *located) error {
+func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery.Located) error {
 	left, drop, err := p.judgeLeftover(left, found)
 	if err != nil || drop {
 		return err
 	}
-	p.spool.resume(left)
+	p.spool.Resume(left)
 	p.beginAt(left.Epoch, left)
-	opening, whole, err := p.spool.leftoverOpening()
+	opening, whole, err := p.spool.LeftoverOpening()
 	if err != nil {
 		return err
 	}
@@ -246,24 +225,24 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *located)
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
-		p.spool.Confirm(p.delivery.told())
+		p.spool.Confirm(p.delivery.Told())
 	}
 }
 
 // judgeLeftover decides by what was found stored where the leftovers of a run go on: in
 // their epoch, behind what is stored of it; in a new one, when that is not there any
 // more; or nowhere, when another bridge has written since.
-func (p *publisher) judgeLeftover(left event.Mark, found *located) (from event.Mark, drop bool, err error) {
+func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (from event.Mark, drop bool, err error) {
 	switch {
-	case found == nil || left.Seq == 0 && (found.event == nil || found.event.Epoch != left.Epoch):
+	case found == nil || left.Seq == 0 && (found.Event == nil || found.Event.Epoch != left.Epoch):
 		return left, false, nil
-	case found.event != nil && found.event.Epoch == left.Epoch && found.event.Seq >= left.Seq:
-		left.Seq, left.StreamSeq = found.event.Seq, found.streamSeq
-		return left, false, p.spool.dropThrough(found.event)
-	case found.event != nil && found.event.Epoch != left.Epoch && found.streamSeq > left.StreamSeq && left.StreamSeq > 0:
-		n, err := p.spool.discard(left.Run)
+	case found.Event != nil && found.Event.Epoch == left.Epoch && found.Event.Seq >= left.Seq:
+		left.Seq, left.StreamSeq = found.Event.Seq, found.StreamSeq
+		return left, false, p.spool.DropThrough(found.Event)
+	case found.Event != nil && found.Event.Epoch != left.Epoch && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
+		n, err := p.spool.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
-			"events", n, "their_epoch", left.Epoch, "epoch_now", found.event.Epoch)
+			"events", n, "their_epoch", left.Epoch, "epoch_now", found.Event.Epoch)
 		return left, true, err
 	}
 	p.log.Warn("beginning a new epoch for what an earlier run had left: theirs is not in the stream any more, which was restored or purged",
@@ -293,8 +272,8 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 				p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
 				return err
 			}
-			p.backlog.Confirm(p.delivery.told())
-			if n := len(p.encoder.Batch); n >= manyEvents && n < event.MaxBatch && !closed {
+			p.backlog.Confirm(p.delivery.Told())
+			if n := len(p.encoder.Batch); n >= delivery.ManyEvents && n < event.MaxBatch && !closed {
 				time.Sleep(gather)
 			}
 			continue
@@ -412,7 +391,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
 		began := time.Now()
 		p.encoder.Fit(rest)
-		n, err := p.delivery.store(ctx, rest)
+		n, err := p.delivery.Store(ctx, rest)
 		p.stored(rest[:n], began)
 		rest = rest[n:]
 		p.inFlight.Store(int64(len(rest)))
@@ -428,13 +407,13 @@ var errMore = errors.New("more")
 
 // verifyStory is delivery.verify, until it is known.
 func (p *publisher) verifyStory(ctx context.Context) error {
-	return p.keepAt(ctx, func(ctx context.Context) (bool, error) { return false, p.delivery.verify(ctx) })
+	return p.keepAt(ctx, func(ctx context.Context) (bool, error) { return false, p.delivery.Verify(ctx) })
 }
 
 // look is delivery.look, until it is known.
-func (p *publisher) look(ctx context.Context) (found *located, err error) {
+func (p *publisher) look(ctx context.Context) (found *delivery.Located, err error) {
 	err = p.keepAt(ctx, func(ctx context.Context) (bool, error) {
-		found, err = p.delivery.look(ctx)
+		found, err = p.delivery.Look(ctx)
 		return false, err
 	})
 	return found, err
@@ -460,8 +439,8 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 			continue
 		}
 		p.metrics.failed(err)
-		var broken *brokenStoryError
-		var replaced *replacedError
+		var broken *delivery.BrokenStoryError
+		var replaced *delivery.ReplacedError
 		if errors.As(err, &broken) || errors.As(err, &replaced) {
 			return err
 		}

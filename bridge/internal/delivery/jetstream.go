@@ -1,4 +1,4 @@
-package bridge
+package delivery
 
 import (
 	"context"
@@ -19,10 +19,11 @@ import (
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 )
 
-// jetStreamDelivery stores events in a stream: each once, in order, whatever
+// jetStream stores events in a stream: each once, in order, whatever
 // fails in between, without relying on the stream's window for duplicates.
 //
 // One batch is on its way at a time, and its first message says behind which
@@ -31,7 +32,7 @@ import (
 // the batch itself, whose acknowledgment was lost, or another bridge's events.
 // After any failure the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
-type jetStreamDelivery struct {
+type jetStream struct {
 	cfg    config.Config
 	nc     *nats.Conn
 	js     jetstream.JetStream
@@ -45,7 +46,7 @@ type jetStreamDelivery struct {
 	story   story
 	known   bool      // whether lastSeq is true
 	lastSeq uint64    // the stream sequence of this host's last message, 0: none
-	found   located   // that message, when it was looked for last
+	found   Located   // that message, when it was looked for last
 	created time.Time // when the stream was made
 	seen    bool      // the stream was there, and logged
 
@@ -53,41 +54,39 @@ type jetStreamDelivery struct {
 	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
 }
 
-var _ delivery = (*jetStreamDelivery)(nil)
+var _ Delivery = (*jetStream)(nil)
 
-func newJetStreamDelivery(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStreamDelivery, error) {
+func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStream, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
 	}
-	return &jetStreamDelivery{cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFrames(cfg)}, nil
+	return &jetStream{
+		cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
+		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFrames(cfg),
+	}, nil
 }
 
-func (d *jetStreamDelivery) begin(epoch string, told event.Mark) {
+// Begin implements [Delivery].
+func (d *jetStream) Begin(epoch string, told event.Mark) {
 	d.story = story{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
 	d.known = false
 }
 
-func (d *jetStreamDelivery) told() event.Mark {
+// Told implements [Delivery].
+func (d *jetStream) Told() event.Mark {
 	return event.Mark{Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq}
 }
 
-func (d *jetStreamDelivery) look(ctx context.Context) (*located, error) {
-	lastErr := d.nc.LastError()
-	if err := d.find(ctx); err != nil {
-		return nil, d.explain(err, lastErr)
-	}
-	return &d.found, nil
-}
-
-func (d *jetStreamDelivery) verify(ctx context.Context) error {
+// Verify implements [Delivery].
+func (d *jetStream) Verify(ctx context.Context) error {
 	d.known = false
-	_, err := d.store(ctx, nil)
+	_, err := d.Store(ctx, nil)
 	return err
 }
 
-func (d *jetStreamDelivery) store(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
+// Store implements [Delivery].
+func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
 	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
@@ -109,8 +108,8 @@ func (d *jetStreamDelivery) store(ctx context.Context, batch []event.Outgoing) (
 					"advice", "upgrade nats-server to 2.12.1 or later")
 				continue
 			}
-			var broken *brokenStoryError
-			var replaced *replacedError
+			var broken *BrokenStoryError
+			var replaced *ReplacedError
 			if errors.As(err, &broken) || errors.As(err, &replaced) {
 				return stored, err
 			}
@@ -132,7 +131,8 @@ func isRefusal(err error) bool {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
 		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant, errCodeBatchDuplicate:
+		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant,
+			errCodeBatchDuplicate:
 			return true
 		}
 	}
@@ -166,7 +166,7 @@ const errCodeBatchTooLarge jetstream.ErrorCode = 10199
 const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
 // send stores one message, or as many as go into a batch.
-func (d *jetStreamDelivery) send(ctx context.Context, batch []event.Outgoing) (int, error) {
+func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, error) {
 	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
 		ack, err := d.js.PublishMsg(ctx, d.one.Of(&batch[0]), jetstream.WithRetryAttempts(0),
 			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
@@ -183,7 +183,8 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []event.Outgoing) (i
 		return d.sendFrames(ctx, w, batch)
 	}
 	// No flow control: what is wrong with an earlier message, the commit is told.
-	publisher, err := jetstreamext.NewBatchPublisher(d.js, jetstreamext.BatchFlowControl{AckTimeout: natsio.ConfirmTimeout})
+	publisher, err := jetstreamext.NewBatchPublisher(d.js,
+		jetstreamext.BatchFlowControl{AckTimeout: natsio.ConfirmTimeout})
 	if err != nil {
 		return 0, err
 	}
@@ -199,7 +200,9 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []event.Outgoing) (i
 			return 0, err
 		}
 		if i == 0 { // the fence is its alone
-			maps.DeleteFunc(d.many.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, expectHeader) })
+			maps.DeleteFunc(d.many.Header, func(name string, _ []string) bool {
+				return strings.HasPrefix(name, expectHeader)
+			})
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
@@ -214,7 +217,7 @@ func (d *jetStreamDelivery) send(ctx context.Context, batch []event.Outgoing) (i
 }
 
 // sendFrames is send of a batch to a connection that takes ready-made messages.
-func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, batch []event.Outgoing) (int, error) {
+func (d *jetStream) sendFrames(ctx context.Context, to *natsio.Wire, batch []event.Outgoing) (int, error) {
 	id, last := nuid.Next(), len(batch)-1
 	err := d.frames.send(to, batch[:last], func(dst []byte, i int) []byte {
 		if i == 0 { // the fence
@@ -228,7 +231,8 @@ func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, bat
 	if err != nil {
 		return 0, err
 	}
-	commit := nats.Msg{Subject: d.many.Of(&batch[last]).Subject, Data: batch[last].Data, Header: maps.Clone(d.many.Header)}
+	msg := d.many.Of(&batch[last])
+	commit := nats.Msg{Subject: msg.Subject, Data: msg.Data, Header: maps.Clone(msg.Header)}
 	commit.Header.Set(jetstreamext.BatchIDHeader, id)
 	commit.Header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(len(batch)))
 	commit.Header.Set(jetstreamext.BatchCommitHeader, "1")
@@ -256,7 +260,7 @@ func (d *jetStreamDelivery) sendFrames(ctx context.Context, to *natsio.Wire, bat
 }
 
 // confirm takes note of events that were stored, the last of them at this place.
-func (d *jetStreamDelivery) confirm(events []event.Outgoing, streamSeq uint64) {
+func (d *jetStream) confirm(events []event.Outgoing, streamSeq uint64) {
 	d.lastSeq = streamSeq
 	d.story.confirm(events, streamSeq)
 }
@@ -266,113 +270,27 @@ var errDuplicate = errors.New("already stored")
 // expectHeader is what the names of headers begin with that are conditions.
 const expectHeader = "Nats-Expected-"
 
-// locate finds this host's last message, and how many events of the batch are stored
-// already.
-func (d *jetStreamDelivery) locate(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
-	if err := d.find(ctx); err != nil {
-		return 0, err
-	}
-	if stored, err = d.story.judge(&d.found, batch); err != nil {
-		return 0, err
-	}
-	d.known, d.lastSeq, d.story.created = true, d.found.streamSeq, d.found.created
-	if stored > 0 {
-		d.already.Add(uint64(stored))
-		d.confirm(batch[:stored], d.found.streamSeq)
-	}
-	return stored, nil
-}
-
-// find reads this host's last message. It asks the stream's leader: a direct get may be
-// answered by a replica that lags behind.
-func (d *jetStreamDelivery) find(ctx context.Context) error {
-	if err := d.prepareStream(ctx); err != nil {
-		return err
-	}
-	request, err := json.Marshal(map[string]string{"last_by_subj": d.host})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
-	defer cancel()
-	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
-	if err != nil {
-		return fmt.Errorf("read what is stored: %w", err)
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq  uint64    `json:"seq"`
-			Data []byte    `json:"data"`
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return fmt.Errorf("read what is stored: %w", err)
-	}
-	d.found = located{created: d.created}
-	switch {
-	case answer.Error == nil:
-		m := &answer.Message
-		d.found = located{streamSeq: m.Seq, event: event.Decode(m.Data), time: m.Time, created: d.created}
-	case answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound: // none yet, or expired, or purged
-		return fmt.Errorf("read what is stored: %w", answer.Error)
-	}
-	return nil
-}
-
-// prepareStream looks for the stream, and creates it when it is missing. A
-// stream that is there is used as it is.
-func (d *jetStreamDelivery) prepareStream(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
-	defer cancel()
-	if err := natsio.CheckServer(d.nc.ConnectedServerVersion()); err != nil {
-		return err
-	}
-	stream, err := d.js.Stream(ctx, d.cfg.Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		cfg := d.streamConfig()
-		if stream, err = d.js.CreateStream(ctx, cfg); err != nil {
-			return natsio.WithAdvice(fmt.Errorf("create stream %s: %w", cfg.Name, err),
-				"let this user create it, or have someone who may run: %s", natsio.AddCommand(cfg))
-		}
-		d.log.Info("created the stream", "stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)
-		d.seen = true
-	} else if err != nil {
-		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
-	}
-	cfg := stream.CachedInfo().Config
-	d.created = stream.CachedInfo().Created
-	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
-		return err
-	}
-	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
-		d.batch = 1
-		if cfg.AllowAtomicPublish {
-			d.batch = event.MaxBatch
-		}
-	}
-	if !d.seen {
-		d.log.Info("using the stream as it is", "stream", cfg.Name, "subjects", cfg.Subjects, "batches", cfg.AllowAtomicPublish)
-		d.seen = true
-	}
-	return nil
-}
-
-func (d *jetStreamDelivery) streamConfig() jetstream.StreamConfig {
-	return natsio.StreamConfig(&d.cfg, d.nc.ConnectedServerVersion())
-}
-
 // explain adds to an error what only the delivery knows; what it means, natsio tells.
-func (d *jetStreamDelivery) explain(err, lastErr error) error {
+func (d *jetStream) explain(err, lastErr error) error {
 	refused := natsio.PermissionError(d.nc, lastErr)
 	switch {
 	case refused != nil && (d.known || d.seen):
 		return refused
 	case refused != nil:
-		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s", natsio.AddCommand(d.streamConfig()))
+		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s",
+			natsio.AddCommand(d.streamConfig()))
 	case d.seen && errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("stream %s: %w: %w", d.cfg.Stream, jetstream.ErrNoStreamResponse, err)
 	}
 	return err
+}
+
+// register registers what the delivery counts.
+func (d *jetStream) register(to metrics.Registry) {
+	to.CounterFunc("events_already_stored_total",
+		"Events whose acknowledgment was lost, and that were found stored instead of being stored twice.",
+		func() float64 { return float64(d.already.Load()) })
+	to.CounterFunc("publish_refused_total",
+		"Batches that the server refused because it had them already, or somebody else had written.",
+		func() float64 { return float64(d.refused.Load()) })
 }

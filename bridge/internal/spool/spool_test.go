@@ -1,4 +1,4 @@
-package bridge
+package spool
 
 import (
 	"context"
@@ -21,16 +21,16 @@ import (
 
 // testSpool opens the spool of host "h" in dir, for a run of this epoch, and
 // closes it with the test.
-func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *spool {
+func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *Spool {
 	t.Helper()
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openSpool(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, event.Identity{Host: "h", BootID: "boot", Epoch: epoch}, log)
+	s, err := Open(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, event.Identity{Host: "h", BootID: "boot", Epoch: epoch}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -47,12 +47,12 @@ func filled(changes uint32) *queue.Queue {
 }
 
 // fillSpool spools a snapshot of link 1 and changes of it.
-func fillSpool(s *spool, changes uint32) {
-	s.fill(context.Background(), filled(changes))
+func fillSpool(s *Spool, changes uint32) {
+	s.Fill(context.Background(), filled(changes))
 }
 
 // taken is what the spool has for an epoch, as seq and MTU, and confirms it.
-func takeSpooled(t *testing.T, s *spool, epoch string, after uint64) (events []schema.Event) {
+func takeSpooled(t *testing.T, s *Spool, epoch string, after uint64) (events []schema.Event) {
 	t.Helper()
 	enc := event.NewEncoder(config.Config{Prefix: "iface", Token: "h"}, event.Identity{}, func() int64 { return 0 })
 	enc.Begin(epoch, after)
@@ -91,7 +91,7 @@ func TestSpoolSurvives(t *testing.T) {
 	s.db = nil
 
 	s = testSpool(t, dir, "two", nil)
-	left, err := s.leftover()
+	left, err := s.Leftover()
 	if err != nil || left.Epoch != "one" {
 		t.Fatalf("left is %+v, %v", left, err)
 	}
@@ -100,14 +100,14 @@ func TestSpoolSurvives(t *testing.T) {
 	if err := last.UnmarshalJSON(enc.Batch[event.MaxBatch-1].Data); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.dropThrough(&last); err != nil {
+	if err := s.DropThrough(&last); err != nil {
 		t.Fatal(err)
 	}
 	events := takeSpooled(t, s, "one", last.Seq)
 	if len(events) != 2501-event.MaxBatch || events[0].Seq != event.MaxBatch+1 || events[0].Link.MTU.Or(0) != event.MaxBatch-1 {
 		t.Errorf("got %d events, the first is %d with MTU %d", len(events), events[0].Seq, events[0].Link.MTU.Or(0))
 	}
-	if left, _ := s.leftover(); left.Epoch != "" {
+	if left, _ := s.Leftover(); left.Epoch != "" {
 		t.Errorf("%+v is left", left)
 	}
 	fillSpool(s, 3)
@@ -121,15 +121,15 @@ func TestSpoolOpening(t *testing.T) {
 	dir := t.TempDir()
 	s := testSpool(t, dir, "one", nil)
 	fillSpool(s, 1)
-	s.close()
+	s.Close()
 	s.db = nil
 	s = testSpool(t, dir, "two", nil)
-	o, whole, err := s.leftoverOpening()
+	o, whole, err := s.LeftoverOpening()
 	if err != nil || !whole || o.BootID != "boot" || o.Links[schema.LinkKey{Index: 1}].Link.Name != "a" {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
 	s.drop(1, event.Mark{Run: "one", Epoch: "one", Seq: 1})
-	if _, whole, _ := s.leftoverOpening(); whole {
+	if _, whole, _ := s.LeftoverOpening(); whole {
 		t.Error("a snapshot that was begun is taken for a whole one")
 	}
 }
@@ -140,7 +140,7 @@ func TestSpoolDamaged(t *testing.T) {
 	good := t.TempDir()
 	s := testSpool(t, good, "one", nil)
 	fillSpool(s, 3000)
-	s.close()
+	s.Close()
 	s.db = nil
 	data, err := os.ReadFile(path(good))
 	if err != nil {
@@ -207,13 +207,13 @@ func TestSpoolRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := config.Config{SpoolDir: file, Token: "h", Queue: 10}
-	_, err := openSpool(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
+	_, err := Open(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
 	if want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; accepted: a directory that can be written"; err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 	cfg.SpoolDir = t.TempDir()
 	testSpool(t, cfg.SpoolDir, "one", nil)
-	_, err = openSpool(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
+	_, err = Open(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "another bridge uses it; give each its own IFACE_SPOOL_DIR") {
 		t.Errorf("got %v", err)
 	}
@@ -225,7 +225,7 @@ func TestSpoolIsBounded(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
 	s.limit = 30
 	done := make(chan struct{})
-	go func() { s.fill(context.Background(), filled(99)); close(done) }()
+	go func() { s.Fill(context.Background(), filled(99)); close(done) }()
 	most, got := 0, 0
 	for got < 100 {
 		<-s.Ready()
@@ -256,19 +256,19 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 			}
 		})
 		q.Close()
-		s.fill(context.Background(), q)
-		s.close()
+		s.Fill(context.Background(), q)
+		s.Close()
 		s.db = nil
 	}
 	dir := t.TempDir()
 	fill(dir, own, blue)
-	o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening()
+	o, whole, err := testSpool(t, dir, "two", nil).LeftoverOpening()
 	if err != nil || !whole || len(o.Links) != 4 || o.Links[schema.LinkKey{Netns: "blue", Index: 2}].NetnsInode != 42 {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
 	dir = t.TempDir()
 	fill(dir, own)
-	if o, whole, err := testSpool(t, dir, "two", nil).leftoverOpening(); err != nil || whole {
+	if o, whole, err := testSpool(t, dir, "two", nil).LeftoverOpening(); err != nil || whole {
 		t.Errorf("the first of two is taken for all: %+v, %v", o, err)
 	}
 }

@@ -1,4 +1,4 @@
-package bridge
+package delivery
 
 import (
 	"encoding/binary"
@@ -14,6 +14,7 @@ import (
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
@@ -159,7 +160,7 @@ func BenchmarkPublish(b *testing.B) {
 		b.Run(string(mode), func(b *testing.B) {
 			cfg := config.Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
 			log := slog.New(slog.DiscardHandler)
-			nc, err := Connect(cfg, "bench", log)
+			nc, err := natsio.Connect(cfg, "bench", log)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -167,14 +168,14 @@ func BenchmarkPublish(b *testing.B) {
 			for !nc.IsConnected() {
 				time.Sleep(time.Millisecond)
 			}
-			d, _, err := newDelivery(cfg, newState(), nc, log, metrics.Registry{Registry: prometheus.NewRegistry()})
+			d, err := New(cfg, nc.Conn, log, metrics.Registry{Registry: prometheus.NewRegistry()})
 			if err != nil {
 				b.Fatal(err)
 			}
 			p := newRoute(10)
 			epoch := fmt.Sprint("epoch", time.Now().UnixNano())
 			p.encoder.Begin(epoch, 0)
-			d.begin(epoch, event.Mark{})
+			d.Begin(epoch, event.Mark{})
 			b.ReportAllocs()
 			b.ResetTimer()
 			for left := b.N; left > 0; left -= event.MaxBatch {
@@ -186,7 +187,7 @@ func BenchmarkPublish(b *testing.B) {
 				}
 				_, _ = p.backlog.Next(p.encoder, time.Time{})
 				b.StartTimer()
-				if n, err := d.store(b.Context(), p.encoder.Batch); n != len(p.encoder.Batch) || err != nil {
+				if n, err := d.Store(b.Context(), p.encoder.Batch); n != len(p.encoder.Batch) || err != nil {
 					b.Fatal(n, err)
 				}
 			}

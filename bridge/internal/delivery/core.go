@@ -1,4 +1,4 @@
-package bridge
+package delivery
 
 import (
 	"context"
@@ -11,29 +11,35 @@ import (
 	"ifacebridge/bridge/internal/natsio"
 )
 
-// coreDelivery publishes over plain NATS. Publish only writes into a buffer, so
+// core publishes over plain NATS. Publish only writes into a buffer, so
 // nothing counts before the server has answered the PING behind it: at least
 // once to the server.
-type coreDelivery struct {
+type core struct {
 	nc     *nats.Conn
 	msg    *event.Message
 	frames *frames
 }
 
-var _ delivery = (*coreDelivery)(nil)
+var _ Delivery = (*core)(nil)
 
-func newCoreDelivery(cfg config.Config, nc *nats.Conn) *coreDelivery {
-	return &coreDelivery{nc: nc, msg: event.NewMessage(cfg), frames: newFrames(cfg)}
+func newCore(cfg config.Config, nc *nats.Conn) *core {
+	return &core{nc: nc, msg: event.NewMessage(cfg), frames: newFrames(cfg)}
 }
 
-func (d *coreDelivery) begin(string, event.Mark) {}
+// Begin implements [Delivery], as do the others.
+func (d *core) Begin(string, event.Mark) {}
 
-// Plain NATS stores nothing: there is nothing to look at.
-func (d *coreDelivery) told() event.Mark                       { return event.Mark{} }
-func (d *coreDelivery) look(context.Context) (*located, error) { return nil, nil }
-func (d *coreDelivery) verify(context.Context) error           { return nil }
+// Told tells nothing: plain NATS stores nothing.
+func (d *core) Told() event.Mark { return event.Mark{} }
 
-func (d *coreDelivery) store(ctx context.Context, batch []event.Outgoing) (int, error) {
+// Look finds nothing.
+func (d *core) Look(context.Context) (*Located, error) { return nil, nil }
+
+// Verify has nothing to look at.
+func (d *core) Verify(context.Context) error { return nil }
+
+// Store implements [Delivery].
+func (d *core) Store(ctx context.Context, batch []event.Outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
 	if err := d.publish(batch); err != nil {
 		return 0, err
@@ -52,8 +58,8 @@ func (d *coreDelivery) store(ctx context.Context, batch []event.Outgoing) (int, 
 	return len(batch), nil
 }
 
-func (d *coreDelivery) publish(batch []event.Outgoing) error {
-	if w := natsio.WireOf(d.nc); w != nil && len(batch) >= manyEvents {
+func (d *core) publish(batch []event.Outgoing) error {
+	if w := natsio.WireOf(d.nc); w != nil && len(batch) >= ManyEvents {
 		return d.frames.send(w, batch, nil)
 	}
 	for i := range batch {

@@ -1,4 +1,4 @@
-package bridge
+package delivery
 
 import (
 	"strconv"
@@ -19,8 +19,8 @@ type frames struct {
 // frameBytes is how much is written at once.
 const frameBytes = 128 << 10
 
-// manyEvents is how many events are worth a write of their own.
-const manyEvents = 16
+// ManyEvents is how many events are worth a write of their own.
+const ManyEvents = 16
 
 func newFrames(cfg config.Config) *frames {
 	f := &frames{}

@@ -1,0 +1,210 @@
+package spool
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/schema"
+)
+
+// The file has one bucket of events, under keys that count up, and one that holds
+// the mark under the key "confirmed".
+var (
+	eventsBucket = []byte("events/" + schema.Name)
+	metaBucket   = []byte("meta")
+	markKey      = []byte("confirmed")
+)
+
+// open opens the file, or makes a new one. What is damaged is moved aside.
+func (s *Spool) open() error {
+	err := s.load()
+	var pathErr *fs.PathError // the system's errors are not the file's
+	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.As(err, &pathErr) {
+		return err
+	}
+	aside := fmt.Sprintf("%s.damaged-%d", s.path, time.Now().UnixNano())
+	if renameErr := os.Rename(s.path, aside); renameErr != nil {
+		return errors.Join(err, renameErr)
+	}
+	s.log.Error("the spool is damaged or no spool; events in it that were not published are lost, "+
+		"the snapshot shows what is there", "cause", err, "moved_to", aside)
+	return s.load()
+}
+
+// load opens the file and checks all of it.
+func (s *Spool) load() error {
+	return guard(func() error {
+		db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{Timeout: time.Second})
+		if err != nil {
+			return err
+		}
+		if err := s.check(db); err != nil {
+			_ = db.Close()
+			return err
+		}
+		s.db = db
+		return nil
+	})
+}
+
+// check reads the whole file, and makes the buckets of a new one.
+func (s *Spool) check(db *bbolt.DB) error {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return err
+	}
+	s.low, s.high, s.done = 0, 0, event.Mark{}
+	isNew := false
+	err = db.View(func(tx *bbolt.Tx) error {
+		if info.Size() < tx.Size() {
+			return fmt.Errorf("file is cut off: %d of %d bytes", info.Size(), tx.Size())
+		}
+		for err := range tx.Check() {
+			return err
+		}
+		name, _ := tx.Cursor().First()
+		if isNew = name == nil; isNew {
+			return nil
+		}
+		events, meta := tx.Bucket(eventsBucket), tx.Bucket(metaBucket)
+		if events == nil || meta == nil {
+			return fmt.Errorf("a database of something else (it has a bucket %q)", name)
+		}
+		if data := meta.Get(markKey); data != nil {
+			if err := json.Unmarshal(data, &s.done); err != nil {
+				return err
+			}
+		}
+		return s.count(events)
+	})
+	if err != nil || !isNew {
+		return err
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket(eventsBucket)
+		if err == nil {
+			_, err = tx.CreateBucket(metaBucket)
+		}
+		return err
+	})
+}
+
+// count reads all events, and sets low and high.
+func (s *Spool) count(events *bbolt.Bucket) error {
+	return events.ForEach(func(key, value []byte) error {
+		k := binary.BigEndian.Uint64(key)
+		if s.high == 0 {
+			s.low = k
+		} else if k != s.high {
+			return fmt.Errorf("event %d stands behind event %d", k, s.high-1)
+		}
+		s.high = k + 1
+		_, err := decode(value)
+		return err
+	})
+}
+
+// guard runs f, and makes an error of what bbolt does with a damaged file: it
+// panics, or the memory that it maps is not there.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("damaged: %v", r)
+		}
+	}()
+	return f()
+}
+
+// update makes the file hold the events of [low, high) and more, and the mark.
+func (s *Spool) update(more [][]byte) error {
+	return guard(func() error {
+		return s.db.Update(func(tx *bbolt.Tx) error {
+			events := tx.Bucket(eventsBucket)
+			events.FillPercent = 1 // keys only count up
+			cursor := events.Cursor()
+			for key, _ := cursor.First(); key != nil && binary.BigEndian.Uint64(key) < s.low; key, _ = cursor.First() {
+				if err := cursor.Delete(); err != nil {
+					return err
+				}
+			}
+			for i := range more {
+				if err := events.Put(eventKey(s.high+uint64(i)), more[i]); err != nil {
+					return err
+				}
+			}
+			data, err := json.Marshal(s.done)
+			if err != nil {
+				return err
+			}
+			return tx.Bucket(metaBucket).Put(markKey, data)
+		})
+	})
+}
+
+// eventKey is the key of an event in its bucket.
+func eventKey(k uint64) []byte { return binary.BigEndian.AppendUint64(nil, k) }
+
+// sumSize is the size of the checksum in front of an event's JSON.
+const sumSize = 4
+
+// withSum fills in the checksum.
+func withSum(value []byte) []byte {
+	binary.BigEndian.PutUint32(value, crc32.ChecksumIEEE(value[sumSize:]))
+	return value
+}
+
+// decode returns an event of the file; an error when it was damaged.
+func decode(value []byte) (e schema.Event, err error) {
+	if len(value) < sumSize || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(value[sumSize:]) {
+		return e, errors.New("an event's checksum is wrong")
+	}
+	err = json.Unmarshal(value[sumSize:], &e)
+	return e, err
+}
+
+// read calls each with the events from the front, until it returns false. An error
+// is a file that was damaged while in use: the next start moves it aside, and makes
+// the published state right.
+func (s *Spool) read(each func(*schema.Event) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	going := true
+	if s.db != nil && s.low < s.high {
+		err := guard(func() error {
+			return s.db.View(func(tx *bbolt.Tx) error {
+				cursor := tx.Bucket(eventsBucket).Cursor()
+				for key, value := cursor.Seek(eventKey(s.low)); key != nil && going; key, value = cursor.Next() {
+					e, err := decode(value)
+					if err != nil {
+						return err
+					}
+					going = each(&e)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("spool %s: %w", s.path, err)
+		}
+	}
+	for i := 0; i < len(s.unsaved) && going; i++ {
+		e, err := decode(s.unsaved[i])
+		if err != nil {
+			return fmt.Errorf("spool %s: %w", s.path, err)
+		}
+		going = each(&e)
+	}
+	return nil
+}

@@ -1,0 +1,332 @@
+// Package spool keeps on disk the events that NATS has not confirmed. A [Spool] is filled
+// from the queue, and is the publisher's backlog; file.go is how events stand on disk, and
+// leftover.go what the publisher finds there that an earlier run has not published.
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/schema"
+)
+
+// A Spool keeps the events that NATS has not confirmed on disk, so that they
+// survive a crash of the bridge. The queue runs into it (Fill), and the publisher
+// finds there what it has to publish: first what earlier runs left, each in its
+// own epoch, then this run's.
+//
+// An event gets its seq when it leaves for NATS, not when it is put here. After a
+// crash the last event in the stream tells how far that epoch came: it is looked
+// for by its content. So what is on disk can be behind the truth, as when a full
+// disk does not take the note of what was confirmed, and nothing is stored twice.
+//
+// It is a bbolt file: what is committed is on disk, and a write that a crash tore
+// is as if it had not been. Each event has a checksum besides. What cannot be
+// read is moved aside, and that is logged.
+//
+// One goroutine fills it and another, the publisher, calls the rest, but for what metrics
+// ask: Waiting and Saved are for any.
+type Spool struct {
+	path    string
+	id      event.Identity
+	limit   int          // events on disk; more wait in the queue
+	writer  event.Writer // of Fill
+	scratch []byte       // of Fill
+	log     *slog.Logger
+
+	begun  chan struct{} // closed when first is set, or there is no snapshot
+	first  event.Opening // of this run
+	noOpen error
+
+	more chan struct{} // holds a token when something was added
+	room chan struct{} // holds a token when something was confirmed
+
+	mu         sync.Mutex
+	db         *bbolt.DB  // nil: cannot be written at the moment
+	low, high  uint64     // keys of the events on disk: [low, high)
+	unsaved    [][]byte   // events, encoded as on disk
+	current    string     // the run of which Next returns events
+	taken      int        // events that Next returned, not confirmed
+	done       event.Mark // how far NATS has come
+	isClosed   bool
+	saveErr    string // as last logged
+	saveErrors uint64
+}
+
+// saveRetry is how long to wait before a disk that did not take events is tried
+// again.
+const saveRetry = time.Second
+
+// Open opens the spool of a host in cfg.SpoolDir, which it makes when it is
+// missing. A file that is no spool, or is damaged, is moved aside; a disk that is
+// full is tried again later. It fails when the directory cannot be used
+// ([config.Error]) or another bridge uses it.
+func Open(cfg config.Config, id event.Identity, log *slog.Logger) (*Spool, error) {
+	s := &Spool{
+		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.Epoch,
+		limit: cfg.Queue, writer: event.Writer{ID: id}, log: log,
+		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
+	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
+		return nil, unusable(err)
+	}
+	err := s.open()
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("spool %s: another bridge uses it; "+
+			"give each its own IFACE_SPOOL_DIR, or each host a name of its own (IFACE_HOST)", s.path)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
+		return nil, unusable(err)
+	case err != nil:
+		s.note(err)
+	case s.low < s.high:
+		log.Info("found events that an earlier run had not published", "events", s.high-s.low, "spool", s.path)
+	}
+	return s, nil
+}
+
+// unusable is the error of a directory that cannot be used.
+func unusable(err error) error {
+	return config.Error{
+		fmt.Sprintf("IFACE_SPOOL_DIR: cannot be used: %v; accepted: a directory that can be written", err),
+	}
+}
+
+// Fill moves changes from the queue to the disk until the queue is closed and
+// empty, or ctx ends. When the disk does not take them, up to [event.MaxBatch] wait in
+// memory, where the publisher finds them too, and the others in the queue.
+func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
+	links, at, err := q.FirstSnapshot(ctx)
+	s.first, s.noOpen = event.Opening{BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Links: links, At: at}, err
+	close(s.begun)
+	changes := make([]event.Delta, queue.MaxTake)
+	for {
+		closed := q.IsClosed() // before take: nothing comes after it
+		n, wait := s.takeFrom(q, changes)
+		if n > 0 {
+			s.save()
+			loop.Signal(s.more)
+			continue
+		}
+		if s.save(); s.free() <= 0 {
+			wait = saveRetry
+		} else if closed {
+			break
+		}
+		select {
+		case <-q.Ready():
+		case <-s.room:
+		case <-loop.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.mu.Lock()
+	s.isClosed = true
+	s.mu.Unlock()
+	loop.Signal(s.more)
+}
+
+// free returns how many more events the spool takes: none while some are not saved.
+func (s *Spool) free() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.unsaved) > 0 {
+		return 0
+	}
+	return s.limit - int(s.high-s.low)
+}
+
+// takeFrom takes changes out of the queue into memory, as many as there is room for and
+// are worth one write. It returns how many, and else how long to wait for the next.
+func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait time.Duration) {
+	for room := min(s.free(), event.MaxBatch); n < room; {
+		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
+		s.add(changes[:m])
+		if n += m; m < queue.MaxTake {
+			return n, wait
+		}
+	}
+	return n, 0
+}
+
+// add puts events of changes into memory, encoded as on disk.
+func (s *Spool) add(changes []event.Delta) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range changes {
+		s.scratch, _ = s.writer.Append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.Epoch, 0)
+		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
+	}
+}
+
+// save puts what is in memory on disk, and notes there how far NATS has come.
+func (s *Spool) save() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.unsaved) == 0 {
+		return
+	}
+	err := s.reopen()
+	if err == nil {
+		err = s.update(s.unsaved)
+	}
+	if err == nil {
+		s.high += uint64(len(s.unsaved))
+		s.unsaved = s.unsaved[:0]
+	}
+	s.note(err)
+}
+
+// reopen opens the file when that has failed before.
+func (s *Spool) reopen() error {
+	if s.db != nil {
+		return nil
+	}
+	done := s.done
+	err := s.open()
+	s.low, s.done = s.high, done // what an earlier run left comes too late now
+	return err
+}
+
+// note counts and logs that the disk does not take events, each cause once, and logs
+// when it does again.
+func (s *Spool) note(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+		s.saveErrors++
+	}
+	switch {
+	case text == s.saveErr:
+	case err != nil:
+		s.log.Error("cannot spool events; until it works again a crash of the bridge loses those that NATS has not "+
+			"confirmed", "cause", err, "spool", s.path)
+	default:
+		s.log.Info("spooling again", "spool", s.path)
+	}
+	s.saveErr = text
+}
+
+// Opening waits for the snapshot of this run and returns its links, or
+// [queue.ErrNoSnapshot] when there will be none.
+func (s *Spool) Opening(ctx context.Context) (event.Opening, error) {
+	select {
+	case <-s.begun:
+		return s.first, s.noOpen
+	case <-ctx.Done():
+		return event.Opening{}, ctx.Err()
+	}
+}
+
+// Next adds the oldest events to the encoder, all of one run, up to [event.MaxBatch]. They
+// stay until they are confirmed. It never asks to wait, but until Ready. Its error is a file
+// that was damaged while in use: the next start moves it aside, and makes the published
+// state right.
+func (s *Spool) Next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
+	n := 0
+	err = s.read(func(e *schema.Event) bool {
+		if n == event.MaxBatch || e.Epoch != s.current {
+			return false
+		}
+		to.AddEvent(e)
+		n++
+		return true
+	})
+	s.mu.Lock()
+	s.taken = n
+	s.mu.Unlock()
+	return 0, err
+}
+
+// Confirm removes what Next added: the run has come so far.
+func (s *Spool) Confirm(told event.Mark) {
+	told.Run = s.current
+	s.drop(s.taken, told)
+}
+
+// GiveBack does nothing: what is not confirmed is here.
+func (s *Spool) GiveBack([]event.Outgoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = 0
+}
+
+// drop removes n events from the front: their run has come to m. A disk that does
+// not take the note gets it with the next events.
+func (s *Spool) drop(n int, m event.Mark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken, s.done = 0, m
+	onDisk := min(n, int(s.high-s.low))
+	s.low += uint64(onDisk)
+	s.unsaved = append(s.unsaved[:0], s.unsaved[n-onDisk:]...)
+	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
+		s.note(s.update(nil))
+	}
+	loop.Signal(s.room)
+}
+
+// Closed reports whether nothing will be added any more.
+func (s *Spool) Closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isClosed
+}
+
+// Ready returns a channel that holds a token when something was added, or nothing will be
+// any more.
+func (s *Spool) Ready() <-chan struct{} { return s.more }
+
+// Waiting returns how many events are here that Next has not added.
+func (s *Spool) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.high-s.low) + len(s.unsaved) - s.taken
+}
+
+// Saved reports whether everything is on disk, and how many events that is.
+func (s *Spool) Saved() (events int, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.high - s.low), s.isClosed && len(s.unsaved) == 0
+}
+
+// failures returns how often the disk did not take events.
+func (s *Spool) failures() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.saveErrors
+}
+
+// Close closes the file. Nothing may be under way.
+func (s *Spool) Close() {
+	if s.db != nil {
+		_ = s.update(nil) // what was confirmed; the next run would find it out by itself
+		_ = s.db.Close()
+	}
+}
+
+// Register registers what the spool counts.
+func (s *Spool) Register(to metrics.Registry) {
+	to.GaugeFunc("spool_events", "Events on disk that NATS has not confirmed.",
+		func() float64 { n, _ := s.Saved(); return float64(n) })
+	to.CounterFunc("spool_failures_total", "Times that the disk did not take events.",
+		func() float64 { return float64(s.failures()) })
+}

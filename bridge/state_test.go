@@ -1,0 +1,39 @@
+package bridge
+
+import (
+	"testing"
+	"time"
+
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/schema"
+)
+
+// What consumers were told is told again: by namespace when it was whole, else as it was.
+func TestStateRetells(t *testing.T) {
+	st := newState()
+	apply := func(seq uint64, netns string, index int32, snapshot schema.Snapshot) {
+		e := schema.Event{
+			Host: "web01", BootID: "boot", Epoch: "one", Seq: seq, Time: time.Unix(1, 0), Kind: schema.New, Action: schema.Existing,
+			Cause: schema.SnapshotCause, Snapshot: snapshot, Netns: netns, Link: schema.Link{Index: index, Name: "a"},
+		}
+		st.apply("one", []event.Outgoing{{Seq: seq, Data: e.AppendJSON(nil), Key: e.Key()}})
+	}
+	apply(1, "blue", 7, schema.Snapshot{Pos: 1, Of: 1, More: 1})
+	apply(2, "", 2, schema.Snapshot{Pos: 1, Of: 3})
+	apply(3, "", 1, schema.Snapshot{Pos: 2, Of: 3})
+	want := func(events []schema.Event, keys string, snapshots ...schema.Snapshot) {
+		t.Helper()
+		got := ""
+		for i, e := range events {
+			got += e.Key().String() + " "
+			if i < len(snapshots) && e.Snapshot != snapshots[i] {
+				t.Errorf("%s: snapshot %+v, want %+v", e.Key(), e.Snapshot, snapshots[i])
+			}
+		}
+		if got != keys {
+			t.Errorf("got %q, want %q", got, keys)
+		}
+	}
+	want(st.retell(false, time.Now()), "blue.7 2 1 ", schema.Snapshot{Pos: 1, Of: 1, More: 1}, schema.Snapshot{Pos: 1, Of: 3}, schema.Snapshot{Pos: 2, Of: 3})
+	want(st.retell(true, time.Now()), "1 2 blue.7 ", schema.Snapshot{Pos: 1, Of: 2, More: 1}, schema.Snapshot{Pos: 2, Of: 2, More: 1}, schema.Snapshot{Pos: 1, Of: 1})
+}
