@@ -50,6 +50,7 @@ import (
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/bridge/internal/spool"
+	"ifacebridge/bridge/internal/state"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
 )
@@ -166,8 +167,8 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	p.query = newQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.isWhole, log)
-	defer p.query.stop()
+	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.isWhole, log)
+	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
 	stopHealth, err := h.start(ctx, cfg, reg, log)
@@ -194,7 +195,7 @@ func newPublisher(
 	cfg config.Config, id event.Identity, q *queue.Queue, s *spool.Spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	p := &publisher{
-		id: id, state: newState(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
+		id: id, state: state.New(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
 		metrics: newPublishMetrics(counted), owner: owner{log: log},
 	}
 	if s != nil {
@@ -207,10 +208,10 @@ func newPublisher(
 		return nil, err
 	}
 	if cfg.Delivery == config.JetStream {
-		if p.bucket, err = newBucket(cfg, p.state, nc, log); err != nil {
+		if p.bucket, err = state.NewBucket(cfg, p.state, nc, log); err != nil {
 			return nil, err
 		}
-		p.bucket.register(counted)
+		p.bucket.Register(counted)
 	}
 	p.register(counted)
 	return p, nil

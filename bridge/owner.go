@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"ifacebridge/bridge/internal/delivery"
-	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
 
@@ -22,12 +20,11 @@ import (
 // whatever restarts them. What asking cannot see, the fence of the stream does.
 
 const (
-	// askEvery is how often a bridge that stands by asks whether the owner is still there,
-	// and askTimeout how long it waits for the answer. After askMisses without one in a
-	// row the owner is taken for gone: within 5 s, also when it hangs.
-	askEvery   = 1500 * time.Millisecond
-	askTimeout = time.Second
-	askMisses  = 2
+	// askEvery is how often a bridge that stands by asks whether the owner is still there.
+	// After askMisses without an answer in a row, for each of which it waits for
+	// state.AskTimeout, the owner is taken for gone: within 5 s, also when it hangs.
+	askEvery  = 1500 * time.Millisecond
+	askMisses = 2
 )
 
 // owner is what is known of another bridge that owns the name.
@@ -65,15 +62,15 @@ var errStandingBy = errors.New("stopped while standing by")
 
 // own waits until no other bridge answers for this host, and answers from then on.
 func (p *publisher) own(ctx context.Context) error {
-	if p.query.serves() { // the name is ours
-		p.query.serve(p.id.Epoch)
+	if p.query.Serves() { // the name is ours
+		p.query.Serve(p.id.Epoch)
 		return nil
 	}
 	for misses := 0; ; {
 		var other *schema.Owner
 		var askErr error
 		if err := p.keepAt(ctx, func(ctx context.Context) (bool, error) {
-			other, askErr = p.query.ask(ctx)
+			other, askErr = p.query.AskOwner(ctx)
 			return false, ctx.Err()
 		}); err != nil {
 			return err
@@ -91,7 +88,7 @@ func (p *publisher) own(ctx context.Context) error {
 		}
 		if misses >= askMisses && (!p.owner.fenced || p.owner.heard || errors.Is(askErr, nats.ErrNoResponders)) {
 			p.owner.ownNow()
-			p.query.serve(p.id.Epoch)
+			p.query.Serve(p.id.Epoch)
 			return nil
 		}
 		p.progress.Rest()
@@ -106,23 +103,4 @@ func (p *publisher) own(ctx context.Context) error {
 			return errStandingBy
 		}
 	}
-}
-
-// ask asks who answers for this host. Its error is nats.ErrNoResponders when nobody does.
-func (q *query) ask(ctx context.Context) (*schema.Owner, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	lastErr := q.nc.LastError()
-	reply, err := q.nc.RequestWithContext(ctx, schema.OwnerSubject(q.token), nil)
-	if err != nil {
-		if refused := natsio.PermissionError(q.nc, lastErr); refused != nil {
-			return nil, refused
-		}
-		return nil, err
-	}
-	other := new(schema.Owner)
-	if err := json.Unmarshal(reply.Data, other); err != nil {
-		return nil, fmt.Errorf("who owns the name of this host: %w", err)
-	}
-	return other, nil
 }

@@ -17,6 +17,7 @@ import (
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/bridge/internal/spool"
+	"ifacebridge/bridge/internal/state"
 	"ifacebridge/schema"
 )
 
@@ -28,9 +29,9 @@ type publisher struct {
 	backlog  backlog
 	spool    *spool.Spool // nil: none is kept
 	delivery delivery.Delivery
-	state    *state
-	bucket   *bucket // nil: none is kept
-	query    *query
+	state    *state.State
+	bucket   *state.Bucket // nil: none is kept
+	query    *state.Query
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
 	log      *slog.Logger
@@ -71,7 +72,7 @@ func (p *publisher) run(ctx context.Context) error {
 		case errors.As(err, &replaced):
 			reason = event.TookOver
 			p.owner.replacedBy(replaced)
-			p.query.stop()
+			p.query.Stop()
 		default:
 			return err
 		}
@@ -103,24 +104,24 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if p.bucket == nil {
 		return p.publishAll(ctx, known)
 	}
-	p.bucket.lookAgain()
+	p.bucket.LookAgain()
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
-	p.bucket.verify()
+	p.bucket.Verify()
 	done := make(chan struct{})
 	following, stop := context.WithCancel(ctx)
 	defer stop()
 	var follower sync.WaitGroup
-	follower.Go(func() { p.bucket.run(following, done) })
+	follower.Go(func() { p.bucket.Run(following, done) })
 	err = p.publishAll(ctx, known)
 	close(done)
 	if err != nil {
 		stop() // another bridge's state must not be overwritten
 	}
 	follower.Wait()
-	if err == nil && p.bucket.behind() {
-		p.log.Warn("stopped before the bucket held every link's state; the next start puts it right", "bucket", p.bucket.cfg.Bucket)
+	if err == nil && p.bucket.Behind() {
+		p.log.Warn("stopped before the bucket held every link's state; the next start puts it right", "bucket", p.bucket.Name())
 	}
 	return err
 }
@@ -152,7 +153,7 @@ func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schem
 		o, err = p.backlog.Opening(ctx)
 		p.opened = err == nil
 	} else {
-		known = p.state.retell(p.snapshotOK.Swap(false), time.Now())
+		known = p.state.Retell(p.snapshotOK.Swap(false), time.Now())
 		o = event.OpeningOf(known, p.id)
 	}
 	if err == nil && len(o.Links) == 0 {
@@ -172,7 +173,7 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
 		return err
 	}
-	return p.publishEvents(ctx, p.state.retire(p.id, time.Now()))
+	return p.publishEvents(ctx, p.state.Retire(p.id, time.Now()))
 }
 
 // publishLeftovers publishes what earlier runs spooled and did not publish, each
@@ -311,9 +312,9 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 		return err
 	}
 	if p.bucket != nil {
-		p.bucket.verify()
+		p.bucket.Verify()
 	}
-	p.query.serve(p.id.Epoch)
+	p.query.Serve(p.id.Epoch)
 	return nil
 }
 
@@ -339,7 +340,7 @@ func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error 
 	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
 		var gone []schema.Event
 		began := time.Now()
-		gone, err = p.bucket.vanished(ctx, o)
+		gone, err = p.bucket.Vanished(ctx, o)
 		if err == nil {
 			retry.End()
 			return p.publishEvents(ctx, gone)
@@ -472,9 +473,9 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	if len(events) == 0 {
 		return
 	}
-	p.state.apply(p.encoder.Epoch, events)
+	p.state.Apply(p.encoder.Epoch, events)
 	if p.bucket != nil {
-		p.bucket.put(events)
+		p.bucket.Put(events)
 	}
 	p.metrics.published(events, time.Since(began))
 	if p.encoder.Epoch == p.id.Epoch {

@@ -34,7 +34,8 @@ func packages(t *testing.T, pattern string) []goPackage {
 
 // Dependencies run one way: cmd → fleet, bridge → netlinksrc → schema, and schema
 // imports nothing but the standard library and its JSON encoder. Of the packages below
-// bridge, each may import those that are named, and bridge all of them.
+// bridge, each may import those that are named, and bridge all of them. They stand here
+// in an order in which none imports one that comes later.
 func TestDependenciesRunOneWay(t *testing.T) {
 	const (
 		netlinksrc = "ifacebridge/netlinksrc"
@@ -43,21 +44,50 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		fleet      = "ifacebridge/fleet"
 		bridge     = "ifacebridge/bridge"
 		config     = bridge + "/config"
-		metrics    = bridge + "/internal/metrics"
-		natsio     = bridge + "/internal/natsio"
 		doctor     = bridge + "/doctor"
+		loop       = bridge + "/internal/loop"
+		metrics    = bridge + "/internal/metrics"
+		event      = bridge + "/internal/event"
+		queue      = bridge + "/internal/queue"
+		track      = bridge + "/internal/track"
+		spool      = bridge + "/internal/spool"
+		natsio     = bridge + "/internal/natsio"
+		delivery   = bridge + "/internal/delivery"
+		state      = bridge + "/internal/state"
+		linktest   = bridge + "/internal/linktest"
 	)
-	allowed := map[string][]string{
-		schema:                        {},
-		uapi:                          {},
-		netlinksrc:                    {schema, uapi},
-		config:                        {netlinksrc, schema},
-		metrics:                       {},
-		natsio:                        {config, metrics, schema},
-		doctor:                        {config, natsio, netlinksrc, schema},
-		bridge:                        {config, metrics, natsio, netlinksrc, schema},
-		fleet:                         {schema},
-		"ifacebridge/cmd/ifacebridge": {bridge, config, doctor, fleet, schema},
+	order := []struct {
+		path string
+		may  []string
+	}{
+		{schema, nil},
+		{uapi, nil},
+		{netlinksrc, []string{schema, uapi}},
+		{config, []string{netlinksrc, schema}},
+		{loop, nil},
+		{metrics, nil},
+		{event, []string{config, schema}},
+		{queue, []string{event, loop, metrics, schema}},
+		{track, []string{config, event, loop, metrics, netlinksrc, queue, schema}},
+		{spool, []string{config, event, loop, metrics, queue, schema}},
+		{natsio, []string{config, metrics, schema}},
+		{delivery, []string{config, event, metrics, natsio, schema}},
+		{state, []string{config, event, loop, metrics, natsio, schema}},
+		{linktest, []string{config, event, netlinksrc, queue, schema}}, // for tests
+		{doctor, []string{config, natsio, netlinksrc, schema}},
+		{bridge, []string{config, delivery, event, loop, metrics, natsio, netlinksrc, queue, schema, spool, state, track}},
+		{fleet, []string{schema}},
+		{"ifacebridge/cmd/ifacebridge", []string{bridge, config, doctor, fleet, schema}},
+	}
+	allowed, before := map[string][]string{}, []string{}
+	for _, p := range order {
+		allowed[p.path] = p.may
+		for _, imported := range p.may {
+			if !slices.Contains(before, imported) {
+				t.Errorf("%s may import %s, which comes later", p.path, imported)
+			}
+		}
+		before = append(before, p.path)
 	}
 	found := 0
 	for _, p := range packages(t, "./...") {

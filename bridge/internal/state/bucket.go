@@ -1,13 +1,10 @@
-package bridge
+package state
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +13,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
@@ -26,7 +22,7 @@ import (
 	"ifacebridge/schema"
 )
 
-// A bucket keeps the current state of this host's links in a KV bucket: under
+// A Bucket keeps the current state of this host's links in a KV bucket: under
 // <host>.<ifindex> the last event of the link, as published, and no key for a
 // link that is gone. It follows the stream: what is not stored there is not put
 // here. Only the latest value of a key is put, so it may skip some, and never
@@ -35,13 +31,13 @@ import (
 // The bucket is not the truth, the kernel is: a bucket that is missing, purged,
 // or holds something else, is made right when that is noticed, at the latest
 // after an IFACE_RESYNC.
-type bucket struct {
+type Bucket struct {
 	cfg config.Config
 	js  jetstream.JetStream
 	nc  *nats.Conn
 	log *slog.Logger
 
-	state *state // what the bucket should hold
+	state *State // what the bucket should hold
 
 	mu    sync.Mutex
 	dirty map[schema.LinkKey]bool // links that it does not hold like that yet
@@ -65,26 +61,30 @@ const (
 	bucketPause = 20 * time.Millisecond
 )
 
-func newBucket(cfg config.Config, st *state, nc *nats.Conn, log *slog.Logger) (*bucket, error) {
+// NewBucket returns what keeps st in the bucket that cfg names. Nothing is asked yet.
+func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*Bucket, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout),
 		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
 	}
-	return &bucket{
+	return &Bucket{
 		cfg: cfg, js: js, nc: nc, log: log, state: st,
 		dirty: map[schema.LinkKey]bool{}, stray: map[string]bool{}, wake: make(chan struct{}, 1),
 	}, nil
 }
 
 // key is the key of a link.
-func (b *bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
+func (b *Bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
 
 // subject is that of a key.
-func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
+func (b *Bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
 
-// put notes that events were stored, and applied to the state. It does not block.
-func (b *bucket) put(events []event.Outgoing) {
+// Name returns the name of the bucket.
+func (b *Bucket) Name() string { return b.cfg.Bucket }
+
+// Put notes that events were stored, and applied to the state. It does not block.
+func (b *Bucket) Put(events []event.Outgoing) {
 	b.mu.Lock()
 	for i := range events {
 		b.dirty[events[i].Key] = true
@@ -96,23 +96,23 @@ func (b *bucket) put(events []event.Outgoing) {
 	loop.Signal(b.wake)
 }
 
-// verify has the bucket compared with what it should hold. It does not block.
-func (b *bucket) verify() {
+// Verify has the bucket compared with what it should hold. It does not block.
+func (b *Bucket) Verify() {
 	b.mu.Lock()
 	b.check = true
 	b.mu.Unlock()
 	loop.Signal(b.wake)
 }
 
-// run follows put until done is closed and everything is in the bucket, or ctx
+// Run puts what is noted until done is closed and everything is in the bucket, or ctx
 // ends.
-func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
+func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 	retry := natsio.Retry{
 		Log:     b.log,
 		Failing: "cannot put link states into the bucket; events are not affected", Over: "the bucket follows again",
 	}
 	for ending := false; ; {
-		if !b.behind() {
+		if !b.Behind() {
 			if ending {
 				return
 			}
@@ -144,14 +144,14 @@ func (b *bucket) run(ctx context.Context, done <-chan struct{}) {
 }
 
 // behindBy returns how many keys are not in the bucket as they should be.
-func (b *bucket) behindBy() int {
+func (b *Bucket) behindBy() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.dirty) + len(b.stray)
 }
 
-// behind reports whether there is anything to do.
-func (b *bucket) behind() bool {
+// Behind reports whether there is anything to do.
+func (b *Bucket) Behind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.check || len(b.dirty)+len(b.stray) > 0
@@ -159,7 +159,7 @@ func (b *bucket) behind() bool {
 
 // catchUp compares the bucket with what it should hold, if that was asked for,
 // and puts what it does not hold.
-func (b *bucket) catchUp(ctx context.Context) error {
+func (b *Bucket) catchUp(ctx context.Context) error {
 	lastErr := b.nc.LastError()
 	b.mu.Lock()
 	check := b.check
@@ -181,15 +181,15 @@ func (b *bucket) catchUp(ctx context.Context) error {
 
 // flush puts every dirty key and waits for the acknowledgments. A key is on its
 // way once at a time, so that its values cannot overtake each other.
-func (b *bucket) flush(ctx context.Context) error {
-	if err := b.open(ctx); err != nil {
+func (b *Bucket) flush(ctx context.Context) error {
+	if err := b.find(ctx); err != nil {
 		return err
 	}
 	var failure error
 	puts := b.takeDirty()
 	for i := range puts {
 		if failure == nil { // else each would wait for the same
-			msg := b.message(puts[i].name, b.last(puts[i].link))
+			msg := b.message(puts[i].name, b.lastOf(puts[i].link))
 			puts[i].ack, failure = b.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
 		}
 		if failure != nil {
@@ -214,8 +214,8 @@ func (b *bucket) flush(ctx context.Context) error {
 	return failure
 }
 
-// last returns the last event of a link, nil when there is none.
-func (b *bucket) last(k *schema.LinkKey) []byte {
+// lastOf returns the last event of a link, nil when there is none.
+func (b *Bucket) lastOf(k *schema.LinkKey) []byte {
 	if k == nil {
 		return nil
 	}
@@ -234,7 +234,7 @@ type keyPut struct {
 const maxPuts = 512
 
 // takeDirty returns what is not in the bucket as it should be, at most maxPuts.
-func (b *bucket) takeDirty() (puts []keyPut) {
+func (b *Bucket) takeDirty() (puts []keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k := range b.dirty {
@@ -257,7 +257,7 @@ func (b *bucket) takeDirty() (puts []keyPut) {
 
 // message is the put of a key, as nats.go's KeyValue makes it; of no data, its
 // purge.
-func (b *bucket) message(key string, data []byte) *nats.Msg {
+func (b *Bucket) message(key string, data []byte) *nats.Msg {
 	msg := nats.NewMsg(b.subject(key))
 	if data != nil {
 		msg.Data = data
@@ -271,7 +271,8 @@ func (b *bucket) message(key string, data []byte) *nats.Msg {
 	return msg
 }
 
-func (b *bucket) again(p *keyPut) {
+// again notes that a key is not as it should be yet.
+func (b *Bucket) again(p *keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.link != nil {
@@ -281,21 +282,21 @@ func (b *bucket) again(p *keyPut) {
 	}
 }
 
-// lookAgain has the bucket looked for, and made, at its next use: a broker that lost a
-// stream may have lost it, too. It is for when run is not under way.
-func (b *bucket) lookAgain() { b.opened = false }
+// LookAgain has the bucket looked for, and made, at its next use: a broker that lost a
+// stream may have lost it, too. It is for when Run is not under way.
+func (b *Bucket) LookAgain() { b.opened = false }
 
-// open finds the bucket, or makes it. One that was made again is filled again.
-func (b *bucket) open(ctx context.Context) error {
+// find finds the bucket, or makes it. One that was made again is filled again.
+func (b *Bucket) find(ctx context.Context) error {
 	if b.opened {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
-	stream, err := b.js.Stream(ctx, b.stream())
+	stream, err := b.js.Stream(ctx, b.streamName())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if err = b.create(ctx); err == nil {
-			stream, err = b.js.Stream(ctx, b.stream())
+			stream, err = b.js.Stream(ctx, b.streamName())
 		}
 	}
 	if err != nil {
@@ -310,10 +311,11 @@ func (b *bucket) open(ctx context.Context) error {
 	return nil
 }
 
-// stream is the name of the stream that a bucket is.
-func (b *bucket) stream() string { return "KV_" + b.cfg.Bucket }
+// streamName is the name of the stream that a bucket is.
+func (b *Bucket) streamName() string { return "KV_" + b.cfg.Bucket }
 
-func (b *bucket) create(ctx context.Context) error {
+// create makes the bucket, and has it filled.
+func (b *Bucket) create(ctx context.Context) error {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: b.cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
 		History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, LimitMarkerTTL: markerTTL,
@@ -332,148 +334,8 @@ func (b *bucket) create(ctx context.Context) error {
 	return nil
 }
 
-// readPage is how many keys are asked for at once: as many as a server sends without
-// more.
-const readPage = 1024
-
-// read returns what the bucket holds of this host, by key. It asks whichever server
-// has a replica for the messages themselves: consumers, as a watch of the bucket has
-// them, are made by the one leader of all streams, and a fleet that starts would make
-// one for each host.
-func (b *bucket) read(ctx context.Context) (map[string][]byte, error) {
-	if err := b.open(ctx); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
-	defer cancel()
-	held := map[string][]byte{}
-	for seq, whole := uint64(1), false; !whole; {
-		var err error
-		if seq, whole, err = b.readFrom(ctx, seq, held); err != nil {
-			return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
-		}
-	}
-	return held, nil
-}
-
-// readFrom adds what the bucket holds from a sequence of its stream on. It returns
-// where to go on, and whether that was all.
-func (b *bucket) readFrom(
-	ctx context.Context, seq uint64, held map[string][]byte,
-) (next uint64, whole bool, err error) {
-	page, err := jetstreamext.GetBatch(ctx, b.js, b.stream(), readPage,
-		jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
-	if err != nil {
-		return 0, false, err
-	}
-	pending := ""
-	for msg, err := range page {
-		switch {
-		case errors.Is(err, jetstreamext.ErrNoMessages):
-			return seq, true, nil
-		case errors.Is(err, jetstreamext.ErrBatchUnsupported) && natsio.AtLeast(b.nc.ConnectedServerVersion(), 2, 11):
-			// To the library an answer without a message looks like that.
-			return 0, false, nats.ErrNoResponders
-		case err != nil:
-			return 0, false, err
-		}
-		seq, pending = msg.Sequence+1, msg.Header.Get("Nats-Num-Pending")
-		key := strings.TrimPrefix(msg.Subject, b.subject(""))
-		if len(msg.Data) > 0 {
-			held[key] = msg.Data
-		} else { // the marker of a deleted key
-			delete(held, key)
-		}
-	}
-	switch {
-	case ctx.Err() != nil: // which ends the page as if it were over
-		return 0, false, ctx.Err()
-	case pending == "":
-		return 0, false, natsio.ErrNotConnected
-	}
-	return seq, pending == "0", nil
-}
-
-// compare marks what the bucket holds otherwise than it should.
-func (b *bucket) compare(ctx context.Context) error {
-	held, err := b.read(ctx)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, k := range b.state.keys() {
-		key := b.key(k)
-		if data := b.state.last(k); data != nil && !bytes.Equal(held[key], data) {
-			b.dirty[k] = true
-		}
-		delete(held, key)
-	}
-	for key := range held {
-		if k, ok := b.linkOf(key); ok {
-			b.dirty[k] = true
-		} else {
-			b.stray[key] = true
-		}
-	}
-	return nil
-}
-
-// linkOf returns the link that a key of the bucket is of, if it is one's.
-func (b *bucket) linkOf(key string) (schema.LinkKey, bool) {
-	rest, ours := strings.CutPrefix(key, b.cfg.Token+".")
-	k, err := schema.ParseLinkKey(rest)
-	return k, ours && err == nil && b.key(k) == key
-}
-
-// vanished returns, as the dels to publish, the links that the bucket holds, or is about to,
-// and that are not among those that an epoch begins with: they went while no
-// bridge was running. After a reboot that is all of them: what has the same index
-// is another link.
-func (b *bucket) vanished(ctx context.Context, o event.Opening) ([]schema.Event, error) {
-	held, err := b.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	b.overlay(held)
-	var gone []schema.Event
-	for _, key := range slices.Sorted(maps.Keys(held)) {
-		var e schema.Event
-		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
-			b.log.Warn("the bucket holds something other than a link's last event; removing it",
-				"bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.again(&keyPut{name: key})
-			continue
-		}
-		if o.Has(&e) {
-			continue
-		}
-		gone = append(gone, schema.Event{
-			Host: b.cfg.Host, BootID: o.BootID, OwnNetnsInode: o.OwnNetns, Time: o.At, Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
-		})
-	}
-	return gone, nil
-}
-
-// overlay makes held what the bucket will hold when everything is put.
-func (b *bucket) overlay(held map[string][]byte) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for key := range b.stray {
-		delete(held, key)
-	}
-	for k := range b.dirty {
-		key := b.key(k)
-		delete(held, key)
-		if data := b.state.last(k); data != nil {
-			held[key] = data
-		}
-	}
-}
-
-// register registers what the bucket counts.
-func (b *bucket) register(to metrics.Registry) {
+// Register registers what the bucket counts.
+func (b *Bucket) Register(to metrics.Registry) {
 	to.CounterFunc("bucket_puts_total", "Keys that were put into or taken out of the bucket of current state.",
 		func() float64 { return float64(b.puts.Load()) })
 	to.GaugeFunc("bucket_behind_keys", "Keys that the bucket of current state does not hold yet as it should.",
