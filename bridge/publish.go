@@ -104,6 +104,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if p.bucket == nil {
 		return p.publishAll(ctx, known)
 	}
+	p.bucket.LookAgain()
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
@@ -441,8 +442,11 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 		p.metrics.failed(err)
 		var broken *delivery.BrokenStoryError
 		var replaced *delivery.ReplacedError
-		if errors.As(err, &broken) || errors.As(err, &replaced) || ctx.Err() != nil {
+		if errors.As(err, &broken) || errors.As(err, &replaced) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if err := p.pause(ctx, &retry, began, err); err != nil {
 			return err

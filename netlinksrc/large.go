@@ -29,18 +29,28 @@ func linkRequest(index int32, filter uint32) ([]byte, error) {
 // readWhole reads what is next on a socket into the Reader's buffer, which it makes
 // large enough for it. It does not wait.
 func (s *Source) readWhole(fd int) (n int, err error) {
-	size, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+	size, err := recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 	if err != nil {
 		return 0, err
 	}
 	if size > len(s.buf) {
 		s.buf = make([]byte, 2*size)
 	}
-	n, _, err = unix.Recvfrom(fd, s.buf, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+	n, err = recvfrom(fd, s.buf, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 	if n > len(s.buf) {
 		return 0, unix.EMSGSIZE // somebody else reads this socket
 	}
 	return n, err
+}
+
+// recvfrom is recvfrom(2), again when a signal has interrupted it: what is there would not
+// wake up anybody who waits for more.
+func recvfrom(fd int, buf []byte, flags int) (n int, err error) {
+	for {
+		if n, _, err = unix.Recvfrom(fd, buf, flags); err != unix.EINTR {
+			return n, err
+		}
+	}
 }
 
 // takeCut handles a notification that was cut off: what it says is asked for again. Of a

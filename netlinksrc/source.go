@@ -492,7 +492,7 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 				s.Lock()
 				defer s.Unlock()
 				n, readErr := s.readWhole(int(fd))
-				if readErr == unix.EAGAIN || readErr == unix.EINTR {
+				if readErr == unix.EAGAIN {
 					return false
 				}
 				answer = os.NewSyscallError("read", readErr)

@@ -16,6 +16,8 @@
 //	    or is folded into one that says so         TestCoalesce, TestLongOutage
 //	    overruns are said, and made good           TestSoak, TestNamespaceChurn, TestWatcher
 //	    by default they do not come                TestManyLinksAtOnce
+//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel
+//	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
 //	    an event that is too large                 TestTruncated, TestEncoderFits
 //	Order, each once, whatever happens to NATS
@@ -26,8 +28,12 @@
 //	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
+//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestStoryIsJudged
+//	    something else stands behind the events    TestGarbageBehindTheLastEvent
+//	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestSpoolComesTooLate
+//	    a host that is not named yet, or renamed   TestHostsAreNamed
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestManyLinks
 //	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestSpoolIsBounded

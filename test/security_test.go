@@ -181,8 +181,8 @@ func TestPermissions(t *testing.T) {
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused.add(err) }))
 		return nc, refused
 	}
+	link := upLink(t, k) // first, so that nothing comes of it later
 	a, b := run("a"), run("b")
-	link := upLink(t, k)
 	viewer, viewerRefused := as("viewer")
 	held := func(token string) bool {
 		n := 0

@@ -41,6 +41,10 @@ func (e *examination) connect() *nats.Conn {
 			cmp.Or(fault.Advice, "is a server listening there, and does a firewall let this host reach it?"))
 		return nil
 	}
+	if err := natsio.CheckServer(nc.ConnectedServerVersion()); err != nil && e.cfg.Delivery == config.JetStream {
+		fault := natsio.Classify(err)
+		e.fail("NATS server", fault.Cause, fault.Advice)
+	}
 	e.good("NATS", "%s, version %s, payloads up to %d bytes",
 		nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.MaxPayload())
 	return nc

@@ -87,7 +87,7 @@ type Server struct {
 	conf  string       // as it was given to New
 	enter func() error // puts the thread that starts the process on its host
 	t     testing.TB
-	path  string
+	Path  string // the program; of the version that go.mod has, unless it is set before Start
 	args  []string
 	log   *proctest.Log
 	run   *proctest.Process // nil when it is not running
@@ -114,7 +114,7 @@ func New(t testing.TB, conf string) *Server {
 func NewOn(t testing.TB, host string, port int, enter func() error, conf string) *Server {
 	t.Helper()
 	dir := t.TempDir()
-	s := &Server{Host: host, Port: port, Dir: dir, conf: conf, enter: enter, t: t, path: Binary(t, "github.com/nats-io/nats-server/v2")}
+	s := &Server{Host: host, Port: port, Dir: dir, conf: conf, enter: enter, t: t, Path: Binary(t, "github.com/nats-io/nats-server/v2")}
 	s.URL = fmt.Sprintf("nats://%s:%d", host, port)
 	s.Configure(conf)
 	s.args = []string{"-c", filepath.Join(dir, "nats.conf")}
@@ -164,7 +164,7 @@ func (s *Server) Configure(conf string) {
 // Start starts the process, again on the same store.
 func (s *Server) Start() {
 	s.t.Helper()
-	cmd := exec.Command(s.path, s.args...)
+	cmd := exec.Command(s.Path, s.args...)
 	cmd.Env = append(os.Environ(), s.Env...)
 	run, err := proctest.Start(cmd, s.enter, s.log)
 	if err != nil {

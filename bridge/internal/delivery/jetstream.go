@@ -102,6 +102,12 @@ func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored i
 				d.batch /= 2
 				continue
 			}
+			if isBatchRefused(err) && d.batch > 1 {
+				d.batch = 1
+				d.log.Warn("the server refuses batches of events; publishing one at a time, which is slower", "cause", err,
+					"advice", "upgrade nats-server to 2.12.1 or later")
+				continue
+			}
 			var broken *BrokenStoryError
 			var replaced *ReplacedError
 			if errors.As(err, &broken) || errors.As(err, &replaced) {
@@ -138,6 +144,20 @@ func isTooLarge(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && api.ErrorCode == errCodeBatchTooLarge
 }
+
+// isBatchRefused reports whether the server does not take batches, or not such as ours.
+func isBatchRefused(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == errCodeBatchDisabled || api.ErrorCode == errCodeBatchHeader)
+}
+
+const (
+	// errCodeBatchDisabled is the server's JSAtomicPublishDisabledErr, and
+	// errCodeBatchHeader its JSAtomicPublishUnsupportedHeaderBatchErr: 2.12.0 takes no
+	// Nats-Msg-Id in a batch.
+	errCodeBatchDisabled jetstream.ErrorCode = 10174
+	errCodeBatchHeader   jetstream.ErrorCode = 10177
+)
 
 // errCodeBatchTooLarge is the server's JSAtomicPublishTooLargeBatchErrF.
 const errCodeBatchTooLarge jetstream.ErrorCode = 10199

@@ -82,6 +82,9 @@ func (d *jetStream) find(ctx context.Context) error {
 func (d *jetStream) prepareStream(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
+	if err := natsio.CheckServer(d.nc.ConnectedServerVersion()); err != nil {
+		return err
+	}
 	stream, err := d.js.Stream(ctx, d.cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		cfg := d.streamConfig()

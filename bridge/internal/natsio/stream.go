@@ -48,6 +48,23 @@ func CheckStream(cfg *config.Config, stream *jetstream.StreamConfig) error {
 	return nil
 }
 
+// CheckServer returns why JetStream delivery does not work with a server of this version;
+// nil when it does. Before 2.11.7 a server finds a header by the first occurrence of its
+// name, also within another's: the fence (Nats-Expected-Last-Subject-Sequence, beside
+// …-Sequence-Subject) holds or not by the order of headers. One whose version is no
+// version is taken at its word.
+func CheckServer(version string) error {
+	var major, minor, patch int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch); n != 3 {
+		return nil
+	}
+	if major > 2 || major == 2 && (minor > 11 || minor == 11 && patch >= 7) {
+		return nil
+	}
+	return WithAdvice(fmt.Errorf("JetStream delivery needs nats-server 2.11.7 or later, and this one is %s", version),
+		"upgrade the server, or set IFACE_DELIVERY=core")
+}
+
 // AddCommand is the nats command that creates the stream.
 func AddCommand(cfg jetstream.StreamConfig) string {
 	const format = "nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults"

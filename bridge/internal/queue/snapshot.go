@@ -83,6 +83,7 @@ func (q *Queue) pushToSnapshot(c *event.Change) {
 	if c.Snapshot.Pos == 1 {
 		i = q.nodes.get()
 		q.nodes.push(i)
+		q.nodes.at(i).due = 0 // it may have been another's
 		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of)}
 	}
 	if h := q.histories[c.ID]; h != nil {

@@ -282,6 +282,10 @@ func (b *Bucket) again(p *keyPut) {
 	}
 }
 
+// LookAgain has the bucket looked for, and made, at its next use: a broker that lost a
+// stream may have lost it, too. It is for when Run is not under way.
+func (b *Bucket) LookAgain() { b.opened = false }
+
 // find finds the bucket, or makes it. One that was made again is filled again.
 func (b *Bucket) find(ctx context.Context) error {
 	if b.opened {

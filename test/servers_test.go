@@ -1,0 +1,74 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// Other versions of nats-server, built from their module: those that JetStream delivery
+// works with store bursts, kills and all, each event once; older ones are refused with a
+// sentence that names the remedy, in the log and by doctor. They are in the folders of
+// IFACE_TEST_SERVERS, which are called after their versions:
+//
+//	GOBIN=$IFACE_TEST_SERVERS/2.12.0 go install github.com/nats-io/nats-server/v2@v2.12.0
+func TestServerVersions(t *testing.T) {
+	dir := os.Getenv("IFACE_TEST_SERVERS")
+	if dir == "" {
+		netnstest.Skip(t, "servers", "IFACE_TEST_SERVERS is not set")
+	}
+	versions, err := os.ReadDir(dir)
+	must(t, err)
+	for _, version := range versions {
+		t.Run(version.Name(), func(t *testing.T) { testServerVersion(t, dir, version.Name()) })
+	}
+}
+
+func testServerVersion(t *testing.T, dir, version string) {
+	k := netnstest.Parallel(t)
+	a := upLink(t, k)
+	s := natstest.New(t, "")
+	s.Path = filepath.Join(dir, version, "nats-server")
+	s.Start()
+	b := bridge(t, s)
+	const sentence = "JetStream delivery needs nats-server 2.11.7 or later, and this one is "
+	var major, minor, patch int
+	_, err := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
+	must(t, err)
+	if minor < 11 || minor == 11 && patch < 7 {
+		b.Says(sentence + version)
+		doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
+		doctor.Says(sentence + version)
+		if status := doctor.Wait(); status == 0 {
+			t.Error("doctor finds nothing wrong")
+		}
+		return
+	}
+	holds(t, s)
+	const changes = 1000
+	for i := range changes {
+		must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
+		if i == changes/2 {
+			s.Kill()
+			s.Start()
+		}
+	}
+	f := settled(t, s)
+	if f.Replay.Notifications < changes {
+		t.Errorf("the events stand for %d notifications of %d", f.Replay.Notifications, changes)
+	}
+	holds(t, s)
+	links := start(t, []string{"NATS_URL=" + s.URL}, "links")
+	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
+		t.Errorf("links: exit status %d:\n%s", status, links.Output())
+	}
+	second := bridge(t, s)
+	second.Says("standing by: another bridge publishes as this host")
+	replayAll(t, harness.Stored(t, connect(t, s), "IFACE"))
+}

@@ -1,0 +1,219 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// A loss is a way in which a broker loses what it had confirmed.
+type loss struct {
+	name string
+	lose func(t testing.TB, s *natstest.Server, backups map[string]string)
+}
+
+// restore puts the server's store back to a backup; "" is an empty one.
+func restore(of string) func(testing.TB, *natstest.Server, map[string]string) {
+	return func(t testing.TB, s *natstest.Server, backups map[string]string) {
+		t.Helper()
+		s.Kill()
+		store := filepath.Join(s.Dir, "store")
+		must(t, os.RemoveAll(store))
+		if of != "" {
+			must(t, os.CopyFS(store, os.DirFS(backups[of])))
+		}
+		s.Start()
+	}
+}
+
+// alter does something to the stream.
+func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.Stream)) func(testing.TB, *natstest.Server, map[string]string) {
+	return func(t testing.TB, s *natstest.Server, _ map[string]string) {
+		t.Helper()
+		js, err := jetstream.New(connect(t, s))
+		must(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+		defer cancel()
+		stream, err := js.Stream(ctx, "IFACE")
+		must(t, err)
+		do(ctx, t, js, stream)
+	}
+}
+
+var losses = []loss{
+	{"restored to an earlier run", restore("earlier run")},
+	{"restored to the middle of this run", restore("middle")},
+	{"restored to nothing", restore("")},
+	{"purged", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+		must(t, s.Purge(ctx))
+	})},
+	{"purged by subject", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+		must(t, s.Purge(ctx, jetstream.WithPurgeSubject("iface.test.*")))
+	})},
+	{"deleted message by message to an earlier epoch", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+		info, err := s.Info(ctx)
+		must(t, err)
+		events := info.State.LastSeq
+		for seq := events; seq > info.State.FirstSeq+2; seq-- {
+			must(t, s.DeleteMsg(ctx, seq))
+		}
+	})},
+	{"made anew by somebody else", alter(func(ctx context.Context, t testing.TB, js jetstream.JetStream, s jetstream.Stream) {
+		cfg := s.CachedInfo().Config
+		must(t, js.DeleteStream(ctx, "IFACE"))
+		_, err := js.CreateStream(ctx, cfg)
+		must(t, err)
+	})},
+}
+
+// A broker that lost what it had confirmed: the bridge lives, says so, and a new epoch
+// makes the stream and the bucket whole again; with a spool and without, with the bridge
+// running meanwhile and with it down.
+func TestBrokerLosesWhatItConfirmed(t *testing.T) {
+	for _, l := range losses {
+		for _, spooled := range []string{"", " with a spool"} {
+			for _, down := range []string{"", " while the bridge was down"} {
+				t.Run(l.name+spooled+down, func(t *testing.T) { testLoss(t, l, spooled != "", down != "") })
+			}
+		}
+	}
+}
+
+func testLoss(t *testing.T, l loss, spooled, down bool) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	a := upLink(t, k)
+	env := []string{"IFACE_RESYNC=1s"}
+	if spooled {
+		env = append(env, "IFACE_SPOOL_DIR="+t.TempDir())
+	}
+	backups := map[string]string{}
+	backup := func(name string) {
+		s.Kill()
+		backups[name] = filepath.Join(t.TempDir(), "backup")
+		must(t, os.CopyFS(backups[name], os.DirFS(filepath.Join(s.Dir, "store"))))
+		s.Start()
+	}
+	b := bridge(t, s, env...)
+	holds(t, s)
+	b.Signal(unix.SIGTERM)
+	b.Wait()
+	backup("earlier run")
+	b = bridge(t, s, env...)
+	holds(t, s)
+	must(t, k.SetAlias(a, "before the middle"))
+	holds(t, s)
+	backup("middle")
+	must(t, k.SetAlias(a, "behind the middle"))
+	holds(t, s)
+	for _, alias := range []string{"x", "y", "z"} {
+		must(t, k.SetAlias(a, alias))
+	}
+	holds(t, s)
+	if down {
+		b.Kill()
+	}
+	l.lose(t, s, backups)
+	must(t, k.SetAlias(a, "after the loss"))
+	began := time.Now()
+	if down {
+		b = bridge(t, s, env...)
+	}
+	settled(t, s)
+	holds(t, s)
+	t.Logf("whole %v after the loss", time.Since(began).Round(10*time.Millisecond))
+	if !down {
+		b.Says("beginning a new epoch: this one cannot go on")
+		if b.Metric("ifacebridge_epochs_total") != 2 {
+			t.Errorf("%v epochs were begun, want two", b.Metric("ifacebridge_epochs_total"))
+		}
+	}
+	must(t, k.SetAlias(a, "and on"))
+	settled(t, s)
+	b.Signal(unix.SIGTERM)
+	if status := b.Wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
+}
+
+// A message behind the last event that is no event of a bridge: a new epoch begins behind
+// it.
+func TestGarbageBehindTheLastEvent(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	a := upLink(t, k)
+	b := bridge(t, s)
+	holds(t, s)
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	ack, err := js.Publish(t.Context(), "iface.test.new", []byte("no event"))
+	must(t, err)
+	must(t, k.SetAlias(a, "behind it"))
+	b.Says("reason=foreign_data")
+	holds(t, s)
+	stream, err := js.Stream(t.Context(), "IFACE")
+	must(t, err)
+	must(t, stream.DeleteMsg(t.Context(), ack.Sequence)) // a replay reads events alone
+	settled(t, s)
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
+}
+
+// The kernel's calls fail for a while, in ways that pass: the bridge lives, and gives no
+// link a del that is there.
+func TestPassingErrorsOfTheKernel(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		netnstest.Skip(t, "strace", err.Error())
+	}
+	for _, inject := range []string{
+		"recvmmsg:error=ENOBUFS", "recvmmsg:error=ENOMEM", "recvmmsg:error=EINTR", "sendmsg:error=ENOBUFS", "sendmsg:error=ENOMEM",
+		"recvfrom:error=ENOMEM", "recvfrom:error=EINTR", "socket:error=EMFILE",
+	} {
+		t.Run(inject, func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			s := natstest.Start(t, "")
+			a := upLink(t, k)
+			b := bridge(t, s, "IFACE_RESYNC=100ms")
+			b.Ready()
+			holds(t, s)
+			call, _, _ := strings.Cut(inject, ":")
+			tracer := exec.Command(strace, "-f", "-qq", "-o", filepath.Join(t.TempDir(), "trace"), "-e", "trace="+call,
+				"-e", "inject="+inject+":when=2+2", "-p", strconv.Itoa(b.Pid()))
+			must(t, tracer.Start())
+			for i := range 20 {
+				must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
+				time.Sleep(50 * time.Millisecond) // as long as the tracer is to see dumps and notifications
+			}
+			must(t, tracer.Process.Signal(unix.SIGINT))
+			_ = tracer.Wait()
+			must(t, k.SetAlias(a, "afterwards"))
+			f := settled(t, s)
+			holds(t, s)
+			b.Signal(unix.SIGTERM)
+			if status := b.Wait(); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			for _, e := range stored(t, connect(t, s), "IFACE") {
+				if e.Kind == schema.Del {
+					t.Errorf("a del of a link that is there: %s", e.AppendJSON(nil))
+				}
+			}
+			t.Logf("%d events", f.Events)
+		})
+	}
+}
