@@ -1,33 +1,46 @@
 // Package bridge publishes the network links of a host to NATS: what the kernel
 // reports over rtnetlink, as events of schema iface.v1, each once and in order.
+// [Run] is all of it. This is what an event goes through, each box a package below
+// internal but for the publisher, which is here:
 //
-//	kernel ─ netlinksrc.Source ─ watcher ─ queue ─ publisher ─ delivery ─ NATS
-//	                             table     folds   seq         core, JetStream
+//	kernel
+//	  │ messages (netlinksrc.Message)
+//	track ──────── a watcher and a table of links for each network namespace
+//	  │ changes (event.Change)
+//	queue ──────── bounded; folds the changes of one link into one
+//	  │ deltas (event.Delta)         │
+//	  │                            spool ── on disk, where one is wanted
+//	  │                              │ events
+//	publisher ──── gives each its seq, and keeps at it until NATS has confirmed it
+//	  │ outgoing events (event.Outgoing)
+//	delivery ───── what confirmed means: JetStream, or plain NATS
+//	  │ messages                     └─ confirmed events
+//	NATS ◄───────── bucket ◄── state ──► query: answers with it
 //
-// What each of them is for:
+// What happens where:
 //
-//   - A watcher (watch.go) reads one namespace's notifications, and compares with
-//     a dump when some were lost. It never waits for NATS. There is one for each
-//     namespace, while it exists (namespaces.go); links move between them (moves.go).
-//   - Its table (table.go) decides what a notification changes. No clock, no
-//     socket: a pure function of the messages.
-//   - The queue (queue.go) stands between the kernel and NATS. It is bounded:
-//     when it is full, it folds the changes of one link into one.
-//   - The publisher (publish.go) has the changes made into numbered events
-//     (encode.go) and keeps at it until NATS has confirmed them.
-//   - The spool (spool.go), where one is wanted, keeps them on disk until then. To
-//     the publisher it and the queue are one thing, a backlog (backlog.go).
-//   - A delivery (jetstream.go, core.go) is what confirmed means.
-//   - The state (state.go) is what a consumer holds that has applied all of it.
-//   - The bucket (bucket.go) follows the stream with that state; the next run finds
-//     in it what was there. The query service (query.go) answers with it.
+//   - track never waits for NATS. A notification is compared with the table; when some
+//     were lost, a dump is.
+//   - queue is where the two sides meet: the kernel's never waits, the other may for hours.
+//     To the publisher it and the spool are one thing, a backlog (backlog.go).
+//   - The publisher (publish.go) tells epochs: it looks at what is stored, publishes a del
+//     for what vanished, a snapshot, and then everything after it. When an epoch cannot go
+//     on it begins another; while another bridge owns the host's name it stands by
+//     (owner.go).
+//   - delivery compares what is in the stream with what it has had confirmed (story.go),
+//     and says that an epoch cannot go on.
+//   - state is what a consumer holds that has applied all of it. The bucket, a follower of
+//     the publisher (follower.go), keeps it for the next run; the query service answers
+//     with it, and who answers owns the name.
+//   - event is what all of them pass on: changes, deltas, outgoing events, their JSON and
+//     headers, and what is left out of one that is too large.
+//   - natsio is the connection, the meaning of its errors, and how to try again; metrics
+//     and loop are small things that all need. Each package registers what it counts.
 //
-// Each of them registers what it counts (metrics.go). Whether they work can be asked
-// over HTTP (health.go), and systemd is told (systemd.go). [Run] is all of it.
-//
-// Below this package are the settings ([config.Config], from the environment), the
-// connection and the meaning of its errors (internal/natsio), and the checks of
-// `ifacebridge doctor` (doctor), none of which knows this one.
+// Whether it works can be asked over HTTP (health.go), and systemd is told (systemd.go).
+// The name of the host is followed where nobody gave it (hostname.go). Settings are in
+// package config, the checks of `ifacebridge doctor` in package doctor; neither knows this
+// one. In which order the packages stand, test/rules_test.go holds.
 package bridge
 
 import (
@@ -49,7 +62,6 @@ import (
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
-	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/bridge/internal/state"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
@@ -149,21 +161,19 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 		return err
 	}
 	defer n.Close()
-	var s *spool.Spool
-	if cfg.SpoolDir != "" {
-		if s, err = spool.Open(cfg, id, log); err != nil {
-			return err
-		}
-		defer s.Close()
-		s.Register(counted)
+	b, err := openBacklog(cfg, id, q, log)
+	if err != nil {
+		return err
 	}
+	defer b.Close()
+	b.Register(counted)
 	conn, err := natsio.Connect(cfg, "ifacebridge "+cfg.Host, log)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
 	defer conn.Close()
 	conn.Register(counted)
-	p, err := newPublisher(cfg, id, q, s, conn.Conn, log, counted)
+	p, err := newPublisher(cfg, id, b, conn.Conn, log, counted)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
@@ -181,37 +191,38 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	return run(ctx, n, q, p, log)
 }
 
+// newIdentity returns the identity of a run that begins now.
 func newIdentity(cfg config.Config) (event.Identity, error) {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return event.Identity{}, fmt.Errorf("boot id: %w", err)
 	}
 	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
-	return event.Identity{Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(), OwnNetns: own}, nil
+	return event.Identity{
+		Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(), OwnNetns: own,
+	}, nil
 }
 
-// newPublisher returns what publishes from the queue, or from the spool if there is one.
+// newPublisher returns what publishes from a backlog. With JetStream the bucket follows it.
 func newPublisher(
-	cfg config.Config, id event.Identity, q *queue.Queue, s *spool.Spool, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, b backlog, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
-	p := &publisher{
-		id: id, state: state.New(), encoder: event.NewEncoder(cfg, id, nc.MaxPayload), nc: nc, verify: cfg.Resync, log: log,
-		metrics: newPublishMetrics(counted), owner: owner{log: log},
-	}
-	if s != nil {
-		p.spool, p.backlog = s, s
-	} else {
-		p.backlog = queue.NewBacklog(id, q)
-	}
-	var err error
-	if p.delivery, err = delivery.New(cfg, nc, log, counted); err != nil {
+	way, err := delivery.New(cfg, nc, log, counted)
+	if err != nil {
 		return nil, err
 	}
+	p := &publisher{
+		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, nc.MaxPayload), delivery: way, state: state.New(),
+		follower: noFollower{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
+		owner: owner{log: log},
+	}
 	if cfg.Delivery == config.JetStream {
-		if p.bucket, err = state.NewBucket(cfg, p.state, nc, log); err != nil {
+		bucket, err := state.NewBucket(cfg, p.state, nc, log)
+		if err != nil {
 			return nil, err
 		}
-		p.bucket.Register(counted)
+		bucket.Register(counted)
+		p.follower = bucket
 	}
 	p.register(counted)
 	return p, nil
@@ -233,9 +244,7 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 		published <- err
 	}()
 	var spooling sync.WaitGroup
-	if p.spool != nil {
-		spooling.Go(func() { p.spool.Fill(publishing, q) })
-	}
+	spooling.Go(func() { p.backlog.Fill(publishing, q) })
 	readErr := n.Run(reading)
 	q.Close()
 	if waiting := p.unconfirmed(); waiting > 0 {
@@ -266,10 +275,8 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 // unconfirmed returns how many events a publisher that was stopped has left in
 // the spool, or, when some are not there, an [UnconfirmedError].
 func unconfirmed(p *publisher) (spooled int, err error) {
-	if p.spool != nil {
-		if n, all := p.spool.Saved(); all {
-			return n, nil
-		}
+	if n, all := p.backlog.Saved(); all {
+		return n, nil
 	}
 	n := p.unconfirmed()
 	if n == 0 {

@@ -16,7 +16,6 @@ import (
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
-	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/bridge/internal/state"
 	"ifacebridge/schema"
 )
@@ -27,10 +26,9 @@ type publisher struct {
 	id       event.Identity
 	encoder  *event.Encoder
 	backlog  backlog
-	spool    *spool.Spool // nil: none is kept
 	delivery delivery.Delivery
 	state    *state.State
-	bucket   *state.Bucket // nil: none is kept
+	follower follower
 	query    *state.Query
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
@@ -75,7 +73,8 @@ func (p *publisher) run(ctx context.Context) error {
 			return nil
 		case errors.As(err, &broken):
 			reason = broken.Reason
-			p.log.Warn("beginning a new epoch: this one cannot go on", "cause", broken.What, "reason", reason, "epoch", p.id.Epoch)
+			p.log.Warn("beginning a new epoch: this one cannot go on",
+				"cause", broken.What, "reason", reason, "epoch", p.id.Epoch)
 		case errors.As(err, &replaced):
 			reason = event.TookOver
 			p.owner.replacedBy(replaced)
@@ -93,7 +92,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if err := p.own(ctx); err != nil {
 		return err
 	}
-	if p.spool != nil && !p.opened {
+	if !p.opened {
 		if err := p.publishLeftovers(ctx); err != nil {
 			return err
 		}
@@ -108,27 +107,24 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	} else if err != nil {
 		return err
 	}
-	if p.bucket == nil {
-		return p.publishAll(ctx, known)
-	}
-	p.bucket.LookAgain()
+	p.follower.LookAgain()
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
-	p.bucket.Verify()
+	p.follower.Verify()
 	done := make(chan struct{})
 	following, stop := context.WithCancel(ctx)
 	defer stop()
-	var follower sync.WaitGroup
-	follower.Go(func() { p.bucket.Run(following, done) })
+	var running sync.WaitGroup
+	running.Go(func() { p.follower.Run(following, done) })
 	err = p.publishAll(ctx, known)
 	close(done)
 	if err != nil {
 		stop() // another bridge's state must not be overwritten
 	}
-	follower.Wait()
-	if err == nil && p.bucket.Behind() {
-		p.log.Warn("stopped before the bucket held every link's state; the next start puts it right", "bucket", p.bucket.Name())
+	running.Wait()
+	if err == nil {
+		p.follower.Finish()
 	}
 	return err
 }
@@ -139,9 +135,7 @@ func (p *publisher) begin(ctx context.Context, epoch string) error {
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
-	if p.spool != nil { // before anything of it is in NATS
-		p.spool.Begin(epoch)
-	}
+	p.backlog.Begin(epoch)
 	return nil
 }
 
@@ -191,7 +185,7 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 // epoch as it was.
 func (p *publisher) publishLeftovers(ctx context.Context) error {
 	for {
-		left, err := p.spool.Leftover()
+		left, err := p.backlog.Leftover()
 		if err != nil || left.Run == "" {
 			return err
 		}
@@ -212,13 +206,13 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 	if err != nil || drop {
 		return err
 	}
-	p.spool.Resume(left)
+	p.backlog.Resume(left)
 	p.beginAt(left.Epoch, left)
-	opening, whole, err := p.spool.LeftoverOpening()
+	opening, whole, err := p.backlog.LeftoverOpening()
 	if err != nil {
 		return err
 	}
-	if whole && p.bucket != nil {
+	if whole {
 		if err := p.publishVanished(ctx, opening); err != nil {
 			return err
 		}
@@ -226,7 +220,7 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 	published := 0
 	for {
 		p.encoder.Reset()
-		if _, err := p.spool.Next(p.encoder, time.Now()); err != nil {
+		if _, err := p.backlog.Next(p.encoder, time.Now()); err != nil {
 			return err
 		}
 		if len(p.encoder.Batch) == 0 {
@@ -237,7 +231,7 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 		if err := p.publish(ctx); err != nil {
 			return err
 		}
-		p.spool.Confirm(p.delivery.Told())
+		p.backlog.Confirm(p.delivery.Told())
 	}
 }
 
@@ -250,14 +244,15 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 		return left, false, nil
 	case found.Event != nil && found.Event.Epoch == left.Epoch && found.Event.Seq >= left.Seq:
 		left.Seq, left.StreamSeq = found.Event.Seq, found.StreamSeq
-		return left, false, p.spool.DropThrough(found.Event)
+		return left, false, p.backlog.DropThrough(found.Event)
 	case found.Event != nil && found.Event.Epoch != left.Epoch && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
-		n, err := p.spool.Discard(left.Run)
+		n, err := p.backlog.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
 			"events", n, "their_epoch", left.Epoch, "epoch_now", found.Event.Epoch)
 		return left, true, err
 	}
-	p.log.Warn("beginning a new epoch for what an earlier run had left: theirs is not in the stream any more, which was restored or purged",
+	p.log.Warn("beginning a new epoch for what an earlier run had left: "+
+		"theirs is not in the stream any more, which was restored or purged",
 		"their_epoch", left.Epoch, "seq", left.Seq, "reason", event.BrokerLost)
 	p.metrics.epochs.WithLabelValues(string(event.BrokerLost)).Inc()
 	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}, false, nil
@@ -322,9 +317,7 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
-	if p.bucket != nil {
-		p.bucket.Verify()
-	}
+	p.follower.Verify()
 	p.query.Serve(p.id.Epoch)
 	return nil
 }
@@ -343,15 +336,15 @@ const (
 // that went while no bridge was running.
 func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error {
 	retry := natsio.Retry{
-		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it", Over: "read the bucket",
-		Last: &p.fault,
+		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it",
+		Over: "read the bucket", Last: &p.fault,
 	}
 	var err error
 	connectedFor := time.Duration(0)
 	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
 		var gone []schema.Event
 		began := time.Now()
-		gone, err = p.bucket.Vanished(ctx, o)
+		gone, err = p.follower.Vanished(ctx, o)
 		if err == nil {
 			retry.End()
 			return p.publishEvents(ctx, gone)
@@ -368,7 +361,8 @@ func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error 
 			connectedFor += time.Since(began)
 		}
 	}
-	p.log.Error("cannot read what was published before; links that went while the bridge was down get no del, the snapshot shows what is there", "cause", err)
+	p.log.Error("cannot read what was published before; links that went while the bridge was down get no del, "+
+		"the snapshot shows what is there", "cause", err)
 	return nil
 }
 
@@ -485,9 +479,7 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 		return
 	}
 	p.state.Apply(p.encoder.Epoch, events)
-	if p.bucket != nil {
-		p.bucket.Put(events)
-	}
+	p.follower.Put(events)
 	p.metrics.published(events, time.Since(began))
 	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))

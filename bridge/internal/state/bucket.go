@@ -80,9 +80,6 @@ func (b *Bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.Str
 // subject is that of a key.
 func (b *Bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
 
-// Name returns the name of the bucket.
-func (b *Bucket) Name() string { return b.cfg.Bucket }
-
 // Put notes that events were stored, and applied to the state. It does not block.
 func (b *Bucket) Put(events []event.Outgoing) {
 	b.mu.Lock()
@@ -112,7 +109,7 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 		Failing: "cannot put link states into the bucket; events are not affected", Over: "the bucket follows again",
 	}
 	for ending := false; ; {
-		if !b.Behind() {
+		if !b.behind() {
 			if ending {
 				return
 			}
@@ -150,8 +147,16 @@ func (b *Bucket) behindBy() int {
 	return len(b.dirty) + len(b.stray)
 }
 
-// Behind reports whether there is anything to do.
-func (b *Bucket) Behind() bool {
+// Finish logs, after Run, that the bucket does not hold every link's state, if that is so.
+func (b *Bucket) Finish() {
+	if b.behind() {
+		b.log.Warn("stopped before the bucket held every link's state; the next start puts it right",
+			"bucket", b.cfg.Bucket)
+	}
+}
+
+// behind reports whether there is anything to do.
+func (b *Bucket) behind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.check || len(b.dirty)+len(b.stray) > 0

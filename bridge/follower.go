@@ -1,0 +1,48 @@
+package bridge
+
+import (
+	"context"
+
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/state"
+	"ifacebridge/schema"
+)
+
+// A follower holds the links as they were last published, for the next run and for whoever
+// does not read the stream: the bucket. It follows behind, and holds up nothing.
+type follower interface {
+	// LookAgain has it looked for, and made, at its next use. It is for when Run is not
+	// under way.
+	LookAgain()
+
+	// Vanished returns, as the dels to publish, the links that it holds and that are not
+	// among those that an epoch begins with.
+	Vanished(ctx context.Context, o event.Opening) ([]schema.Event, error)
+
+	// Put notes that events were stored, and applied to the state. It does not block.
+	Put(events []event.Outgoing)
+
+	// Verify has it compared with the state. It does not block.
+	Verify()
+
+	// Run follows Put until done is closed and it holds everything, or ctx ends.
+	Run(ctx context.Context, done <-chan struct{})
+
+	// Finish logs, after Run, whether it does not hold everything.
+	Finish()
+}
+
+var (
+	_ follower = (*state.Bucket)(nil)
+	_ follower = noFollower{}
+)
+
+// noFollower holds nothing: with core delivery there is no bucket.
+type noFollower struct{}
+
+func (noFollower) LookAgain()                                                      {}
+func (noFollower) Vanished(context.Context, event.Opening) ([]schema.Event, error) { return nil, nil }
+func (noFollower) Put([]event.Outgoing)                                            {}
+func (noFollower) Verify()                                                         {}
+func (noFollower) Run(context.Context, <-chan struct{})                            {}
+func (noFollower) Finish()                                                         {}
