@@ -36,11 +36,12 @@ type publisher struct {
 	metrics  *publishMetrics
 	progress loop.Progress
 
-	confirmed  atomic.Uint64 // events of this run
-	inFlight   atomic.Int64  // events
-	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
-	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
-	opened     bool          // the backlog's opening was looked at
+	confirmed  atomic.Uint64     // events of this run
+	inFlight   atomic.Int64      // events
+	oldest     atomic.Int64      // when the first of those was sent first, in Unix nanoseconds; 0: none is
+	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
+	opened     bool              // the backlog's opening was looked at
+	reason     event.EpochReason // of the first epoch
 
 	// Until the run's first snapshots are all confirmed, by whatever epoch: what they have,
 	// and the epochs that have told of them.
@@ -63,8 +64,7 @@ func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFli
 func (p *publisher) run(ctx context.Context) error {
 	p.progress.Work()
 	defer p.progress.Rest()
-	reason := event.Started
-	for {
+	for reason := p.reason; ; {
 		err := p.tell(ctx, reason)
 		var broken *delivery.BrokenStoryError
 		var replaced *delivery.ReplacedError
