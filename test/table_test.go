@@ -106,7 +106,8 @@ func TestWatchTable(t *testing.T) {
 	eventually(t, "no details", func() bool { return !strings.Contains(m.screen(), "ifindex") })
 	m.keys("Escape")
 	m.run("resize-window", "-x", "200", "-y", "24")
-	m.shows("200 columns", "4 links", "KIND", "ADDRESS", "LAST", "mtu 1500 → 1400")
+	must(t, k.SetUint32(a, unix.IFLA_MTU, 1300)) // nothing comes behind it, as carriers may behind the first
+	m.shows("200 columns", "4 links", "KIND", "ADDRESS", "LAST", "mtu 1400 → 1300")
 	must(t, k.Delete(a))
 	m.shows("links that went", "2 links")
 	s.Kill()
