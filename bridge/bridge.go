@@ -111,7 +111,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 	if err != nil {
 		return err
 	}
-	defer host.close()
+	defer host.release()
 	for {
 		if err := host.named(ctx, log); err != nil {
 			if ctx.Err() != nil {
@@ -214,7 +214,7 @@ func newPublisher(
 	p := &publisher{
 		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, nc.MaxPayload), delivery: way, state: state.New(),
 		follower: noFollower{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
-		owner: owner{log: log},
+		owner: rival{log: log},
 	}
 	if cfg.Delivery == config.JetStream {
 		bucket, err := state.NewBucket(cfg, p.state, nc, log)

@@ -41,7 +41,7 @@ type publisher struct {
 	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
 	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
 	opened     bool          // the backlog's opening was looked at
-	owner      owner         // of the host's name, while that is another bridge
+	owner      rival         // of the host's name, while that is another bridge
 	retiring   func() bool   // whether, when all is published, the host's links are to go
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail

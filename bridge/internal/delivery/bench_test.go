@@ -31,7 +31,7 @@ type route struct {
 	queue   *queue.Queue
 	backlog *queue.Backlog
 	encoder *event.Encoder
-	frames  *frames
+	frames  *framer
 	bodies  [2][]byte
 }
 
@@ -40,7 +40,7 @@ func newRoute(links int) *route {
 	p := &route{
 		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
 		encoder: event.NewEncoder(config.Config{Prefix: "iface", Token: "web01"}, event.Identity{Host: "web01", BootID: "boot"}, func() int64 { return 1 << 20 }),
-		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
+		frames:  newFramer(config.Config{Prefix: "iface", Token: "web01"}),
 	}
 	for i := range links {
 		p.table.Apply(linktest.New(linktest.Link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*event.Change) {})

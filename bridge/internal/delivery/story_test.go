@@ -22,18 +22,18 @@ func TestStoryIsJudged(t *testing.T) {
 		{Seq: 6, Data: stored("ours", 6, "a").AppendJSON(nil)},
 		{Seq: 7, Data: stored("ours", 7, "a").AppendJSON(nil)},
 	}
-	told := story{epoch: "ours", seq: 5, data: stored("ours", 5, "a").AppendJSON(nil), streamSeq: 50, created: made}
+	told := toldStory{epoch: "ours", seq: 5, data: stored("ours", 5, "a").AppendJSON(nil), streamSeq: 50, created: made}
 	for _, tt := range []struct {
 		name   string
-		story  story
+		story  toldStory
 		found  Located
 		stored int
 		reason event.EpochReason // of a broken story
 		other  bool              // another bridge tells its own
 	}{
-		{name: "nothing told, nothing there", story: story{epoch: "ours"}},
-		{name: "nothing told, another's is of the past", story: story{epoch: "ours"}, found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
-		{name: "nothing told, garbage", story: story{epoch: "ours"}, found: Located{StreamSeq: 9, Created: made}},
+		{name: "nothing told, nothing there", story: toldStory{epoch: "ours"}},
+		{name: "nothing told, another's is of the past", story: toldStory{epoch: "ours"}, found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
+		{name: "nothing told, garbage", story: toldStory{epoch: "ours"}, found: Located{StreamSeq: 9, Created: made}},
 		{name: "the last confirmed", story: told, found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},
 		{name: "an acknowledgment was lost", story: told, found: Located{StreamSeq: 51, Event: stored("ours", 6, "a"), Created: made}, stored: 1},
 		{name: "of a batch, too", story: told, found: Located{StreamSeq: 52, Event: stored("ours", 7, "a"), Created: made}, stored: 2},
@@ -46,7 +46,7 @@ func TestStoryIsJudged(t *testing.T) {
 		{name: "another's that is newer", story: told, found: Located{StreamSeq: 51, Event: stored("theirs", 9, "a"), Created: made}, other: true},
 		{name: "garbage", story: told, found: Located{StreamSeq: 51, Created: made}, reason: event.Damaged},
 		{name: "a stream made anew, with a copy", story: told, found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: anew}, reason: event.BrokerLost},
-		{name: "of an earlier run, whose event is not known", story: story{epoch: "ours", seq: 5, streamSeq: 50},
+		{name: "of an earlier run, whose event is not known", story: toldStory{epoch: "ours", seq: 5, streamSeq: 50},
 			found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
