@@ -112,7 +112,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 		return err
 	}
 	defer host.release()
-	for {
+	for reason := event.Started; ; reason = event.Renamed {
 		if err := host.named(ctx, log); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -130,10 +130,17 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 				stop(errRenamed)
 			}
 		})
-		err = RunFrom(running, named, nil, log, reg)
+		err = runFrom(running, named, nil, reason, log, reg)
 		stop(nil)
 		following.Wait()
-		if err != nil || ctx.Err() != nil || !errors.Is(context.Cause(running), errRenamed) {
+		if ctx.Err() != nil || !errors.Is(context.Cause(running), errRenamed) {
+			return err
+		}
+		var unconfirmed *UnconfirmedError
+		if errors.As(err, &unconfirmed) {
+			log.Error("the host was renamed while NATS took no events: the links of its old name got no del",
+				"cause", err, "before", named.Host)
+		} else if err != nil {
 			return err
 		}
 		log.Warn("the host has another name now; its links are published under that", "host", host.name, "before", named.Host)
@@ -148,6 +155,14 @@ type Source = track.Source
 // for simulations of many hosts in one process. It is the host's own namespace, the
 // only one: cfg.Netns is to be that alone. The caller closes src.
 func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
+	return runFrom(ctx, cfg, src, event.Started, log, reg)
+}
+
+// runFrom is RunFrom for a reason.
+func runFrom(
+	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason,
+	log *slog.Logger, reg *prometheus.Registry,
+) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
 		return err
@@ -177,6 +192,7 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
+	p.reason = reason
 	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.isWhole, log)
 	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}

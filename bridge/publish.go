@@ -36,13 +36,21 @@ type publisher struct {
 	metrics  *publishMetrics
 	progress loop.Progress
 
-	confirmed  atomic.Uint64 // events of this run
-	inFlight   atomic.Int64  // events
-	oldest     atomic.Int64  // when the first of those was sent first, in Unix nanoseconds; 0: none is
-	snapshotOK atomic.Bool   // this epoch's snapshot is confirmed
-	opened     bool          // the backlog's opening was looked at
-	owner      rival         // of the host's name, while that is another bridge
-	retiring   func() bool   // whether, when all is published, the host's links are to go
+	confirmed  atomic.Uint64     // events of this run
+	inFlight   atomic.Int64      // events
+	oldest     atomic.Int64      // when the first of those was sent first, in Unix nanoseconds; 0: none is
+	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
+	opened     bool              // the backlog's opening was looked at
+	reason     event.EpochReason // of the first epoch
+
+	// Until the run's first snapshots are all confirmed, by whatever epoch: what they have,
+	// and the epochs that have told of them.
+	whole  bool
+	first  event.Opening
+	epochs []string
+
+	owner    rival       // of the host's name, while that is another bridge
+	retiring func() bool // whether, when all is published, the host's links are to go
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
 }
@@ -56,8 +64,7 @@ func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFli
 func (p *publisher) run(ctx context.Context) error {
 	p.progress.Work()
 	defer p.progress.Rest()
-	reason := event.Started
-	for {
+	for reason := p.reason; ; {
 		err := p.tell(ctx, reason)
 		var broken *delivery.BrokenStoryError
 		var replaced *delivery.ReplacedError
@@ -143,16 +150,20 @@ func (p *publisher) beginAt(epoch string, told event.Mark) {
 // snapshot. A later one tells again what consumers were told in the one before: those
 // events, which come before what the backlog has.
 func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
-	if !p.opened {
-		o, err = p.backlog.Opening(ctx)
-		p.opened = err == nil
-	} else {
-		known = p.state.Retell(p.snapshotOK.Swap(false), time.Now())
+	switch {
+	case !p.opened:
+		if p.first, err = p.backlog.Opening(ctx); err != nil {
+			return o, nil, err
+		}
+		p.opened, o = true, p.first
+	case !p.whole: // the rest of it is in the backlog
+		known, o = p.state.RetellPart(p.epochs), p.first
+	default:
+		known = p.state.Retell(time.Now())
 		o = event.OpeningOf(known, p.id)
 	}
-	if err == nil && len(o.Links) == 0 {
-		p.snapshotOK.Store(true)
-	}
+	p.epochs = append(p.epochs, p.id.Epoch)
+	p.noteWhole(len(o.Links) == 0)
 	return o, known, err
 }
 
@@ -473,7 +484,15 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
 		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
-			p.snapshotOK.Store(true)
+			p.noteWhole(true)
 		}
+	}
+}
+
+// noteWhole notes whether the epoch's snapshots are confirmed.
+func (p *publisher) noteWhole(whole bool) {
+	p.snapshotOK.Store(whole)
+	if whole {
+		p.whole, p.first, p.epochs = true, event.Opening{}, nil
 	}
 }

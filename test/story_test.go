@@ -217,3 +217,44 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 		})
 	}
 }
+
+// A broker that loses it again while a new epoch tells everything: nothing is left out of
+// the next, and no link that is there gets a del.
+func TestBrokerLosesTheRetelling(t *testing.T) {
+	k := netnstest.Parallel(t)
+	a := upLink(t, k)
+	const pairs = 30
+	for i := range pairs {
+		_, _, err := k.AddVeth(fmt.Sprint("a", i), fmt.Sprint("b", i))
+		must(t, err)
+	}
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true})
+	must(t, err) // it takes no batches: the retelling is as slow as can be
+	r := record(t, s)
+	b := bridge(t, s)
+	random := seed(t)
+	for i := range 12 {
+		n := r.Mark()
+		if i > 0 { // the first time in the middle of the run's own beginning
+			must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
+		}
+		some := random.IntN(2 * pairs)
+		eventually(t, "some of it is told", func() bool { return r.Mark() >= n+some })
+		must(t, stream.Purge(t.Context()))
+	}
+	must(t, k.SetAlias(a, "at last"))
+	settled(t, s)
+	holds(t, s)
+	for _, e := range r.Since(0) {
+		if e.Kind == schema.Del {
+			t.Errorf("a del of a link that is there: %s", e.AppendJSON(nil))
+		}
+	}
+	if epochs := b.Metric("ifacebridge_epochs_total"); epochs < 3 {
+		t.Errorf("%v epochs were begun: nothing was lost in the middle", epochs)
+	}
+	replayAll(t, stored(t, connect(t, s), "IFACE"))
+}

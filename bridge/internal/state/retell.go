@@ -27,26 +27,14 @@ func (s *State) Retire(id event.Identity, at time.Time) []schema.Event {
 }
 
 // Retell returns the events with which a new epoch tells what consumers were told: the
-// snapshots of all links as they were last, one for each namespace; or, when the snapshots
-// of the last epoch are not whole, so much of them, as they were.
-func (s *State) Retell(whole bool, at time.Time) []schema.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var events []schema.Event
-	of := map[string]uint32{} // by namespace
-	for _, v := range s.links {
-		e := event.Decode(v.data)
-		if !whole && (e.Epoch != s.epoch || e.Snapshot.Of == 0) {
-			continue
-		}
-		of[e.Netns]++
-		events = append(events, *e)
-	}
-	if !whole {
-		slices.SortFunc(events, func(a, b schema.Event) int { return cmp.Compare(a.Seq, b.Seq) })
-		return events
-	}
+// snapshots of all links as they were last, one for each namespace.
+func (s *State) Retell(at time.Time) []schema.Event {
+	events := s.events(func(*schema.Event) bool { return true })
 	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
+	of := map[string]uint32{} // by namespace
+	for i := range events {
+		of[events[i].Netns]++
+	}
 	more, pos := uint32(len(of)), uint32(0)
 	for i := range events {
 		e := &events[i]
@@ -57,6 +45,28 @@ func (s *State) Retell(whole bool, at time.Time) []schema.Event {
 			Host: e.Host, BootID: e.BootID, Time: at, Kind: schema.New, Action: schema.Existing, Cause: schema.SnapshotCause,
 			Overruns: e.Overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of[e.Netns], More: more},
 			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+		}
+	}
+	return events
+}
+
+// RetellPart returns, as they were, the events of snapshots that these epochs have told
+// so far: the beginning of a run of which the snapshots are not all told.
+func (s *State) RetellPart(epochs []string) []schema.Event {
+	events := s.events(func(e *schema.Event) bool { return e.Snapshot.Of > 0 && slices.Contains(epochs, e.Epoch) })
+	slices.SortFunc(events, func(a, b schema.Event) int {
+		return cmp.Or(cmp.Compare(b.Snapshot.More, a.Snapshot.More), cmp.Compare(a.Snapshot.Pos, b.Snapshot.Pos))
+	})
+	return events
+}
+
+// events returns the last events of links, those that are wanted.
+func (s *State) events(wanted func(*schema.Event) bool) (events []schema.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.links {
+		if e := event.Decode(v.data); wanted(e) {
+			events = append(events, *e)
 		}
 	}
 	return events

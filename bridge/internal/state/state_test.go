@@ -36,14 +36,14 @@ func TestStateRetells(t *testing.T) {
 		}
 	}
 	want(
-		st.Retell(false, time.Now()),
+		st.RetellPart([]string{"one"}),
 		"blue.7 2 1 ",
 		schema.Snapshot{Pos: 1, Of: 1, More: 1},
 		schema.Snapshot{Pos: 1, Of: 3},
 		schema.Snapshot{Pos: 2, Of: 3},
 	)
 	want(
-		st.Retell(true, time.Now()),
+		st.Retell(time.Now()),
 		"1 2 blue.7 ",
 		schema.Snapshot{Pos: 1, Of: 2, More: 1},
 		schema.Snapshot{Pos: 2, Of: 2, More: 1},
