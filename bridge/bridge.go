@@ -111,7 +111,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 	if err != nil {
 		return err
 	}
-	defer host.close()
+	defer host.release()
 	for reason := event.Started; ; reason = event.Renamed {
 		if err := host.named(ctx, log); err != nil {
 			if ctx.Err() != nil {
@@ -138,7 +138,8 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 		}
 		var unconfirmed *UnconfirmedError
 		if errors.As(err, &unconfirmed) {
-			log.Error("the host was renamed while NATS took no events: the links of its old name got no del", "cause", err, "before", named.Host)
+			log.Error("the host was renamed while NATS took no events: the links of its old name got no del",
+				"cause", err, "before", named.Host)
 		} else if err != nil {
 			return err
 		}
@@ -159,7 +160,8 @@ func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logge
 
 // runFrom is RunFrom for a reason.
 func runFrom(
-	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason, log *slog.Logger, reg *prometheus.Registry,
+	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason,
+	log *slog.Logger, reg *prometheus.Registry,
 ) error {
 	id, err := newIdentity(cfg)
 	if err != nil {
@@ -228,7 +230,7 @@ func newPublisher(
 	p := &publisher{
 		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, nc.MaxPayload), delivery: way, state: state.New(),
 		follower: noFollower{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
-		owner: owner{log: log},
+		owner: rival{log: log},
 	}
 	if cfg.Delivery == config.JetStream {
 		bucket, err := state.NewBucket(cfg, p.state, nc, log)

@@ -36,7 +36,7 @@ func openHostname() (*hostname, error) {
 	return h, h.read()
 }
 
-func (h *hostname) close() { _ = h.file.Close() }
+func (h *hostname) release() { _ = h.file.Close() }
 
 func (h *hostname) read() error {
 	var buf [256]byte

@@ -27,8 +27,8 @@ const (
 	askMisses = 2
 )
 
-// owner is what is known of another bridge that owns the name.
-type owner struct {
+// A rival is what is known of another bridge that owns the name.
+type rival struct {
 	log      *slog.Logger
 	fenced   bool                   // it has written behind us
 	heard    bool                   // it has answered
@@ -36,13 +36,13 @@ type owner struct {
 }
 
 // replacedBy notes that another bridge has written behind us.
-func (o *owner) replacedBy(by *delivery.ReplacedError) {
+func (o *rival) replacedBy(by *delivery.ReplacedError) {
 	o.fenced, o.heard = true, false
 	o.standBy("standing by: "+by.Error(), "their_epoch", by.Epoch, "their_boot_id", by.BootID)
 }
 
 // standBy notes why this bridge does not publish, and logs it once.
-func (o *owner) standBy(why string, attrs ...any) {
+func (o *rival) standBy(why string, attrs ...any) {
 	if before := o.standing.Swap(&why); before == nil {
 		o.log.Warn("standing by: another bridge publishes as this host; going on when it is gone",
 			append(attrs, "advice", "give each host a name of its own (IFACE_HOST), and run one bridge for it")...)
@@ -50,7 +50,7 @@ func (o *owner) standBy(why string, attrs ...any) {
 }
 
 // ownNow notes that nobody else owns the name.
-func (o *owner) ownNow() {
+func (o *rival) ownNow() {
 	o.fenced, o.heard = false, false
 	if o.standing.Swap(nil) != nil {
 		o.log.Info("publishing as this host again: the other bridge is gone")

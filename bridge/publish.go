@@ -49,7 +49,7 @@ type publisher struct {
 	first  event.Opening
 	epochs []string
 
-	owner    owner       // of the host's name, while that is another bridge
+	owner    rival       // of the host's name, while that is another bridge
 	retiring func() bool // whether, when all is published, the host's links are to go
 
 	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail

@@ -31,16 +31,18 @@ type route struct {
 	queue   *queue.Queue
 	backlog *queue.Backlog
 	encoder *event.Encoder
-	frames  *frames
+	frames  *framer
 	bodies  [2][]byte
 }
 
 func newRoute(links int) *route {
+	cfg := config.Config{Prefix: "iface", Token: "web01"}
+	id := event.Identity{Host: "web01", BootID: "boot"}
 	q := queue.New(65536, 0)
 	p := &route{
-		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}), queue: q, backlog: queue.NewBacklog(event.Identity{Host: "web01", BootID: "boot"}, q),
-		encoder: event.NewEncoder(config.Config{Prefix: "iface", Token: "web01"}, event.Identity{Host: "web01", BootID: "boot"}, func() int64 { return 1 << 20 }),
-		frames:  newFrames(config.Config{Prefix: "iface", Token: "web01"}),
+		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}),
+		queue: q, backlog: queue.NewBacklog(id, q),
+		encoder: event.NewEncoder(cfg, id, func() int64 { return 1 << 20 }), frames: newFramer(cfg),
 	}
 	for i := range links {
 		p.table.Apply(linktest.New(linktest.Link(int32(i+1), fmt.Sprint("eth", i))), 0, func(*event.Change) {})
@@ -66,8 +68,11 @@ func body(index int32, name, alias string) []byte {
 		b = append(b, make([]byte, -len(value)&3)...)
 	}
 	attribute(unix.IFLA_IFNAME, append([]byte(name), 0)...)
-	for _, typ := range []uint16{unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_GROUP, unix.IFLA_PROMISCUITY, unix.IFLA_NUM_TX_QUEUES,
-		unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_CARRIER_CHANGES, unix.IFLA_MIN_MTU, unix.IFLA_MAX_MTU} {
+	for _, typ := range []uint16{
+		unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_GROUP, unix.IFLA_PROMISCUITY, unix.IFLA_NUM_TX_QUEUES,
+		unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_CARRIER_CHANGES,
+		unix.IFLA_MIN_MTU, unix.IFLA_MAX_MTU,
+	} {
 		attribute(typ, binary.NativeEndian.AppendUint32(nil, 1500)...)
 	}
 	attribute(unix.IFLA_OPERSTATE, 6)
@@ -129,7 +134,16 @@ func BenchmarkQueue(b *testing.B) {
 			q, taken := queue.New(65536, 0), make([]event.Delta, event.MaxBatch)
 			p := newRoute(10)
 			var states [2]schema.Link
-			c := event.Change{About: event.About{Kind: schema.New, Action: schema.Updated, Cause: schema.Notification, Time: time.Unix(1, 0), Count: 1, WasThere: true}}
+			c := event.Change{
+				About: event.About{
+					Kind:     schema.New,
+					Action:   schema.Updated,
+					Cause:    schema.Notification,
+					Time:     time.Unix(1, 0),
+					Count:    1,
+					WasThere: true,
+				},
+			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				index := int32(i) % links
@@ -158,7 +172,16 @@ func BenchmarkPublish(b *testing.B) {
 	s := natstest.Start(b, "")
 	for _, mode := range []config.Delivery{config.Core, config.JetStream} {
 		b.Run(string(mode), func(b *testing.B) {
-			cfg := config.Config{Servers: []string{s.URL}, Host: "web01", Token: "web01", Prefix: "iface", Delivery: mode, Stream: "IFACE", Bucket: "iface_links", Replicas: 1}
+			cfg := config.Config{
+				Servers:  []string{s.URL},
+				Host:     "web01",
+				Token:    "web01",
+				Prefix:   "iface",
+				Delivery: mode,
+				Stream:   "IFACE",
+				Bucket:   "iface_links",
+				Replicas: 1,
+			}
 			log := slog.New(slog.DiscardHandler)
 			nc, err := natsio.Connect(cfg, "bench", log)
 			if err != nil {

@@ -17,13 +17,13 @@ import (
 type core struct {
 	nc     *nats.Conn
 	msg    *event.Message
-	frames *frames
+	frames *framer
 }
 
 var _ Delivery = (*core)(nil)
 
 func newCore(cfg config.Config, nc *nats.Conn) *core {
-	return &core{nc: nc, msg: event.NewMessage(cfg), frames: newFrames(cfg)}
+	return &core{nc: nc, msg: event.NewMessage(cfg), frames: newFramer(cfg)}
 }
 
 // Begin implements [Delivery], as do the others.

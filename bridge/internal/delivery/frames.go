@@ -9,8 +9,8 @@ import (
 	"ifacebridge/schema"
 )
 
-// frames makes messages of events, and sends them many at a time.
-type frames struct {
+// A framer makes messages of events, and sends them many at a time.
+type framer struct {
 	publish [3]string // by schema.Kind: what a message begins with
 	buf     []byte    // messages
 	extra   []byte    // headers of one
@@ -22,8 +22,8 @@ const frameBytes = 128 << 10
 // ManyEvents is how many events are worth a write of their own.
 const ManyEvents = 16
 
-func newFrames(cfg config.Config) *frames {
-	f := &frames{}
+func newFramer(cfg config.Config) *framer {
+	f := &framer{}
 	for _, kind := range []schema.Kind{schema.New, schema.Del} {
 		f.publish[kind] = "HPUB " + schema.Subject(cfg.Prefix, cfg.Token, kind) + " "
 	}
@@ -32,7 +32,7 @@ func newFrames(cfg config.Config) *frames {
 
 // send sends each event of a batch as a message with, besides its own, the headers that
 // extra appends, if there is an extra.
-func (f *frames) send(to *natsio.Wire, batch []event.Outgoing, extra func(dst []byte, i int) []byte) error {
+func (f *framer) send(to *natsio.Wire, batch []event.Outgoing, extra func(dst []byte, i int) []byte) error {
 	f.buf = f.buf[:0]
 	for i := range batch {
 		event.Yield(i)
@@ -51,7 +51,7 @@ const headerLine = "NATS/1.0\r\n"
 
 // add appends the message of an event: HPUB <subject> <size of headers> <size> CR LF
 // headers CR LF data CR LF.
-func (f *frames) add(o *event.Outgoing, i int, extra func([]byte, int) []byte) {
+func (f *framer) add(o *event.Outgoing, i int, extra func([]byte, int) []byte) {
 	if f.extra = f.extra[:0]; extra != nil {
 		f.extra = extra(f.extra, i)
 	}

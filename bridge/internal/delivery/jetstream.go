@@ -40,10 +40,10 @@ type jetStream struct {
 	host   string // all subjects of this host, "<prefix>.<token>.*"
 	one    *event.Message
 	many   *event.Message // of a batch
-	frames *frames        // of a batch, too
+	frames *framer        // of a batch, too
 	batch  int            // how many messages the stream takes as an atomic batch; 1: none
 
-	story   story
+	story   toldStory
 	known   bool      // whether lastSeq is true
 	lastSeq uint64    // the stream sequence of this host's last message, 0: none
 	found   Located   // that message, when it was looked for last
@@ -63,13 +63,13 @@ func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStrea
 	}
 	return &jetStream{
 		cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFrames(cfg),
+		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFramer(cfg),
 	}, nil
 }
 
 // Begin implements [Delivery].
 func (d *jetStream) Begin(epoch string, told event.Mark) {
-	d.story = story{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
+	d.story = toldStory{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
 	d.known = false
 }
 

@@ -8,9 +8,9 @@ import (
 	"ifacebridge/schema"
 )
 
-// A story is what a delivery has had stored of an epoch: what has to be in the stream
+// A toldStory is what a delivery has had stored of an epoch: what has to be in the stream
 // when it looks there again. Its zero value is that of an epoch of which nothing is.
-type story struct {
+type toldStory struct {
 	epoch     string
 	seq       uint64    // of the last event that was confirmed, 0: none
 	data      []byte    // that event
@@ -52,7 +52,7 @@ func (e *ReplacedError) Error() string {
 // judge decides by what was found stored how the story goes on: behind the first n events
 // in flight, which are stored already; or not (BrokenStoryError), or that another bridge
 // tells its own under this name (ReplacedError).
-func (s *story) judge(found *Located, inFlight []event.Outgoing) (stored int, err error) {
+func (s *toldStory) judge(found *Located, inFlight []event.Outgoing) (stored int, err error) {
 	broken := func(reason event.EpochReason, format string, args ...any) (int, error) {
 		return 0, &BrokenStoryError{reason, fmt.Sprintf(format, args...)}
 	}
@@ -78,7 +78,7 @@ func (s *story) judge(found *Located, inFlight []event.Outgoing) (stored int, er
 }
 
 // judgeOwn is judge of an event of this epoch.
-func (s *story) judgeOwn(e *schema.Event, inFlight []event.Outgoing) (stored int, err error) {
+func (s *toldStory) judgeOwn(e *schema.Event, inFlight []event.Outgoing) (stored int, err error) {
 	clone := &BrokenStoryError{event.Cloned, fmt.Sprintf("event %d of this epoch is in the stream, and this bridge did "+
 		"not publish it: the machine was cloned, or put back to a snapshot", e.Seq)}
 	switch {
@@ -106,7 +106,7 @@ func isEvent(e *schema.Event, data []byte) bool {
 }
 
 // confirm takes note of events that were stored, the last of them at this place.
-func (s *story) confirm(events []event.Outgoing, streamSeq uint64) {
+func (s *toldStory) confirm(events []event.Outgoing, streamSeq uint64) {
 	last := &events[len(events)-1]
 	s.seq, s.data, s.streamSeq = last.Seq, append(s.data[:0], last.Data...), streamSeq
 }

@@ -14,39 +14,56 @@ func TestStoryIsJudged(t *testing.T) {
 	made, anew := time.Unix(1000, 0), time.Unix(2000, 0)
 	stored := func(epoch string, seq uint64, name string) *schema.Event {
 		return &schema.Event{
-			Host: "web01", Epoch: epoch, Seq: seq, Time: time.Unix(int64(seq), 0).UTC(), Kind: schema.New, Action: schema.Created,
-			Cause: schema.Notification, Link: schema.Link{Index: 2, Name: name},
+			Host: "web01", Epoch: epoch, Seq: seq, Time: time.Unix(int64(seq), 0).UTC(),
+			Kind: schema.New, Action: schema.Created, Cause: schema.Notification, Link: schema.Link{Index: 2, Name: name},
 		}
 	}
 	inFlight := []event.Outgoing{
 		{Seq: 6, Data: stored("ours", 6, "a").AppendJSON(nil)},
 		{Seq: 7, Data: stored("ours", 7, "a").AppendJSON(nil)},
 	}
-	told := story{epoch: "ours", seq: 5, data: stored("ours", 5, "a").AppendJSON(nil), streamSeq: 50, created: made}
+	told := toldStory{
+		epoch:     "ours",
+		seq:       5,
+		data:      stored("ours", 5, "a").AppendJSON(nil),
+		streamSeq: 50,
+		created:   made,
+	}
 	for _, tt := range []struct {
 		name   string
-		story  story
+		story  toldStory
 		found  Located
 		stored int
 		reason event.EpochReason // of a broken story
 		other  bool              // another bridge tells its own
 	}{
-		{name: "nothing told, nothing there", story: story{epoch: "ours"}},
-		{name: "nothing told, another's is of the past", story: story{epoch: "ours"}, found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
-		{name: "nothing told, garbage", story: story{epoch: "ours"}, found: Located{StreamSeq: 9, Created: made}},
-		{name: "the last confirmed", story: told, found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},
-		{name: "an acknowledgment was lost", story: told, found: Located{StreamSeq: 51, Event: stored("ours", 6, "a"), Created: made}, stored: 1},
-		{name: "of a batch, too", story: told, found: Located{StreamSeq: 52, Event: stored("ours", 7, "a"), Created: made}, stored: 2},
-		{name: "the last confirmed with other content", story: told, found: Located{StreamSeq: 50, Event: stored("ours", 5, "b"), Created: made}, reason: event.Cloned},
-		{name: "one in flight with other content", story: told, found: Located{StreamSeq: 51, Event: stored("ours", 6, "b"), Created: made}, reason: event.Cloned},
-		{name: "one that was not sent yet", story: told, found: Located{StreamSeq: 60, Event: stored("ours", 15, "a"), Created: made}, reason: event.Cloned},
-		{name: "an older one of ours", story: told, found: Located{StreamSeq: 48, Event: stored("ours", 3, "a"), Created: made}, reason: event.BrokerLost},
+		{name: "nothing told, nothing there", story: toldStory{epoch: "ours"}},
+		{name: "nothing told, another's is of the past", story: toldStory{epoch: "ours"},
+			found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
+		{name: "nothing told, garbage", story: toldStory{epoch: "ours"}, found: Located{StreamSeq: 9, Created: made}},
+		{name: "the last confirmed", story: told,
+			found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},
+		{name: "an acknowledgment was lost", story: told,
+			found: Located{StreamSeq: 51, Event: stored("ours", 6, "a"), Created: made}, stored: 1},
+		{name: "of a batch, too", story: told,
+			found: Located{StreamSeq: 52, Event: stored("ours", 7, "a"), Created: made}, stored: 2},
+		{name: "the last confirmed with other content", story: told,
+			found: Located{StreamSeq: 50, Event: stored("ours", 5, "b"), Created: made}, reason: event.Cloned},
+		{name: "one in flight with other content", story: told,
+			found: Located{StreamSeq: 51, Event: stored("ours", 6, "b"), Created: made}, reason: event.Cloned},
+		{name: "one that was not sent yet", story: told,
+			found: Located{StreamSeq: 60, Event: stored("ours", 15, "a"), Created: made}, reason: event.Cloned},
+		{name: "an older one of ours", story: told,
+			found: Located{StreamSeq: 48, Event: stored("ours", 3, "a"), Created: made}, reason: event.BrokerLost},
 		{name: "nothing any more", story: told, found: Located{Created: made}, reason: event.BrokerLost},
-		{name: "another's that is older", story: told, found: Located{StreamSeq: 20, Event: stored("theirs", 9, "a"), Created: made}, reason: event.BrokerLost},
-		{name: "another's that is newer", story: told, found: Located{StreamSeq: 51, Event: stored("theirs", 9, "a"), Created: made}, other: true},
+		{name: "another's that is older", story: told,
+			found: Located{StreamSeq: 20, Event: stored("theirs", 9, "a"), Created: made}, reason: event.BrokerLost},
+		{name: "another's that is newer", story: told,
+			found: Located{StreamSeq: 51, Event: stored("theirs", 9, "a"), Created: made}, other: true},
 		{name: "garbage", story: told, found: Located{StreamSeq: 51, Created: made}, reason: event.Damaged},
-		{name: "a stream made anew, with a copy", story: told, found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: anew}, reason: event.BrokerLost},
-		{name: "of an earlier run, whose event is not known", story: story{epoch: "ours", seq: 5, streamSeq: 50},
+		{name: "a stream made anew, with a copy", story: told,
+			found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: anew}, reason: event.BrokerLost},
+		{name: "of an earlier run, whose event is not known", story: toldStory{epoch: "ours", seq: 5, streamSeq: 50},
 			found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

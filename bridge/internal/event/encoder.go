@@ -63,6 +63,6 @@ func (c *Encoder) add(e *schema.Event, start, link int) {
 		EndsOpening: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0,
 	}
 	o.fit(c.room)
-	c.bytes, o.Headers = c.headers.append(c.bytes, e, c.writer.json.Time(e.Time))
+	c.bytes, o.Headers = c.headers.appendFor(c.bytes, e, c.writer.json.Time(e.Time))
 	c.Batch = append(c.Batch, o)
 }

@@ -14,7 +14,11 @@ import (
 // its place, and says what it left out.
 func TestEncoderFits(t *testing.T) {
 	limit := int64(0)
-	enc := event.NewEncoder(config.Config{Prefix: "iface", Token: "h"}, event.Identity{}, func() int64 { return limit })
+	enc := event.NewEncoder(
+		config.Config{Prefix: "iface", Token: "h"},
+		event.Identity{},
+		func() int64 { return limit },
+	)
 	enc.Begin("one", 6)
 	enc.Reset()
 	l := linktest.Link(1, "a")
@@ -26,7 +30,8 @@ func TestEncoderFits(t *testing.T) {
 	if err := e.UnmarshalJSON(enc.Batch[0].Data); err != nil {
 		t.Fatal(err)
 	}
-	if len(enc.Batch[0].Data) > 4096 || e.ID() != "one-7" || !e.Truncated.Has("altnames") || e.Link.Alias != "kept" || e.Link.Alt != "" {
+	if len(enc.Batch[0].Data) > 4096 || e.ID() != "one-7" || !e.Truncated.Has("altnames") || e.Link.Alias != "kept" ||
+		e.Link.Alt != "" {
 		t.Errorf("got %s", enc.Batch[0].Data)
 	}
 	if got := string(enc.Batch[0].Data[enc.Batch[0].LinkAt:]); !strings.HasPrefix(got, `{"ifindex":1,`) {

@@ -53,8 +53,8 @@ func commonHeaders(token string, kind schema.Kind) map[string]string {
 	}
 }
 
-// append appends an event's headers to dst. When is its time as it stands in the event.
-func (m *headerMaker) append(dst []byte, e *schema.Event, when []byte) ([]byte, Headers) {
+// appendFor appends an event's headers to dst. When is its time as it stands in the event.
+func (m *headerMaker) appendFor(dst []byte, e *schema.Event, when []byte) ([]byte, Headers) {
 	start := len(dst)
 	dst = append(append(append(dst, nats.MsgIdHdr+": "...), e.Epoch...), '-')
 	idFrom := start + len(nats.MsgIdHdr+": ")

@@ -38,7 +38,8 @@ func (q *plainQueue) push(c *event.Change) {
 	if q.window > 0 && !inSnapshot {
 		next.due = c.Time.Add(q.window)
 	}
-	if first := q.newest[c.ID]; !inSnapshot && first != nil && (len(q.changes) >= q.limit || c.Time.Before(first.due)) {
+	if first := q.newest[c.ID]; !inSnapshot && first != nil &&
+		(len(q.changes) >= q.limit || c.Time.Before(first.due)) {
 		next.due = first.due
 		foldPlain(&next.Change, &first.Change)
 		q.changes = slices.DeleteFunc(q.changes, func(p *plainChange) bool { return p == first })
@@ -92,9 +93,11 @@ func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
 		delete(q.newest, c.ID)
 	}
 	e = schema.Event{
-		Host: "web01", BootID: "boot", Epoch: "epoch", Seq: seq, Time: time.Unix(0, c.Time.UnixNano()), Kind: c.Kind, Action: c.Action, Cause: c.Cause,
+		Host: "web01", BootID: "boot", Epoch: "epoch", Seq: seq, Time: time.Unix(0, c.Time.UnixNano()),
+		Kind: c.Kind, Action: c.Action, Cause: c.Cause,
 		Overruns: c.Overruns + q.forgotten, Coalesced: c.Count, Snapshot: c.Snapshot,
-		Netns: c.Netns.Name, NetnsInode: c.Netns.Inode, NetnsPrevious: c.NetnsBefore, Counterpart: c.Counterpart, Link: *c.Link,
+		Netns: c.Netns.Name, NetnsInode: c.Netns.Inode, NetnsPrevious: c.NetnsBefore,
+		Counterpart: c.Counterpart, Link: *c.Link,
 	}
 	c.LinkNames.Put(&e.Link)
 	if c.Before != nil && (c.Action == schema.Updated || c.Action == schema.Renamed) {
@@ -114,7 +117,10 @@ func FuzzQueue(f *testing.F) {
 			return
 		}
 		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
-		tested := through{track.NewTable(excluding("x*"), event.Namespace{Name: "blue", Inode: 42}), queue.New(limit, window)}
+		tested := through{
+			track.NewTable(excluding("x*"), event.Namespace{Name: "blue", Inode: 42}),
+			queue.New(limit, window),
+		}
 		writer := event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}
 		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
 		both := func(c *event.Change) {

@@ -31,7 +31,15 @@ func TestQueueKeepsAll(t *testing.T) {
 	for i := range uint32(5) {
 		q.created(link(2, "a", mtu(i)))
 	}
-	expect(t, linktest.Taken(q.Queue, time.Now()), "new created 2:a", "new updated 2:a [mtu]", "new updated 2:a [mtu]", "new updated 2:a [mtu]", "new updated 2:a [mtu]")
+	expect(
+		t,
+		linktest.Taken(q.Queue, time.Now()),
+		"new created 2:a",
+		"new updated 2:a [mtu]",
+		"new updated 2:a [mtu]",
+		"new updated 2:a [mtu]",
+		"new updated 2:a [mtu]",
+	)
 }
 
 // Full, it folds the changes of one link into one, at the tail, against the state
@@ -96,7 +104,15 @@ func TestQueueNeverFoldsASnapshot(t *testing.T) {
 	q.created(link(1, "a", mtu(1)))
 	q.created(link(1, "a", mtu(2)))
 	q.deleted(link(2, "a"))
-	expect(t, linktest.Taken(q.Queue, time.Now()), "new existing 1:a", "new existing 2:a", "new existing 3:a", "new updated 1:a [mtu] x2", "del deleted 2:a")
+	expect(
+		t,
+		linktest.Taken(q.Queue, time.Now()),
+		"new existing 1:a",
+		"new existing 2:a",
+		"new existing 3:a",
+		"new updated 1:a [mtu] x2",
+		"del deleted 2:a",
+	)
 }
 
 // IFACE_COALESCE: one event for what comes within the window, and not later than

@@ -26,7 +26,11 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *Spool {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := Open(config.Config{SpoolDir: dir, Token: "h", Queue: 10000}, event.Identity{Host: "h", BootID: "boot", Epoch: epoch}, log)
+	s, err := Open(
+		config.Config{SpoolDir: dir, Token: "h", Queue: 10000},
+		event.Identity{Host: "h", BootID: "boot", Epoch: epoch},
+		log,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +108,8 @@ func TestSpoolSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	events := takeSpooled(t, s, "one", last.Seq)
-	if len(events) != 2501-event.MaxBatch || events[0].Seq != event.MaxBatch+1 || events[0].Link.MTU.Or(0) != event.MaxBatch-1 {
+	if len(events) != 2501-event.MaxBatch || events[0].Seq != event.MaxBatch+1 ||
+		events[0].Link.MTU.Or(0) != event.MaxBatch-1 {
 		t.Errorf("got %d events, the first is %d with MTU %d", len(events), events[0].Seq, events[0].Link.MTU.Or(0))
 	}
 	if left, _ := s.Leftover(); left.Epoch != "" {
@@ -153,7 +158,9 @@ func TestSpoolDamaged(t *testing.T) {
 		"cut off":           func(file string) error { return os.WriteFile(file, data[:len(data)/3], 0o600) },
 		"cut off in a page": func(file string) error { return os.WriteFile(file, data[:len(data)/2+1000], 0o600) },
 		"a bit of an event": func(file string) error { return os.WriteFile(file, flip(data, inEvent+10), 0o600) },
-		"pages torn":        func(file string) error { return os.WriteFile(file, flip(data, every(4096, 8192, len(data))...), 0o600) },
+		"pages torn": func(file string) error {
+			return os.WriteFile(file, flip(data, every(4096, 8192, len(data))...), 0o600)
+		},
 		"another bbolt file": func(file string) error {
 			db, err := bbolt.Open(file, 0o600, nil)
 			if err != nil {
@@ -171,7 +178,8 @@ func TestSpoolDamaged(t *testing.T) {
 			}
 			var said strings.Builder
 			s := testSpool(t, dir, "two", slog.New(slog.NewTextHandler(&said, nil)))
-			if !strings.Contains(said.String(), "the spool is damaged or no spool") || !strings.Contains(said.String(), "moved_to="+path(dir)+".damaged-") {
+			if !strings.Contains(said.String(), "the spool is damaged or no spool") ||
+				!strings.Contains(said.String(), "moved_to="+path(dir)+".damaged-") {
 				t.Errorf("said:\n%s", said.String())
 			}
 			if moved, _ := filepath.Glob(path(dir) + ".damaged-*"); len(moved) != 1 {
@@ -208,7 +216,9 @@ func TestSpoolRefused(t *testing.T) {
 	}
 	cfg := config.Config{SpoolDir: file, Token: "h", Queue: 10}
 	_, err := Open(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
-	if want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; accepted: a directory that can be written"; err == nil || err.Error() != want {
+	want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; " +
+		"accepted: a directory that can be written"
+	if err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 	cfg.SpoolDir = t.TempDir()
@@ -263,7 +273,8 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 	dir := t.TempDir()
 	fill(dir, own, blue)
 	o, whole, err := testSpool(t, dir, "two", nil).LeftoverOpening()
-	if err != nil || !whole || len(o.Links) != 4 || o.Links[schema.LinkKey{Netns: "blue", Index: 2}].NetnsInode != 42 {
+	if err != nil || !whole || len(o.Links) != 4 ||
+		o.Links[schema.LinkKey{Netns: "blue", Index: 2}].NetnsInode != 42 {
 		t.Errorf("got %+v, whole %v, %v", o, whole, err)
 	}
 	dir = t.TempDir()

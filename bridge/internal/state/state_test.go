@@ -13,7 +13,8 @@ func TestStateRetells(t *testing.T) {
 	st := New()
 	apply := func(seq uint64, netns string, index int32, snapshot schema.Snapshot) {
 		e := schema.Event{
-			Host: "web01", BootID: "boot", Epoch: "one", Seq: seq, Time: time.Unix(1, 0), Kind: schema.New, Action: schema.Existing,
+			Host: "web01", BootID: "boot", Epoch: "one", Seq: seq, Time: time.Unix(1, 0),
+			Kind: schema.New, Action: schema.Existing,
 			Cause: schema.SnapshotCause, Snapshot: snapshot, Netns: netns, Link: schema.Link{Index: index, Name: "a"},
 		}
 		st.Apply("one", []event.Outgoing{{Seq: seq, Data: e.AppendJSON(nil), Key: e.Key()}})
@@ -34,6 +35,18 @@ func TestStateRetells(t *testing.T) {
 			t.Errorf("got %q, want %q", got, keys)
 		}
 	}
-	want(st.RetellPart([]string{"one"}), "blue.7 2 1 ", schema.Snapshot{Pos: 1, Of: 1, More: 1}, schema.Snapshot{Pos: 1, Of: 3}, schema.Snapshot{Pos: 2, Of: 3})
-	want(st.Retell(time.Now()), "1 2 blue.7 ", schema.Snapshot{Pos: 1, Of: 2, More: 1}, schema.Snapshot{Pos: 2, Of: 2, More: 1}, schema.Snapshot{Pos: 1, Of: 1})
+	want(
+		st.RetellPart([]string{"one"}),
+		"blue.7 2 1 ",
+		schema.Snapshot{Pos: 1, Of: 1, More: 1},
+		schema.Snapshot{Pos: 1, Of: 3},
+		schema.Snapshot{Pos: 2, Of: 3},
+	)
+	want(
+		st.Retell(time.Now()),
+		"1 2 blue.7 ",
+		schema.Snapshot{Pos: 1, Of: 2, More: 1},
+		schema.Snapshot{Pos: 2, Of: 2, More: 1},
+		schema.Snapshot{Pos: 1, Of: 1},
+	)
 }

@@ -41,7 +41,15 @@ func TestDumpOfManyLinks(t *testing.T) {
 	}
 	defer src.Close()
 	q := queue.New(1<<20, 0)
-	w := &watcher{src: src, table: NewTable(config.Filter{}, event.Namespace{}), queue: q, resync: time.Millisecond, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
+	w := &watcher{
+		src:      src,
+		table:    NewTable(config.Filter{}, event.Namespace{}),
+		queue:    q,
+		resync:   time.Millisecond,
+		log:      slog.New(slog.DiscardHandler),
+		overruns: new(atomic.Uint64),
+		metrics:  newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()}),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)

@@ -191,7 +191,7 @@ func (n *Namespaces) open(ctx context.Context) error {
 			begun = append(begun, w)
 		} else if failed[ns.Name] = err; ns.Own() || ctx.Err() != nil {
 			for _, w := range begun {
-				w.close()
+				w.closeSource()
 			}
 			return err
 		}
@@ -227,7 +227,7 @@ func (n *Namespaces) begin(ctx context.Context, ns netlinksrc.Namespace) (*names
 		w.reopen = func() error { return n.reopen(w) }
 	}
 	if err := w.start(ctx); err != nil {
-		w.close()
+		w.closeSource()
 		return nil, err
 	}
 	if !n.cfg.Netns.OnlySelf() {
@@ -273,8 +273,8 @@ func (n *Namespaces) reopen(w *namespace) error {
 	return nil
 }
 
-// close closes the sockets in the namespace. Its goroutine must have ended.
-func (w *namespace) close() {
+// closeSource closes the sockets in the namespace. Its goroutine must have ended.
+func (w *namespace) closeSource() {
 	if w.src != nil {
 		_ = w.src.Close()
 	}
@@ -415,7 +415,7 @@ func (n *Namespaces) remove(w *namespace) {
 	w.end()
 	delete(n.watched, w.ns.Inode)
 	n.moved.forget(w)
-	w.close()
+	w.closeSource()
 }
 
 // end stops all watchers, and closes their sockets. What becomes of the links after
@@ -428,7 +428,7 @@ func (n *Namespaces) end() {
 		<-w.done
 		n.lock.Lock()
 		delete(n.watched, w.ns.Inode)
-		w.close()
+		w.closeSource()
 		n.lock.Unlock()
 	}
 }

@@ -16,54 +16,136 @@ import (
 // does not have is gone (an alias, the last altname). Fact: wireless sends partial
 // messages, in which absent means nothing. Fact: an index is given to another link.
 func TestTable(t *testing.T) {
-	swap := []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(3, "b")), newMsg(link(2, "tmp")), newMsg(link(3, "a")), newMsg(link(2, "b"))}
+	swap := []*netlinksrc.Message{
+		newMsg(link(2, "a")),
+		newMsg(link(3, "b")),
+		newMsg(link(2, "tmp")),
+		newMsg(link(3, "a")),
+		newMsg(link(2, "b")),
+	}
 	tests := []struct {
 		name     string
 		filter   config.Filter
 		messages []*netlinksrc.Message
 		want     []string
 	}{
-		{name: "life", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"}},
-		{name: "announced without a change", messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
-			want: []string{"new created 2:a"}},
+		{
+			name:     "life",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "new updated 2:a [mtu]", "del deleted 2:a"},
+		},
+		{
+			name:     "announced without a change",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a"))},
+			want:     []string{"new created 2:a"},
+		},
 		{name: "the next event counts what changed nothing",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9))), newMsg(link(2, "a", mtu(9))), delMsg(link(2, "a"))},
-			want:     []string{"new created 2:a", "new updated 2:a [mtu] x3", "del deleted 2:a x2"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a", mtu(9))),
+				newMsg(link(2, "a", mtu(9))),
+				delMsg(link(2, "a")),
+			},
+			want: []string{"new created 2:a", "new updated 2:a [mtu] x3", "del deleted 2:a x2"}},
 		{name: "why a link is announced is news each time, and no state",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a", reason("NOTIFY PEERS"))), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
-			want:     []string{"new created 2:a", "new updated 2:a [event]", "new updated 2:a [event]", "new updated 2:a [mtu] x2"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a", reason("NOTIFY PEERS"))),
+				newMsg(link(2, "a", reason("NOTIFY PEERS"))),
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a", mtu(9))),
+			},
+			want: []string{
+				"new created 2:a",
+				"new updated 2:a [event]",
+				"new updated 2:a [event]",
+				"new updated 2:a [mtu] x2",
+			}},
 		{name: "what a bridge says of its port",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", port(`{"state":"disabled"}`))), portMsg(2, `{"state":"blocking"}`), portMsg(2, `{"state":"blocking"}`), newMsg(link(2, "a", port(`{"state":"blocking"}`)))},
-			want:     []string{"new created 2:a", "new updated 2:a [linkinfo]"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a", port(`{"state":"disabled"}`))),
+				portMsg(2, `{"state":"blocking"}`),
+				portMsg(2, `{"state":"blocking"}`),
+				newMsg(link(2, "a", port(`{"state":"blocking"}`))),
+			},
+			want: []string{"new created 2:a", "new updated 2:a [linkinfo]"}},
 		{name: "what a bridge says of a port that has left it, or that nobody knows",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a")), portMsg(2, `{"state":"blocking"}`), portMsg(3, `{"state":"blocking"}`), delMsg(link(2, "a"))},
-			want:     []string{"new created 2:a", "del deleted 2:a x2"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a")),
+				portMsg(2, `{"state":"blocking"}`),
+				portMsg(3, `{"state":"blocking"}`),
+				delMsg(link(2, "a")),
+			},
+			want: []string{"new created 2:a", "del deleted 2:a x2"}},
 		{name: "a notification does not take back what dumps say of virtual functions",
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", functions)), newMsg(link(2, "a")), newMsg(link(2, "a", mtu(9)))},
-			want:     []string{"new created 2:a", "new updated 2:a [mtu] x2"}},
-		{name: "a full message is the state: an alias that is gone", messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "new updated 2:a [ifalias]"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a", functions)),
+				newMsg(link(2, "a")),
+				newMsg(link(2, "a", mtu(9))),
+			},
+			want: []string{"new created 2:a", "new updated 2:a [mtu] x2"}},
+		{
+			name:     "a full message is the state: an alias that is gone",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a", alias("x"))), newMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "new updated 2:a [ifalias]"},
+		},
 		{name: "a partial message is merged", messages: []*netlinksrc.Message{
-			newMsg(link(2, "a", alias("x"))), partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}), partialMsg(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002})},
+			newMsg(link(2, "a", alias("x"))),
+			partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002}),
+			partialMsg(schema.Link{Index: 2, Name: "b", Type: 1, Flags: 0x1002}),
+		},
 			want: []string{"new created 2:a", "new renamed 2:b [ifname] x2"}},
-		{name: "a partial message makes no link", messages: []*netlinksrc.Message{partialMsg(link(2, "a")), newMsg(link(2, "a")), delMsg(link(2, "a")), partialMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "del deleted 2:a"}},
-		{name: "gone twice", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},
-			want: []string{"new created 2:a", "del deleted 2:a"}},
-		{name: "an index is reused", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), newMsg(link(2, "b"))},
-			want: []string{"new created 2:a", "del deleted 2:a", "new created 2:b"}},
+		{
+			name: "a partial message makes no link",
+			messages: []*netlinksrc.Message{
+				partialMsg(link(2, "a")),
+				newMsg(link(2, "a")),
+				delMsg(link(2, "a")),
+				partialMsg(link(2, "a")),
+			},
+			want: []string{"new created 2:a", "del deleted 2:a"},
+		},
+		{
+			name:     "gone twice",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), delMsg(link(2, "a"))},
+			want:     []string{"new created 2:a", "del deleted 2:a"},
+		},
+		{
+			name:     "an index is reused",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a")), newMsg(link(2, "b"))},
+			want:     []string{"new created 2:a", "del deleted 2:a", "new created 2:b"},
+		},
 		{name: "a swap of two names", messages: swap,
-			want: []string{"new created 2:a", "new created 3:b", "new renamed 2:tmp [ifname]", "new renamed 3:a [ifname]", "new renamed 2:b [ifname]"}},
-		{name: "names that differ in one byte", messages: []*netlinksrc.Message{newMsg(link(2, "a\xff")), newMsg(link(2, "a\xfe"))},
-			want: []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"}},
+			want: []string{
+				"new created 2:a",
+				"new created 3:b",
+				"new renamed 2:tmp [ifname]",
+				"new renamed 3:a [ifname]",
+				"new renamed 2:b [ifname]",
+			}},
+		{
+			name:     "names that differ in one byte",
+			messages: []*netlinksrc.Message{newMsg(link(2, "a\xff")), newMsg(link(2, "a\xfe"))},
+			want:     []string{"new created 2:a\xff", "new renamed 2:a\xfe [ifname ifname_bytes]"},
+		},
 		{name: "moved", messages: []*netlinksrc.Message{newMsg(link(2, "a")), delMsg(link(2, "a", movedTo(0, 7)))},
 			want: []string{"new created 2:a", "del moved 2:a"}},
 		{name: "renamed out of the filter and in", filter: including("eth*"),
-			messages: []*netlinksrc.Message{newMsg(link(2, "eth0")), newMsg(link(2, "x0")), newMsg(link(2, "x0", mtu(9))), newMsg(link(2, "eth1", mtu(9)))},
-			want:     []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "eth0")),
+				newMsg(link(2, "x0")),
+				newMsg(link(2, "x0", mtu(9))),
+				newMsg(link(2, "eth1", mtu(9))),
+			},
+			want: []string{"new created 2:eth0", "del renamed 2:x0 [ifname]", "new renamed 2:eth1 [ifname]"}},
 		{name: "filtered from birth to death", filter: excluding("kind:veth"),
-			messages: []*netlinksrc.Message{newMsg(link(2, "a", kind("veth"))), newMsg(link(2, "b", kind("veth"))), delMsg(link(2, "b"))}},
+			messages: []*netlinksrc.Message{
+				newMsg(link(2, "a", kind("veth"))),
+				newMsg(link(2, "b", kind("veth"))),
+				delMsg(link(2, "b")),
+			}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,11 +170,23 @@ func TestTableCompares(t *testing.T) {
 		want []string
 	}{
 		{"nothing", known, nil},
-		{"what the kernel does not announce", link(2, "a", kind("veth"), ups(3), alias("x")), []string{"new updated 2:a [ifalias] resync"}},
+		{
+			"what the kernel does not announce",
+			link(2, "a", kind("veth"), ups(3), alias("x")),
+			[]string{"new updated 2:a [ifalias] resync"},
+		},
 		{"a rename", link(2, "b", kind("veth"), ups(3)), []string{"new renamed 2:b [ifname] resync"}},
 		{"a link that is new", link(3, "c"), []string{"new created 3:c resync"}},
-		{"another kind under the index", link(2, "a", kind("bridge"), ups(3)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
-		{"a carrier that came less often", link(2, "a", kind("veth"), ups(0)), []string{"del deleted 2:a resync", "new created 2:a resync"}},
+		{
+			"another kind under the index",
+			link(2, "a", kind("bridge"), ups(3)),
+			[]string{"del deleted 2:a resync", "new created 2:a resync"},
+		},
+		{
+			"a carrier that came less often",
+			link(2, "a", kind("veth"), ups(0)),
+			[]string{"del deleted 2:a resync", "new created 2:a resync"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -119,11 +213,27 @@ func TestTableNames(t *testing.T) {
 		t.Errorf("got master %q and lower link %q", got.MasterName, got.LowerName)
 	}
 	table.Apply(newMsg(link(7, "br1")), 0, emit)
-	table.Apply(newMsg(link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) })), 0, emit)
+	table.Apply(
+		newMsg(
+			link(2, "a", master(7), func(l *schema.Link) { l.LowerIndex, l.LowerNetnsID = 7, schema.Some[int32](0) }),
+		),
+		0,
+		emit,
+	)
 	if got.MasterName != "br1" || got.LowerName != "" {
 		t.Errorf("got master %q and, of a link elsewhere, %q", got.MasterName, got.LowerName)
 	}
-	table.Apply(newMsg(link(3, "vx", func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} })), 0, emit)
+	table.Apply(
+		newMsg(
+			link(
+				3,
+				"vx",
+				func(l *schema.Link) { l.Info = schema.LinkInfo{Kind: "vxlan", Data: `{"id":1,"link":2}`} },
+			),
+		),
+		0,
+		emit,
+	)
 	if got.Info.Data != `{"id":1,"link":"a"}` {
 		t.Errorf("got %s", got.Info.Data)
 	}
@@ -140,7 +250,10 @@ func TestTableRestatesNames(t *testing.T) {
 	table.Apply(newMsg(link(7, "br0")), 0, silent)
 	table.Apply(newMsg(link(4, "port", master(7))), 0, silent)
 	table.Apply(newMsg(link(7, "br1")), 0, silent)
-	for _, want := range [][]string{{"new updated 2:veth1 [link_index] resync", "new updated 4:port [master_index] resync"}, nil} {
+	for _, want := range [][]string{
+		{"new updated 2:veth1 [link_index] resync", "new updated 4:port [master_index] resync"},
+		nil,
+	} {
 		var got []string
 		table.Restate(time.Unix(1, 0), 0, func(c *event.Change) { got = append(got, describe(c)) })
 		expect(t, got, want...)

@@ -92,7 +92,14 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
 	q := queue.New(100, 0)
-	w := &watcher{src: s, table: NewTable(config.Filter{}, event.Namespace{}), queue: q, log: slog.New(slog.DiscardHandler), overruns: new(atomic.Uint64), metrics: newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()})}
+	w := &watcher{
+		src:      s,
+		table:    NewTable(config.Filter{}, event.Namespace{}),
+		queue:    q,
+		log:      slog.New(slog.DiscardHandler),
+		overruns: new(atomic.Uint64),
+		metrics:  newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()}),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.over = cancel
@@ -131,41 +138,114 @@ func TestWatcher(t *testing.T) {
 			script{steps: []step{{links: links{a}}}, receives: []messages{{newMsg(b), delMsg(a)}}},
 			[]string{"new existing 2:a", "new created 3:b", "del deleted 2:a"}},
 		{"what comes during the first dump is in the snapshot",
-			script{steps: []step{{links: links{a, b}, meanwhile: messages{newMsg(link(2, "a", mtu(1))), delMsg(b), newMsg(link(4, "c"))}}}},
+			script{
+				steps: []step{
+					{
+						links:     links{a, b},
+						meanwhile: messages{newMsg(link(2, "a", mtu(1))), delMsg(b), newMsg(link(4, "c"))},
+					},
+				},
+			},
 			[]string{"new existing 2:a", "new existing 4:c"}},
 		{"an overrun during the first dump: there is one snapshot, and it is right",
 			script{steps: []step{{links: links{a}, overrun: true}, {links: links{a, b}}}},
 			[]string{"new existing 2:a", "new existing 3:b"}},
 		{"an overrun: what was lost is found",
-			script{steps: []step{{links: links{a, b}}, {links: links{link(2, "a", mtu(1)), link(4, "c")}}}, receives: []messages{nil}},
-			[]string{"new existing 2:a", "new existing 3:b", "del deleted 3:b resync", "new updated 2:a [mtu] resync", "new created 4:c resync"}},
+			script{
+				steps:    []step{{links: links{a, b}}, {links: links{link(2, "a", mtu(1)), link(4, "c")}}},
+				receives: []messages{nil},
+			},
+			[]string{
+				"new existing 2:a",
+				"new existing 3:b",
+				"del deleted 3:b resync",
+				"new updated 2:a [mtu] resync",
+				"new created 4:c resync",
+			}},
 		{"an overrun during the resync: it starts over",
-			script{steps: []step{{links: links{a}}, {links: links{a, b}, overrun: true}, {links: links{a}, overrun: true}, {links: links{b}}}, receives: []messages{nil}},
-			[]string{"new existing 2:a", "new created 3:b resync", "del deleted 3:b resync", "del deleted 2:a resync", "new created 3:b resync"}},
+			script{
+				steps: []step{
+					{links: links{a}},
+					{links: links{a, b}, overrun: true},
+					{links: links{a}, overrun: true},
+					{links: links{b}},
+				},
+				receives: []messages{nil},
+			},
+			[]string{
+				"new existing 2:a",
+				"new created 3:b resync",
+				"del deleted 3:b resync",
+				"del deleted 2:a resync",
+				"new created 3:b resync",
+			}},
 		{"a dump does not take back a newer notification",
-			script{steps: []step{{links: links{a, b}}, {links: links{a, b}, meanwhile: messages{newMsg(link(2, "a", mtu(1))), delMsg(b)}}}, receives: []messages{nil}},
+			script{
+				steps: []step{
+					{links: links{a, b}},
+					{links: links{a, b}, meanwhile: messages{newMsg(link(2, "a", mtu(1))), delMsg(b)}},
+				},
+				receives: []messages{nil},
+			},
 			[]string{"new existing 2:a", "new existing 3:b", "new updated 2:a [mtu]", "del deleted 3:b"}},
 		{"nor does it bring a link back that is announced and gone",
-			script{steps: []step{{links: links{a}}, {links: links{a, b}, meanwhile: messages{newMsg(b), delMsg(b)}}}, receives: []messages{nil}},
+			script{
+				steps:    []step{{links: links{a}}, {links: links{a, b}, meanwhile: messages{newMsg(b), delMsg(b)}}},
+				receives: []messages{nil},
+			},
 			[]string{"new existing 2:a", "new created 3:b", "del deleted 3:b"}},
 		{"nor does it hide one that came back",
-			script{steps: []step{{links: links{a}}, {meanwhile: messages{delMsg(a), newMsg(link(2, "again"))}}}, receives: []messages{nil}},
+			script{
+				steps:    []step{{links: links{a}}, {meanwhile: messages{delMsg(a), newMsg(link(2, "again"))}}},
+				receives: []messages{nil},
+			},
 			[]string{"new existing 2:a", "del deleted 2:a", "new created 2:again"}},
 		{"an interrupted dump is made again, and a link that one of them missed is there",
-			script{steps: []step{{links: links{a, b}}, {links: links{a}, interrupted: true}, {links: links{b}}}, receives: []messages{nil}},
+			script{
+				steps:    []step{{links: links{a, b}}, {links: links{a}, interrupted: true}, {links: links{b}}},
+				receives: []messages{nil},
+			},
 			[]string{"new existing 2:a", "new existing 3:b"}},
 		{"interrupted for ever: used as it is",
-			script{steps: []step{{links: links{a}}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {links: links{a}, interrupted: true}, {}}, receives: []messages{nil}},
+			script{
+				steps: []step{
+					{links: links{a}},
+					{links: links{a}, interrupted: true},
+					{links: links{a}, interrupted: true},
+					{links: links{a}, interrupted: true},
+					{links: links{a}, interrupted: true},
+					{},
+				},
+				receives: []messages{nil},
+			},
 			[]string{"new existing 2:a"}},
 		{"several overruns in a row",
-			script{steps: []step{{links: links{a}}, {links: links{a}}, {links: links{a, b}}}, receives: []messages{nil, {newMsg(link(2, "a", mtu(1)))}, nil}},
-			[]string{"new existing 2:a", "new updated 2:a [mtu]", "new updated 2:a [mtu] resync", "new created 3:b resync"}},
+			script{
+				steps:    []step{{links: links{a}}, {links: links{a}}, {links: links{a, b}}},
+				receives: []messages{nil, {newMsg(link(2, "a", mtu(1)))}, nil},
+			},
+			[]string{
+				"new existing 2:a",
+				"new updated 2:a [mtu]",
+				"new updated 2:a [mtu] resync",
+				"new created 3:b resync",
+			}},
 		{"a dump does not take back what a bridge said of its port meanwhile",
 			script{steps: []step{{links: links{link(2, "a", port(`{"state":"learning"}`))}},
-				{links: links{link(2, "a", port(`{"state":"learning"}`))}, meanwhile: messages{portMsg(2, `{"state":"forwarding"}`)}}}, receives: []messages{nil}},
+				{
+					links:     links{link(2, "a", port(`{"state":"learning"}`))},
+					meanwhile: messages{portMsg(2, `{"state":"forwarding"}`)},
+				}}, receives: []messages{nil}},
 			[]string{"new existing 2:a", "new updated 2:a [linkinfo]"}},
 		{"a partial message does not hide its link from a dump",
-			script{steps: []step{{links: links{a}, meanwhile: messages{partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})}}}},
+			script{
+				steps: []step{
+					{
+						links:     links{a},
+						meanwhile: messages{partialMsg(schema.Link{Index: 2, Name: "a", Type: 1, Flags: 0x1002})},
+					},
+				},
+			},
 			[]string{"new existing 2:a"}},
 	}
 	for i := range tests {
