@@ -170,7 +170,8 @@ func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schem
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
 	for i := range known {
-		known[i].Host, known[i].BootID, known[i].OwnNetnsInode = p.id.Host, p.id.BootID, p.id.OwnNetns
+		e := &known[i]
+		e.Host, e.BootID, e.OwnNetnsInode, e.Labels = p.id.Host, p.id.BootID, p.id.OwnNetns, p.id.Labels
 	}
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err

@@ -111,6 +111,7 @@ type Change struct {
 type Host struct {
 	Name   string
 	BootID string
+	Labels schema.Labels
 	Epoch  string
 	Seq    uint64               // of the last event that is in Links; FromBucket, of the newest
 	Links  []schema.LinkInNetns // by namespace and index

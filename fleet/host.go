@@ -12,6 +12,7 @@ import (
 type host struct {
 	token, name   string
 	bootID, epoch string
+	labels        schema.Labels
 	seq           uint64
 	links         map[schema.LinkKey]schema.Link
 	last          time.Time
@@ -47,7 +48,7 @@ func newHost(token, name string) *host {
 }
 
 func (h *host) view() Host {
-	return Host{Name: h.name, BootID: h.bootID, Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
+	return Host{Name: h.name, BootID: h.bootID, Labels: h.labels, Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
 		Whole: h.whole, Quiet: h.quiet, Gaps: h.gaps, Healed: h.healed, Repeats: h.repeats}
 }
 
@@ -85,7 +86,7 @@ func (h *host) begin(e *schema.Event) {
 		h.past = append(h.past, h.epoch)
 		h.past = h.past[max(0, len(h.past)-maxPast):]
 	}
-	h.epoch, h.bootID, h.seq = e.Epoch, e.BootID, 0
+	h.epoch, h.bootID, h.labels, h.seq = e.Epoch, e.BootID, e.Labels, 0
 	h.whole, h.gap, h.waiting, h.marked = false, false, nil, nil
 	h.opening = e.Seq == 1
 }
@@ -210,7 +211,7 @@ func (h *host) adopt(a *schema.Links) (changes []Change) {
 		return nil
 	}
 	if a.Epoch != h.epoch {
-		h.begin(&schema.Event{Epoch: a.Epoch, BootID: a.BootID})
+		h.begin(&schema.Event{Epoch: a.Epoch, BootID: a.BootID, Labels: a.Labels})
 	} else if h.whole { // it knows of events that never came
 		h.gaps++
 		h.whole = false
@@ -241,7 +242,7 @@ func has(links map[schema.LinkKey]schema.Link, k schema.LinkKey) bool {
 func (h *host) latest(e *schema.Event, data []byte) []Change {
 	h.last, h.bootID = e.Time, e.BootID
 	if e.Epoch != h.epoch || e.Seq > h.seq {
-		h.epoch, h.seq = e.Epoch, e.Seq
+		h.epoch, h.labels, h.seq = e.Epoch, e.Labels, e.Seq
 	}
 	k := e.Key()
 	h.links[k] = e.Link

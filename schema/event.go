@@ -36,6 +36,8 @@ type Event struct {
 	// another number means other links: a container that was made again.
 	OwnNetnsInode uint64
 
+	Labels Labels // of the host, constant in an epoch
+
 	Epoch string // one run of the bridge
 	Seq   uint64 // position in the epoch, from 1, without gaps
 

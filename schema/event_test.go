@@ -87,6 +87,10 @@ func goldenEvents(t testing.TB) map[string]schema.Event {
 		"updated": with(func(e *schema.Event) {
 			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, eth0, down, schema.Diff(&down, &eth0)
 		}),
+		"labelled": with(func(e *schema.Event) {
+			e.Action, e.Link, e.OwnNetnsInode = schema.Created, port, 4026531840
+			e.Labels, _ = schema.ParseLabels("site=fra1,rack=b12,note=a \"b\"")
+		}),
 		"updated-without-a-change": with(func(e *schema.Event) { e.Action, e.Link = schema.Updated, tunnel }),
 		"updated-coalesced": with(func(e *schema.Event) {
 			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, free, port, schema.Diff(&port, &free)

@@ -157,6 +157,7 @@ type Encoder struct {
 type run struct {
 	epoch, host, bootID string
 	ownNetnsInode       uint64
+	labels              Labels
 }
 
 // AppendJSON appends the event to dst, and returns besides where its link stands: from
@@ -194,13 +195,16 @@ var onceKeys = func() (s FieldSet) {
 // appendHead appends the event up to its link. Previous, where there is one, stands
 // for e.Previous.
 func (c *Encoder) appendHead(dst []byte, e *Event, previous *Form) []byte {
-	if r := (run{e.Epoch, e.Host, e.BootID, e.OwnNetnsInode}); r != c.run || len(c.head) == 0 {
+	if r := (run{e.Epoch, e.Host, e.BootID, e.OwnNetnsInode, e.Labels}); r != c.run || len(c.head) == 0 {
 		c.run = r
 		c.head = append(append(append(c.head[:0], `{"schema":"`+Name+`","id":"`...), e.Epoch...), '-')
 		c.repeat = appendText(append(c.repeat[:0], `","host":`...), e.Host)
 		c.repeat = appendText(append(c.repeat, `,"boot_id":`...), e.BootID)
 		if e.OwnNetnsInode != 0 {
 			c.repeat = strconv.AppendUint(append(c.repeat, `,"own_netns_inode":`...), e.OwnNetnsInode, 10)
+		}
+		if e.Labels != "" {
+			c.repeat = append(append(c.repeat, `,"labels":`...), e.Labels...)
 		}
 		c.repeat = append(appendText(append(c.repeat, `,"epoch":`...), e.Epoch), `,"seq":`...)
 	}
@@ -353,6 +357,7 @@ var eventKeys = map[string]func(*Event, json.RawMessage) error{
 	"netns_inode": into(func(e *Event) *uint64 { return &e.NetnsInode }),
 
 	"own_netns_inode": into(func(e *Event) *uint64 { return &e.OwnNetnsInode }),
+	"labels":          func(e *Event, raw json.RawMessage) error { return e.Labels.UnmarshalJSON(raw) },
 	"netns_previous":  into(func(e *Event) *string { return &e.NetnsPrevious }),
 	"changed":         intoSet(func(e *Event) *FieldSet { return &e.Changed }),
 	"truncated":       intoSet(func(e *Event) *FieldSet { return &e.Truncated }),

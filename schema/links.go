@@ -10,6 +10,7 @@ type Links struct {
 	Schema string        `json:"schema"` // [Name]
 	Host   string        `json:"host"`
 	BootID string        `json:"boot_id"`
+	Labels Labels        `json:"labels,omitempty"`
 	Epoch  string        `json:"epoch"`
 	Seq    uint64        `json:"seq"`
 	Links  []LinkInNetns `json:"links"`

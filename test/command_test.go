@@ -99,6 +99,9 @@ func TestExitStatusOfMistakes(t *testing.T) {
 		{nil, []string{"IFACE_HTTP_ADDR=9469"}, `IFACE_HTTP_ADDR: not an address (got "9469"); accepted: host:port, :port for all addresses, or empty for none`},
 		{nil, []string{"NATS_URL=nats://h", "IFACE_SPOOL_DIR=/proc/none"}, `IFACE_SPOOL_DIR: cannot be used: mkdir /proc/none: no such file or directory; accepted: a directory that can be written`},
 		{nil, []string{"IFACE_HOST="}, `IFACE_HOST: is set but empty`},
+		{nil, []string{"IFACE_LABELS=site=fra1,Rack=b12"}, `IFACE_LABELS: "Rack=b12": the key has another character`},
+		{[]string{"links", "--label", "site"}, nil, `"site": no value; accepted: key=value`},
+		{[]string{"watch", "--label", "=fra1"}, nil, `"=fra1": no key; accepted: key=value`},
 		{nil, []string{"IFACE_SPEED=11"}, `IFACE_SPEED: unknown variable`},
 		{[]string{"config"}, []string{"IFACE_QUEUE=x", "NATS_PASSWORD=hunter2"}, `NATS_PASSWORD: is set without NATS_USER`},
 	} {

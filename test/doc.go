@@ -59,6 +59,7 @@
 //	    nothing is left behind                     TestNamespaceCost
 //	    without the privilege the rest works       TestNamespacePrivilege
 //	What operators see
+//	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer

@@ -23,6 +23,7 @@ type Config struct {
 
 	Host, Token string // the host's name, and as a subject token; "": it has none yet
 	FollowHost  bool   // Host is the kernel's name, which may change
+	Labels      schema.Labels
 	Prefix      string
 	Delivery    Delivery
 	Stream      string

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ifacebridge/netlinksrc"
+	"ifacebridge/schema"
 )
 
 func TestParseDefaults(t *testing.T) {
@@ -111,6 +112,12 @@ func TestParseMistakes(t *testing.T) {
 			"NATS_PASSWORD: is set without NATS_USER; accepted: both or none"},
 		{"a certificate without its key", "NATS_CERT=" + empty,
 			"NATS_CERT, NATS_KEY: one is set without the other; accepted: both or none"},
+		{"labels", "IFACE_LABELS=site=fra1,Rack=b12,row,hall=,=x,site=fra2",
+			`IFACE_LABELS: "Rack=b12": the key has another character than a to z, 0 to 9, '_', '.' and '-'; ` +
+				`"row": no value; "hall=": no value; "=x": no key; "site=fra2": the key is there twice; ` +
+				"accepted: " + schema.LabelsAccepted},
+		{"too many labels", "IFACE_LABELS=a=1,b=1,c=1,d=1,e=1,f=1,g=1,h=1,i=1,j=1,k=1,l=1,m=1,n=1,o=1,p=1,q=1",
+			"IFACE_LABELS: 17 labels, more than 16; accepted: " + schema.LabelsAccepted},
 		{"a subject with a wildcard", "IFACE_SUBJECT_PREFIX=a.*",
 			`IFACE_SUBJECT_PREFIX: not a subject (got "a.*"); ` +
 				`accepted: one or more tokens joined by '.', without wildcards or spaces`},

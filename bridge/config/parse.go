@@ -52,6 +52,7 @@ func (p *parser) config() Config {
 	c := Config{
 		Servers:    p.servers(),
 		Auth:       p.auth(),
+		Labels:     p.labels(),
 		Prefix:     p.prefix(),
 		Delivery:   Delivery(p.oneOf("IFACE_DELIVERY", string(JetStream), string(Core))),
 		Stream:     p.name("IFACE_STREAM"),
@@ -166,6 +167,14 @@ func (p *parser) oneOf(variable string, accepted ...string) string {
 		p.mistake(variable, "unknown value", s, strings.Join(accepted, ", "))
 	}
 	return word
+}
+
+func (p *parser) labels() schema.Labels {
+	labels, err := schema.ParseLabels(p.env.get("IFACE_LABELS"))
+	if err != nil {
+		p.mistake("IFACE_LABELS", strings.ReplaceAll(err.Error(), "\n", "; "), "", schema.LabelsAccepted)
+	}
+	return labels
 }
 
 func (p *parser) patterns(variable string) []pattern {

@@ -51,6 +51,8 @@ var variables = []variable{
 
 	{name: "IFACE_HOST", noUnset: true,
 		description: "name of this host in subjects and events; unset: the kernel's host name"},
+	{name: "IFACE_LABELS",
+		description: "where or what this host is, in every event: key=value, comma-separated, at most 16"},
 	{name: "IFACE_SUBJECT_PREFIX", standard: "iface",
 		description: "first token or tokens of the subjects"},
 	{name: "IFACE_DELIVERY", standard: string(JetStream),

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
 	"ifacebridge/bridge/config"
@@ -85,6 +87,39 @@ func (c *client) hasBucket(ctx context.Context) bool {
 	defer cancel()
 	_, err = js.KeyValue(ctx, c.cfg.Bucket)
 	return err == nil
+}
+
+// labelsFlag is the flag --label of a command that shows hosts, or their events: those that
+// have all of these labels.
+type labelsFlag struct{ schema.Labels }
+
+// Set implements pflag.Value. Called again, it adds.
+func (l *labelsFlag) Set(text string) error {
+	if l.Labels != "" {
+		text = l.String() + "," + text
+	}
+	labels, err := schema.ParseLabels(text)
+	if err == nil && labels == "" {
+		err = errors.New("no label")
+	}
+	if err != nil {
+		return fmt.Errorf("%w; accepted: %s", err, schema.LabelsAccepted)
+	}
+	l.Labels = labels
+	return nil
+}
+
+// Type implements pflag.Value.
+func (l *labelsFlag) Type() string { return "key=value" }
+
+// register adds the flag to a command's.
+func (l *labelsFlag) register(to *cobra.Command) {
+	to.Flags().Var(l, "label", "only hosts with this label, such as site=fra1; several: with all of them")
+}
+
+// of returns those hosts of a view, which it uses up.
+func (l *labelsFlag) of(view []fleet.Host) []fleet.Host {
+	return slices.DeleteFunc(view, func(h fleet.Host) bool { return !h.Labels.Has(l.Labels) })
 }
 
 // checkHosts finds host names that cannot be.

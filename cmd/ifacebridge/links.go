@@ -17,8 +17,14 @@ import (
 	"ifacebridge/schema"
 )
 
+// linksFlags are the flags of links.
+type linksFlags struct {
+	json, watch bool
+	labels      labelsFlag
+}
+
 func linksCommand(environ []string) *cobra.Command {
-	var asJSON, watch bool
+	var flags linksFlags
 	cmd := &cobra.Command{
 		Use:   "links [host…]",
 		Short: "Print the current links of all hosts, or of some",
@@ -28,22 +34,24 @@ from the bucket of current state, or, where there is none, by asking the bridges
 Exit status 1 when NATS cannot be reached, or nothing is known of a host that was named.`,
 		Example: `  ifacebridge links
   ifacebridge links web01.example.com
+  ifacebridge links --label site=fra1
   ifacebridge links --json | jq 'select(.link.operstate == "DOWN")'`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
 			if err := checkHosts(hosts); err != nil {
 				return err
 			}
-			return links(cmd.Context(), environ, hosts, asJSON, watch, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return links(cmd.Context(), environ, hosts, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a link and line")
-	cmd.Flags().BoolVar(&watch, "watch", false, "print again whenever something has changed, until interrupted")
+	cmd.Flags().BoolVar(&flags.json, "json", false, "print one JSON object a link and line")
+	cmd.Flags().BoolVar(&flags.watch, "watch", false, "print again whenever something has changed, until interrupted")
+	flags.labels.register(cmd)
 	return cmd
 }
 
-func links(ctx context.Context, environ, hosts []string, asJSON, watch bool, stdout, stderr io.Writer) error {
+func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdout, stderr io.Writer) error {
 	level := slog.LevelError // a failure to connect is returned
-	if watch {
+	if flags.watch {
 		level = slog.LevelWarn
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
@@ -83,11 +91,11 @@ func links(ctx context.Context, environ, hosts []string, asJSON, watch bool, std
 		return ctx.Err()
 	}
 	for {
-		view := f.View()
-		if err := printLinks(stdout, view, asJSON); err != nil {
+		view := flags.labels.of(f.View())
+		if err := printLinks(stdout, view, flags.json); err != nil {
 			return err
 		}
-		if !watch {
+		if !flags.watch {
 			return missing(hosts, view)
 		}
 		select {
@@ -100,7 +108,7 @@ func links(ctx context.Context, environ, hosts []string, asJSON, watch bool, std
 		case <-ctx.Done():
 			return nil
 		}
-		if !asJSON {
+		if !flags.json {
 			fmt.Fprintln(stdout)
 		}
 	}
@@ -128,10 +136,11 @@ func printLinks(stdout io.Writer, view []fleet.Host, asJSON bool) error {
 		for _, l := range h.Links {
 			if asJSON {
 				line, err := json.Marshal(struct {
-					Host  string      `json:"host"`
-					Netns string      `json:"netns,omitempty"`
-					Link  schema.Link `json:"link"`
-				}{h.Name, l.Netns, l.Link})
+					Host   string        `json:"host"`
+					Labels schema.Labels `json:"labels,omitempty"`
+					Netns  string        `json:"netns,omitempty"`
+					Link   schema.Link   `json:"link"`
+				}{h.Name, h.Labels, l.Netns, l.Link})
 				if err != nil {
 					return err
 				}

@@ -99,6 +99,7 @@ func flaps(events []schema.Event, now time.Time) int {
 type row struct {
 	key    rowKey
 	link   schema.LinkInNetns
+	labels string
 	old    bool // what is known of the host may not be true any more
 	events []schema.Event
 }
@@ -202,11 +203,12 @@ func (m *table) load() {
 	} else if m.lostSince.IsZero() {
 		m.lostSince = m.now
 	}
-	m.hosts = m.fleet.View()
+	m.hosts = m.flags.labels.of(m.fleet.View())
 	m.rows = m.rows[:0]
 	for _, h := range m.hosts {
+		labels := h.Labels.String()
 		for _, l := range h.Links {
-			r := row{key: rowKey{h.Name, l.Netns, l.Link.Index}, link: l, old: h.Quiet || !h.Whole}
+			r := row{key: rowKey{h.Name, l.Netns, l.Link.Index}, link: l, labels: labels, old: h.Quiet || !h.Whole}
 			if m.flags.kind != "" && l.Link.Info.Kind != m.flags.kind || !matchesWords(m.filter, r.text()) {
 				continue
 			}
@@ -224,7 +226,7 @@ func (m *table) load() {
 // text is what the filter looks at.
 func (r *row) text() string {
 	l := &r.link.Link
-	words := []string{r.key.host, linkName(&r.link), operState(l), l.MasterName, l.Info.Kind}
+	words := []string{r.key.host, linkName(&r.link), operState(l), l.MasterName, l.Info.Kind, r.labels}
 	return strings.ToLower(strings.Join(words, " "))
 }
 
@@ -408,7 +410,8 @@ func (m *table) details() []string {
 	lines := []string{
 		bold.Render(strings.Repeat("─", max(0, m.width))),
 		bold.Render(printable(r.key.host)+"  "+linkName(&r.link)) +
-			fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags) + notes(l),
+			fmt.Sprintf("  ifindex %d  %s  %s  <%s>", l.Index, l.Type, l.Address, l.Flags) + notes(l) +
+			faint.Render("  "+visible(r.labels)),
 	}
 	if len(r.events) == 0 {
 		lines = append(lines, faint.Render("nothing has happened since this began"))

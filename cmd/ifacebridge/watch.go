@@ -25,6 +25,8 @@ type watchFlags struct {
 	since time.Duration
 	event string
 	kind  string
+
+	labels labelsFlag
 }
 
 func watchCommand(environ []string) *cobra.Command {
@@ -40,6 +42,7 @@ In the table: type to filter, up and down to choose a link, enter for its last e
 esc to go back, ctrl+c to leave.`,
 		Example: `  ifacebridge watch
   ifacebridge watch web01.example.com --since 10m
+  ifacebridge watch --label site=fra1,rack=b12
   ifacebridge watch --event del --kind veth | jq .link.ifname`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			flags.hosts = append(flags.hosts, args...)
@@ -58,6 +61,7 @@ esc to go back, ctrl+c to leave.`,
 	cmd.Flags().DurationVar(&flags.since, "since", 0, "begin this long ago, with what the stream holds")
 	cmd.Flags().StringVar(&flags.event, "event", "", "only events of this kind: new or del")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only links of this kind (linkinfo.info_kind), such as veth")
+	flags.labels.register(cmd)
 	return cmd
 }
 
@@ -73,7 +77,8 @@ func (w *watchFlags) check() error {
 
 // wants reports whether an event is to be shown.
 func (w *watchFlags) wants(e *schema.Event) bool {
-	return (w.event == "" || e.Kind.String() == w.event) && (w.kind == "" || e.Link.Info.Kind == w.kind)
+	return (w.event == "" || e.Kind.String() == w.event) && (w.kind == "" || e.Link.Info.Kind == w.kind) &&
+		e.Labels.Has(w.labels.Labels)
 }
 
 // options are how to join: the stream has what was, the bridges answer with what is.

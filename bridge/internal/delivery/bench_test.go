@@ -37,7 +37,8 @@ type route struct {
 
 func newRoute(links int) *route {
 	cfg := config.Config{Prefix: "iface", Token: "web01"}
-	id := event.Identity{Host: "web01", BootID: "boot"}
+	labels, _ := schema.ParseLabels("site=fra1,rack=b12")
+	id := event.Identity{Host: "web01", BootID: "boot", Labels: labels}
 	q := queue.New(65536, 0)
 	p := &route{
 		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}),

@@ -10,6 +10,7 @@ import (
 type Opening struct {
 	BootID   string
 	OwnNetns uint64 // the inode of the bridge's own namespace; 0: not known
+	Labels   schema.Labels
 	Links    OpeningLinks
 	At       time.Time // of its first snapshot
 }
@@ -25,7 +26,7 @@ type OpeningLink struct {
 
 // OpeningOf is the opening of an epoch that begins with these events.
 func OpeningOf(events []schema.Event, id Identity) Opening {
-	o := Opening{BootID: id.BootID, OwnNetns: id.OwnNetns, Links: OpeningLinks{}, At: time.Now()}
+	o := Opening{BootID: id.BootID, OwnNetns: id.OwnNetns, Labels: id.Labels, Links: OpeningLinks{}, At: time.Now()}
 	for i := range events {
 		e := &events[i]
 		o.Links[e.Key()] = OpeningLink{e.NetnsInode, &e.Link}

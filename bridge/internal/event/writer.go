@@ -18,6 +18,7 @@ type Writer struct {
 func (w *Writer) Append(dst []byte, d *Delta, epoch string, seq uint64) (with []byte, link int) {
 	e := &w.event
 	e.Host, e.BootID, e.OwnNetnsInode, e.Epoch, e.Seq = w.ID.Host, w.ID.BootID, w.ID.OwnNetns, epoch, seq
+	e.Labels = w.ID.Labels
 	e.Time, e.Kind, e.Action, e.Cause = d.Time, d.Kind, d.Action, d.Cause
 	e.Overruns, e.Coalesced, e.Snapshot = d.Overruns, d.Count, d.Snapshot
 	e.Netns, e.NetnsInode, e.NetnsPrevious, e.Counterpart = d.Netns.Name, d.Netns.Inode, d.NetnsBefore, d.Counterpart

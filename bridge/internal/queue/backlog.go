@@ -29,7 +29,7 @@ func NewBacklog(id event.Identity, q *Queue) *Backlog {
 // Opening waits for the first snapshot; see [Queue.FirstSnapshot].
 func (b *Backlog) Opening(ctx context.Context) (event.Opening, error) {
 	links, at, err := b.queue.FirstSnapshot(ctx)
-	return event.Opening{BootID: b.id.BootID, OwnNetns: b.id.OwnNetns, Links: links, At: at}, err
+	return event.Opening{BootID: b.id.BootID, OwnNetns: b.id.OwnNetns, Labels: b.id.Labels, Links: links, At: at}, err
 }
 
 // Next adds what was given back and then the oldest changes to the encoder, up to

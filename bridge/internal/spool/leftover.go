@@ -49,7 +49,7 @@ func (s *Spool) LeftoverOpening() (o event.Opening, whole bool, err error) {
 			return false
 		}
 		o.Links[e.Key()] = event.OpeningLink{NetnsInode: e.NetnsInode, Link: &e.Link}
-		o.BootID, o.OwnNetns, o.At = e.BootID, e.OwnNetnsInode, e.Time
+		o.BootID, o.OwnNetns, o.Labels, o.At = e.BootID, e.OwnNetnsInode, e.Labels, e.Time
 		last, whole = now, now.Pos == now.Of && now.More == 0
 		return !whole
 	})

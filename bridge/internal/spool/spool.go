@@ -113,7 +113,9 @@ func unusable(err error) error {
 // memory, where the publisher finds them too, and the others in the queue.
 func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
 	links, at, err := q.FirstSnapshot(ctx)
-	s.first, s.noOpen = event.Opening{BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Links: links, At: at}, err
+	s.first, s.noOpen = event.Opening{
+		BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Labels: s.id.Labels, Links: links, At: at,
+	}, err
 	close(s.begun)
 	changes := make([]event.Delta, queue.MaxTake)
 	for {

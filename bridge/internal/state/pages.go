@@ -58,7 +58,11 @@ func (q *Query) render(limit int) *answerPages {
 	begin := func() []byte {
 		head := fmt.Appendf(nil, `{"schema":%q,"host":`, schema.Name)
 		head = append(head, mustJSON(q.id.Host)...)
-		return fmt.Appendf(head, `,"boot_id":%q,"epoch":%q,"seq":%d,"links":[`, q.id.BootID, st.epoch, st.seq)
+		head = fmt.Appendf(head, `,"boot_id":%q`, q.id.BootID)
+		if q.id.Labels != "" {
+			head = append(append(head, `,"labels":`...), q.id.Labels...)
+		}
+		return fmt.Appendf(head, `,"epoch":%q,"seq":%d,"links":[`, st.epoch, st.seq)
 	}
 	page, empty := begin(), true
 	for _, k := range slices.SortedFunc(maps.Keys(st.links), schema.LinkKey.Compare) {

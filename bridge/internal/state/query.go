@@ -79,6 +79,9 @@ func NewQuery(
 			return map[string]any{"epoch": st.epoch, "seq": st.seq, "links": len(st.links), "overruns": overruns()}
 		},
 	}
+	if id.Labels != "" {
+		q.cfg.Metadata["labels"] = id.Labels.String()
+	}
 	if cfg.Delivery == config.JetStream {
 		q.cfg.Metadata["stream"], q.cfg.Metadata["bucket"] = cfg.Stream, cfg.Bucket
 	}

@@ -17,7 +17,7 @@ func (s *State) Retire(id event.Identity, at time.Time) []schema.Event {
 	for _, v := range s.links {
 		e := event.Decode(v.data)
 		events = append(events, schema.Event{
-			Host: id.Host, BootID: id.BootID, OwnNetnsInode: id.OwnNetns, Time: at,
+			Host: id.Host, BootID: id.BootID, OwnNetnsInode: id.OwnNetns, Labels: id.Labels, Time: at,
 			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Retired, Overruns: e.Overruns,
 			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
 		})
