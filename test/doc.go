@@ -67,6 +67,6 @@
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
 //	    image, packages                            TestImageAuthorities, TestImageInANetworkOfItsOwn, TestDeb, TestRPM
-//	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestCompose
+//	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestAsyncAPIIsComplete
 //	Within v1 fields are only added                TestFieldsAreKept, TestCorpus, TestNewerWriter
 package test

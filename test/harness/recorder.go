@@ -48,7 +48,8 @@ func Record(t testing.TB, s *natstest.Server) *Recorder {
 // of it, whose names are lower case to the letter.
 func checkHeaders(t testing.TB, m *nats.Msg, e *schema.Event) {
 	for name, want := range map[string]string{
-		nats.MsgIdHdr: e.ID(), "Content-Type": "application/json", "ce-specversion": "1.0", "ce-id": e.ID(),
+		nats.MsgIdHdr: e.ID(), "Content-Type": "application/json", "ce-datacontenttype": "application/json",
+		"ce-specversion": "1.0", "ce-id": e.ID(),
 		"ce-type": "iface.v1." + e.Kind.String(), "ce-time": e.Time.Format("2006-01-02T15:04:05.000000000Z"), "ce-subject": e.Key().String(),
 	} {
 		if got := m.Header[name]; len(got) != 1 || got[0] != want {

@@ -10,9 +10,12 @@ import (
 )
 
 // Headers of a message besides Nats-Msg-Id: what its data is, and the attributes
-// of CloudEvents 1.0 in binary mode, as its NATS binding writes them.
+// of CloudEvents 1.0 in binary mode, as its NATS binding writes them. The binding
+// takes the data's type from ce-datacontenttype; Content-Type is what everybody else
+// looks at.
 const (
 	contentType   = "Content-Type"
+	ceContentType = "ce-datacontenttype"
 	ceSpecVersion = "ce-specversion"
 	ceID          = "ce-id"
 	ceSource      = "ce-source"
@@ -48,7 +51,7 @@ func newHeaderMaker(cfg config.Config) *headerMaker {
 // commonHeaders are the headers that all events of a host and kind have.
 func commonHeaders(token string, kind schema.Kind) map[string]string {
 	return map[string]string{
-		contentType: jsonType, ceSpecVersion: "1.0",
+		contentType: jsonType, ceContentType: jsonType, ceSpecVersion: "1.0",
 		ceSource: "/" + schema.ServiceName + "/" + token, ceType: schema.Name + "." + kind.String(),
 	}
 }
