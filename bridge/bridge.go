@@ -20,13 +20,13 @@
 // What happens where:
 //
 //   - track never waits for NATS. A notification is compared with the table; when some
-//     were lost, a dump is.
+//     were lost, a dump is. What is in a snapshot is decided there (track/snapshot.go).
 //   - queue is where the two sides meet: the kernel's never waits, the other may for hours.
 //     To the publisher it and the spool are one thing, a backlog (backlog.go).
-//   - The publisher (publish.go) tells epochs: it looks at what is stored, publishes a del
+//   - The publisher (publisher.go) tells epochs: it looks at what is stored, publishes a del
 //     for what vanished, a snapshot, and then everything after it. When an epoch cannot go
 //     on it begins another; while another bridge owns the host's name it stands by
-//     (owner.go).
+//     (owner.go). When a publish fails or times out, it tries again (publish.go).
 //   - delivery compares what is in the stream with what it has had confirmed (story.go),
 //     and says that an epoch cannot go on.
 //   - state is what a consumer holds that has applied all of it. The bucket, a follower of

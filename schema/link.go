@@ -6,8 +6,9 @@ import "strconv"
 // RTM_NEWLINK message (include/uapi/linux/if_link.h). It is comparable, holds no
 // pointers into anybody's buffers, and may be copied and kept.
 //
-// The JSON key of each field, and how it is written, stands in the table in
-// field.go.
+// A new field is a field here, a row of the table in field.go (its JSON key, and how it is
+// written), a case of Decoder.attribute in netlinksrc/decode.go (where the kernel's
+// attribute is read), and its description in iface.v1.schema.json; tests ask for the rest.
 type Link struct {
 	Index  int32  // ifindex, unique within a network namespace while the link lives
 	Name   string // 1 to 15 bytes, any but white space, '/' and ':'; need not be UTF-8

@@ -153,19 +153,19 @@ func testNames(t *testing.T) map[string]bool {
 	return there
 }
 
-// Every test that doc.go names is there.
+// Every test that promises.go names is there.
 func TestPromisesHaveTheirTests(t *testing.T) {
-	doc, err := os.ReadFile("doc.go")
+	doc, err := os.ReadFile("promises.go")
 	must(t, err)
 	there := testNames(t)
 	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(doc), -1)
 	for _, name := range named {
 		if !there[name] {
-			t.Errorf("doc.go names %s, which is not there", name)
+			t.Errorf("promises.go names %s, which is not there", name)
 		}
 	}
 	if len(named) < 50 {
-		t.Errorf("doc.go names %d tests only", len(named))
+		t.Errorf("promises.go names %d tests only", len(named))
 	}
 }
 

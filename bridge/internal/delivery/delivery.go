@@ -1,7 +1,7 @@
 // Package delivery is the way of events to NATS, and what it means that they have arrived.
 // Over JetStream (jetstream.go) they are stored in a stream, each once and in order, and
-// what stands there is compared with the story of the epoch (story.go); over plain NATS
-// (core.go) they are with the server. Many at once are written as messages that are made
+// what stands there (look.go) is compared with the story of the epoch (story.go); over plain
+// NATS (core.go) they are with the server. Many at once are written as messages that are made
 // here (frames.go).
 package delivery
 

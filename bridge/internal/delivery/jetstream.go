@@ -30,7 +30,7 @@ import (
 // message of this host it belongs (Nats-Expected-Last-Subject-Sequence over
 // <prefix>.<host>.*). The server refuses it when something else stands there:
 // the batch itself, whose acknowledgment was lost, or another bridge's events.
-// After any failure the last stored message tells which, and we go on behind it.
+// After any failure, a timeout above all, the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
 type jetStream struct {
 	cfg    config.Config

@@ -1,7 +1,7 @@
 // Package queue stands between the kernel's reader, which never waits, and NATS, which
 // may be away for hours. A [Queue] is bounded: when it is full, it folds the changes of one
 // link into one (fold.go). The snapshots that an epoch begins with are in it, too
-// (snapshot.go). To the publisher it is a [Backlog], where no spool is wanted.
+// (held.go). To the publisher it is a [Backlog], where no spool is wanted.
 package queue
 
 import (

@@ -5,7 +5,8 @@
 //     a watcher for each (namespaces.go, watcher.go).
 //   - A watcher reads a namespace's notifications from a [Source], and compares with a dump
 //     when some were lost, and every now and then.
-//   - A [Table] decides what a notification changes. No clock, no socket: a pure function
+//   - A [Table] decides what a notification changes, and what is in a snapshot
+//     (snapshot.go). No clock, no socket: a pure function
 //     of the messages.
 //   - Links that move from one namespace to another are followed by moves.go.
 package track

@@ -1,10 +1,7 @@
 package track
 
 import (
-	"cmp"
 	"iter"
-	"maps"
-	"slices"
 	"time"
 
 	"ifacebridge/bridge/config"
@@ -295,38 +292,4 @@ func (t *Table) all() iter.Seq[*schema.Link] {
 			}
 		}
 	}
-}
-
-// countPublished returns how many links are published.
-func (t *Table) countPublished() (n uint32) {
-	for _, e := range t.links {
-		if e.published {
-			n++
-		}
-	}
-	return n
-}
-
-// Snapshot calls emit with every published link, as events of a snapshot with
-// more of other namespaces behind it.
-func (t *Table) Snapshot(more uint32, at time.Time, overruns uint64, emit func(*event.Change)) {
-	pos, of := uint32(0), t.countPublished()
-	for _, e := range t.sorted() {
-		if !e.published {
-			continue
-		}
-		pos++
-		t.out = event.Change{About: event.About{
-			Cause: schema.SnapshotCause, Time: at, Overruns: overruns,
-			Snapshot: schema.Snapshot{Pos: pos, Of: of, More: more},
-		}}
-		t.emit(e, schema.New, schema.Existing, emit)
-	}
-}
-
-// sorted returns the links by index, which is roughly the order of their birth.
-func (t *Table) sorted() []*entry {
-	return slices.SortedFunc(maps.Values(t.links), func(a, b *entry) int {
-		return cmp.Compare(a.link.Index, b.link.Index)
-	})
 }

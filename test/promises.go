@@ -50,7 +50,7 @@
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
 //	Links, as ip shows them
 //	    every field of every kind                  TestParityWithIP, TestInfoData
-//	    a rename keeps its history                 TestRenames, TestLifeOfALink
+//	    a rename keeps its history                 TestRenameKeepsHistory, TestLifeOfALink
 //	    any bytes in a name                        TestBytes
 //	    what is published, and what not            TestFilters, TestNamespaceFilter
 //	Network namespaces

@@ -10,7 +10,9 @@ import (
 	"ifacebridge/schema"
 )
 
-// A snapshot is the changes of one, of which the links that have not been taken yet.
+// A snapshot waits here until NATS can have it: of its changes, those that have not been
+// taken yet. Which links are in one is decided by track.Table.Snapshot and, for an epoch
+// that is not the first of its run, by state.Retell.
 type snapshot struct {
 	event.About
 	links []snapshotLink

@@ -1,0 +1,367 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge/internal/delivery"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/state"
+	"ifacebridge/schema"
+)
+
+// A publisher moves events from the backlog to NATS. Each gets its place in the
+// epoch as it leaves, so that seq has no gaps whatever was folded.
+type publisher struct {
+	id       event.Identity
+	encoder  *event.Encoder
+	backlog  backlog
+	delivery delivery.Delivery
+	state    *state.State
+	follower follower
+	query    *state.Query
+	nc       *nats.Conn
+	verify   time.Duration // look at what is stored this often; 0: never
+	log      *slog.Logger
+	metrics  *publishMetrics
+	progress loop.Progress
+
+	confirmed  atomic.Uint64     // events of this run
+	inFlight   atomic.Int64      // events
+	oldest     atomic.Int64      // when the first of those was sent first, in Unix nanoseconds; 0: none is
+	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
+	opened     bool              // the backlog's opening was looked at
+	reason     event.EpochReason // of the first epoch
+
+	// Until the run's first snapshots are all confirmed, by whatever epoch: what they have,
+	// and the epochs that have told of them.
+	whole  bool
+	first  event.Opening
+	epochs []string
+
+	owner    rival       // of the host's name, while that is another bridge
+	retiring func() bool // whether, when all is published, the host's links are to go
+
+	fault atomic.Pointer[natsio.Fault] // of the last attempt; nil: it did not fail
+}
+
+// unconfirmed returns how many events NATS has not confirmed yet.
+func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFlight.Load()) }
+
+// run publishes until the backlog is closed and empty, or ctx ends. It goes on
+// through every failure: when the story of an epoch cannot go on, it begins another, and
+// when another bridge has taken the host's name, it waits until that is gone.
+func (p *publisher) run(ctx context.Context) error {
+	p.progress.Work()
+	defer p.progress.Rest()
+	for reason := p.reason; ; {
+		err := p.tell(ctx, reason)
+		var broken *delivery.BrokenStoryError
+		var replaced *delivery.ReplacedError
+		switch {
+		case errors.Is(err, errStandingBy):
+			return nil
+		case errors.As(err, &broken):
+			reason = broken.Reason
+			p.log.Warn("beginning a new epoch: this one cannot go on",
+				"cause", broken.What, "reason", reason, "epoch", p.id.Epoch)
+		case errors.As(err, &replaced):
+			reason = event.TookOver
+			p.owner.replacedBy(replaced)
+			p.query.Stop()
+		default:
+			return err
+		}
+		p.id.Epoch = event.NewEpoch()
+	}
+}
+
+// tell publishes one epoch: a del for what vanished, a snapshot, and everything after
+// it. What is stored is looked at first, and the bucket follows behind.
+func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
+	if err := p.own(ctx); err != nil {
+		return err
+	}
+	if !p.opened {
+		if err := p.publishLeftovers(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.begin(ctx, p.id.Epoch); err != nil {
+		return err
+	}
+	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
+	opening, known, err := p.opening(ctx)
+	if errors.Is(err, queue.ErrNoSnapshot) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	p.follower.LookAgain()
+	if err := p.publishVanished(ctx, opening); err != nil {
+		return err
+	}
+	p.follower.Verify()
+	done := make(chan struct{})
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	var running sync.WaitGroup
+	running.Go(func() { p.follower.Run(following, done) })
+	err = p.publishAll(ctx, known)
+	close(done)
+	if err != nil {
+		stop() // another bridge's state must not be overwritten
+	}
+	running.Wait()
+	if err == nil {
+		p.follower.Finish()
+	}
+	return err
+}
+
+// begin begins an epoch, behind what is stored.
+func (p *publisher) begin(ctx context.Context, epoch string) error {
+	p.beginAt(epoch, event.Mark{})
+	if err := p.verifyStory(ctx); err != nil {
+		return err
+	}
+	p.backlog.Begin(epoch)
+	return nil
+}
+
+// beginAt makes the next event the one that follows what is told of an epoch.
+func (p *publisher) beginAt(epoch string, told event.Mark) {
+	p.encoder.Reset()
+	p.encoder.Begin(epoch, told.Seq)
+	p.delivery.Begin(epoch, told)
+}
+
+// Opening returns what an epoch begins with. The first begins with the backlog's
+// snapshot. A later one tells again what consumers were told in the one before: those
+// events, which come before what the backlog has.
+func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
+	switch {
+	case !p.opened:
+		if p.first, err = p.backlog.Opening(ctx); err != nil {
+			return o, nil, err
+		}
+		p.opened, o = true, p.first
+	case !p.whole: // the rest of it is in the backlog
+		known, o = p.state.RetellPart(p.epochs), p.first
+	default:
+		known = p.state.Retell(time.Now())
+		o = event.OpeningOf(known, p.id)
+	}
+	p.epochs = append(p.epochs, p.id.Epoch)
+	p.noteWhole(len(o.Links) == 0)
+	return o, known, err
+}
+
+// publishAll publishes an epoch's beginning, and then what the backlog holds.
+func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
+	for i := range known {
+		e := &known[i]
+		e.Host, e.BootID, e.OwnNetnsInode, e.Labels = p.id.Host, p.id.BootID, p.id.OwnNetns, p.id.Labels
+	}
+	if err := p.publishEvents(ctx, known); err != nil {
+		return err
+	}
+	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
+		return err
+	}
+	return p.publishEvents(ctx, p.state.Retire(p.id, time.Now()))
+}
+
+// publishLeftovers publishes what earlier runs spooled and did not publish, each
+// epoch as it was.
+func (p *publisher) publishLeftovers(ctx context.Context) error {
+	for {
+		left, err := p.backlog.Leftover()
+		if err != nil || left.Run == "" {
+			return err
+		}
+		found, err := p.look(ctx)
+		if err != nil {
+			return err
+		}
+		if err := p.resume(ctx, left, found); err != nil {
+			return err
+		}
+	}
+}
+
+// resume publishes the events of the oldest run in the spool behind what is stored of
+// it.
+func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery.Located) error {
+	left, drop, err := p.judgeLeftover(left, found)
+	if err != nil || drop {
+		return err
+	}
+	p.backlog.Resume(left)
+	p.beginAt(left.Epoch, left)
+	opening, whole, err := p.backlog.LeftoverOpening()
+	if err != nil {
+		return err
+	}
+	if whole {
+		if err := p.publishVanished(ctx, opening); err != nil {
+			return err
+		}
+	}
+	published := 0
+	for {
+		p.encoder.Reset()
+		if _, err := p.backlog.Next(p.encoder, time.Now()); err != nil {
+			return err
+		}
+		if len(p.encoder.Batch) == 0 {
+			p.log.Info("published what an earlier run had left", "events", published, "epoch", left.Epoch)
+			return nil
+		}
+		published += len(p.encoder.Batch)
+		if err := p.publish(ctx); err != nil {
+			return err
+		}
+		p.backlog.Confirm(p.delivery.Told())
+	}
+}
+
+// judgeLeftover decides by what was found stored where the leftovers of a run go on: in
+// their epoch, behind what is stored of it; in a new one, when that is not there any
+// more; or nowhere, when another bridge has written since.
+func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (from event.Mark, drop bool, err error) {
+	switch {
+	case found == nil || left.Seq == 0 && (found.Event == nil || found.Event.Epoch != left.Epoch):
+		return left, false, nil
+	case found.Event != nil && found.Event.Epoch == left.Epoch && found.Event.Seq >= left.Seq:
+		left.Seq, left.StreamSeq = found.Event.Seq, found.StreamSeq
+		return left, false, p.backlog.DropThrough(found.Event)
+	case found.Event != nil && found.Event.Epoch != left.Epoch && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
+		n, err := p.backlog.Discard(left.Run)
+		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
+			"events", n, "their_epoch", left.Epoch, "epoch_now", found.Event.Epoch)
+		return left, true, err
+	}
+	p.log.Warn("beginning a new epoch for what an earlier run had left: "+
+		"theirs is not in the stream any more, which was restored or purged",
+		"their_epoch", left.Epoch, "seq", left.Seq, "reason", event.BrokerLost)
+	p.metrics.epochs.WithLabelValues(string(event.BrokerLost)).Inc()
+	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}, false, nil
+}
+
+// Under load, when an attempt took manyEvents or more, the next waits for gather:
+// to ask the server for a confirmation costs as much as many events.
+const gather = 5 * time.Millisecond
+
+// publishBacklog publishes what the backlog holds until it is closed and empty.
+func (p *publisher) publishBacklog(ctx context.Context) error {
+	connected := p.nc.StatusChanged(nats.CONNECTED)
+	defer p.nc.RemoveStatusListener(connected)
+	verifyAt := time.Now().Add(p.verify)
+	for {
+		p.encoder.Reset()
+		closed := p.backlog.Closed() // before next: nothing comes after it
+		wait, err := p.backlog.Next(p.encoder, time.Now())
+		if err != nil {
+			return err
+		}
+		if len(p.encoder.Batch) > 0 {
+			if err := p.publish(ctx); err != nil {
+				p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
+				return err
+			}
+			p.backlog.Confirm(p.delivery.Told())
+			if n := len(p.encoder.Batch); n >= delivery.ManyEvents && n < event.MaxBatch && !closed {
+				time.Sleep(gather)
+			}
+			continue
+		}
+		if closed {
+			return nil
+		}
+		if p.verify > 0 && (wait == 0 || time.Until(verifyAt) < wait) {
+			wait = max(time.Until(verifyAt), time.Millisecond)
+		}
+		verify := false
+		p.progress.Rest()
+		select {
+		case <-p.backlog.Ready():
+		case <-loop.After(wait):
+		case <-connected: // to a server that may be another, or may have lost what it had
+			verify = true
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.progress.Work()
+		if verify || p.verify > 0 && !time.Now().Before(verifyAt) {
+			if err := p.verifyStored(ctx); err != nil {
+				return err
+			}
+			verifyAt = time.Now().Add(p.verify)
+		}
+	}
+}
+
+// verifyStored finds out on a quiet host, too, that another bridge has taken its
+// name, that the stream is gone, or that somebody changed the bucket.
+func (p *publisher) verifyStored(ctx context.Context) error {
+	if err := p.verifyStory(ctx); err != nil {
+		return err
+	}
+	p.follower.Verify()
+	p.query.Serve(p.id.Epoch)
+	return nil
+}
+
+// isWhole reports whether the state is this run's, with all of its snapshot.
+func (p *publisher) isWhole() bool { return p.snapshotOK.Load() }
+
+// Before an epoch begins without what the bucket holds, it is asked for so often,
+// or so long when the failure is one that passes, such as an election.
+const (
+	bucketTries    = 3
+	bucketPatience = 30 * time.Second
+)
+
+// publishVanished publishes, ahead of an epoch's snapshot, a del for each link
+// that went while no bridge was running.
+func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error {
+	retry := natsio.Retry{
+		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it",
+		Over: "read the bucket", Last: &p.fault,
+	}
+	var err error
+	connectedFor := time.Duration(0)
+	for tries := 0; tries < bucketTries && connectedFor < bucketPatience; {
+		var gone []schema.Event
+		began := time.Now()
+		gone, err = p.follower.Vanished(ctx, o)
+		if err == nil {
+			retry.End()
+			return p.publishEvents(ctx, gone)
+		}
+		p.metrics.failed(err)
+		connected := p.nc.IsConnected()
+		if connected && !natsio.Classify(err).Transient {
+			tries++
+		}
+		if err := p.pause(ctx, &retry, began, err); err != nil {
+			return err
+		}
+		if connected {
+			connectedFor += time.Since(began)
+		}
+	}
+	p.log.Error("cannot read what was published before; links that went while the bridge was down get no del, "+
+		"the snapshot shows what is there", "cause", err)
+	return nil
+}
