@@ -74,8 +74,9 @@ type leftovers interface {
 	// whether it is whole.
 	LeftoverOpening() (o event.Opening, whole bool, err error)
 
-	// DropThrough removes its events up to one that is stored, if that is there.
-	DropThrough(stored *schema.Event) error
+	// DropThrough removes its events up to one that is stored, if that is there, and
+	// returns whether it is.
+	DropThrough(stored *schema.Event) (found bool, err error)
 
 	// Discard removes all events of a run, and returns how many.
 	Discard(run string) (n int, err error)
@@ -111,5 +112,5 @@ type noLeftovers struct{}
 func (noLeftovers) Leftover() (event.Mark, error)                 { return event.Mark{}, nil }
 func (noLeftovers) Resume(event.Mark)                             {}
 func (noLeftovers) LeftoverOpening() (event.Opening, bool, error) { return event.Opening{}, false, nil }
-func (noLeftovers) DropThrough(*schema.Event) error               { return nil }
+func (noLeftovers) DropThrough(*schema.Event) (bool, error)       { return false, nil }
 func (noLeftovers) Discard(string) (int, error)                   { return 0, nil }

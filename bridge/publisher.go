@@ -237,25 +237,47 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 
 // judgeLeftover decides by what was found stored where the leftovers of a run go on: in
 // their epoch, behind what is stored of it; in a new one, when that is not there any
-// more; or nowhere, when another bridge has written since.
+// more, or is not theirs alone; or nowhere, when another bridge has written since.
 func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (from event.Mark, drop bool, err error) {
-	switch {
-	case found == nil || left.Seq == 0 && (found.Event == nil || found.Event.Epoch != left.Epoch):
+	if found == nil {
 		return left, false, nil
-	case found.Event != nil && found.Event.Epoch == left.Epoch && found.Event.Seq >= left.Seq:
-		left.Seq, left.StreamSeq = found.Event.Seq, found.StreamSeq
-		return left, false, p.backlog.DropThrough(found.Event)
-	case found.Event != nil && found.Event.Epoch != left.Epoch && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
+	}
+	e := found.Event
+	anew := !left.Created.IsZero() && !found.Created.Equal(left.Created)
+	ours := e != nil && e.Epoch == left.Epoch && !anew
+	switch {
+	case ours && e.Seq >= left.Seq:
+		there := e.Seq == left.Seq
+		if !there {
+			there, err = p.backlog.DropThrough(e)
+		}
+		if !there && err == nil {
+			return p.leftoverAnew(left, event.Cloned, "the stream has events of that epoch that are not in the spool: "+
+				"the machine was cloned, or put back to a snapshot"), false, nil
+		}
+		left.Seq, left.StreamSeq = e.Seq, found.StreamSeq
+		return left, false, err
+	case left.Seq == 0:
+		return left, false, nil
+	case e == nil && found.StreamSeq > left.StreamSeq && !anew:
+		return p.leftoverAnew(left, event.Damaged,
+			"the last message of this host in the stream is no event of a bridge"), false, nil
+	case e != nil && !ours && !anew && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
 		n, err := p.backlog.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
-			"events", n, "their_epoch", left.Epoch, "epoch_now", found.Event.Epoch)
+			"events", n, "their_epoch", left.Epoch, "epoch_now", e.Epoch)
 		return left, true, err
 	}
-	p.log.Warn("beginning a new epoch for what an earlier run had left: "+
-		"theirs is not in the stream any more, which was restored or purged",
-		"their_epoch", left.Epoch, "seq", left.Seq, "reason", event.BrokerLost)
-	p.metrics.epochs.WithLabelValues(string(event.BrokerLost)).Inc()
-	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}, false, nil
+	return p.leftoverAnew(left, event.BrokerLost, "what was confirmed of that epoch is not in the stream any more: "+
+		"it was restored, purged, or made anew"), false, nil
+}
+
+// leftoverAnew has the leftovers of a run begin a new epoch.
+func (p *publisher) leftoverAnew(left event.Mark, reason event.EpochReason, cause string) event.Mark {
+	p.log.Warn("beginning a new epoch for what an earlier run had left: its own cannot go on",
+		"cause", cause, "reason", reason, "their_epoch", left.Epoch, "seq", left.Seq)
+	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
+	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}
 }
 
 // Under load, when an attempt took manyEvents or more, the next waits for gather:

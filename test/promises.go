@@ -28,8 +28,7 @@
 //	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
-//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestStoryIsJudged
-//	    something else stands behind the events    TestGarbageBehindTheLastEvent
+//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestSpoolComesTooLate

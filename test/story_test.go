@@ -20,15 +20,18 @@ import (
 	"ifacebridge/test/netnstest"
 )
 
-// A loss is a way in which a broker loses what it had confirmed.
+// A loss is a way in which a broker loses what it had confirmed, or comes by what nobody
+// had published. What it returns, if anything, makes a stream of events alone of it again,
+// once the bridge has seen it.
 type loss struct {
-	name string
-	lose func(t testing.TB, s *natstest.Server, backups map[string]string)
+	name   string
+	reason string // of the new epoch
+	lose   func(t testing.TB, s *natstest.Server, backups map[string]string) (tidy func())
 }
 
 // restore puts the server's store back to a backup; "" is an empty one.
-func restore(of string) func(testing.TB, *natstest.Server, map[string]string) {
-	return func(t testing.TB, s *natstest.Server, backups map[string]string) {
+func restore(of string) func(testing.TB, *natstest.Server, map[string]string) func() {
+	return func(t testing.TB, s *natstest.Server, backups map[string]string) func() {
 		t.Helper()
 		s.Kill()
 		store := filepath.Join(s.Dir, "store")
@@ -37,34 +40,77 @@ func restore(of string) func(testing.TB, *natstest.Server, map[string]string) {
 			must(t, os.CopyFS(store, os.DirFS(backups[of])))
 		}
 		s.Start()
+		return nil
 	}
+}
+
+// streamOf returns the stream of events on a server.
+func streamOf(t testing.TB, s *natstest.Server) (jetstream.JetStream, jetstream.Stream) {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	stream, err := js.Stream(ctx, "IFACE")
+	must(t, err)
+	return js, stream
 }
 
 // alter does something to the stream.
-func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.Stream)) func(testing.TB, *natstest.Server, map[string]string) {
-	return func(t testing.TB, s *natstest.Server, _ map[string]string) {
+func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.Stream)) func(testing.TB, *natstest.Server, map[string]string) func() {
+	return func(t testing.TB, s *natstest.Server, _ map[string]string) func() {
 		t.Helper()
-		js, err := jetstream.New(connect(t, s))
-		must(t, err)
+		js, stream := streamOf(t, s)
 		ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 		defer cancel()
-		stream, err := js.Stream(ctx, "IFACE")
-		must(t, err)
 		do(ctx, t, js, stream)
+		return nil
 	}
 }
 
+// intrude publishes something of somebody else's behind the last event.
+func intrude(data string) func(testing.TB, *natstest.Server, map[string]string) func() {
+	return func(t testing.TB, s *natstest.Server, _ map[string]string) func() {
+		t.Helper()
+		js, stream := streamOf(t, s)
+		ack, err := js.Publish(t.Context(), "iface.test.new", []byte(data))
+		must(t, err)
+		return func() { must(t, stream.DeleteMsg(t.Context(), ack.Sequence)) }
+	}
+}
+
+// cutPower ends the server without a word, and cuts the last block of each stream's file in
+// the middle of a message: what the disk of a machine holds that had not written all of it.
+func cutPower(t testing.TB, s *natstest.Server, _ map[string]string) func() {
+	t.Helper()
+	s.Kill()
+	for _, stream := range []string{"IFACE", "KV_iface_links"} {
+		blocks, err := filepath.Glob(filepath.Join(s.Dir, "store/jetstream/*/streams", stream, "msgs/*.blk"))
+		must(t, err)
+		if len(blocks) == 0 {
+			t.Fatalf("%s has no blocks", stream)
+		}
+		last := blocks[len(blocks)-1]
+		info, err := os.Stat(last)
+		must(t, err)
+		must(t, os.Truncate(last, info.Size()-min(info.Size()/2, 1500)))
+	}
+	s.Start()
+	return nil
+}
+
 var losses = []loss{
-	{"restored to an earlier run", restore("earlier run")},
-	{"restored to the middle of this run", restore("middle")},
-	{"restored to nothing", restore("")},
-	{"purged", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+	{"restored to an earlier run", "broker_lost", restore("earlier run")},
+	{"restored to the middle of this run", "broker_lost", restore("middle")},
+	{"restored to nothing", "broker_lost", restore("")},
+	{"cut off in the last block", "broker_lost", cutPower},
+	{"purged", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
 		must(t, s.Purge(ctx))
 	})},
-	{"purged by subject", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+	{"purged by subject", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
 		must(t, s.Purge(ctx, jetstream.WithPurgeSubject("iface.test.*")))
 	})},
-	{"deleted message by message to an earlier epoch", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+	{"deleted message by message to an earlier epoch", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
 		info, err := s.Info(ctx)
 		must(t, err)
 		events := info.State.LastSeq
@@ -72,33 +118,35 @@ var losses = []loss{
 			must(t, s.DeleteMsg(ctx, seq))
 		}
 	})},
-	{"made anew by somebody else", alter(func(ctx context.Context, t testing.TB, js jetstream.JetStream, s jetstream.Stream) {
+	{"made anew by somebody else", "broker_lost", alter(func(ctx context.Context, t testing.TB, js jetstream.JetStream, s jetstream.Stream) {
 		cfg := s.CachedInfo().Config
 		must(t, js.DeleteStream(ctx, "IFACE"))
 		_, err := js.CreateStream(ctx, cfg)
 		must(t, err)
 	})},
+	{"followed by garbage", "foreign_data", intrude("no event")},
+	{"followed by another schema", "foreign_data", intrude(`{"schema":"iface.v2","host":"test","epoch":"e","seq":1}`)},
 }
 
 // A broker that lost what it had confirmed: the bridge lives, says so, and a new epoch
 // makes the stream and the bucket whole again; with a spool and without, with the bridge
-// running meanwhile and with it down.
+// running meanwhile and with it down. What the spool had kept is not lost with it.
 func TestBrokerLosesWhatItConfirmed(t *testing.T) {
 	for _, l := range losses {
-		for _, spooled := range []string{"", " with a spool"} {
+		for _, withSpool := range []string{"", " with a spool"} {
 			for _, down := range []string{"", " while the bridge was down"} {
-				t.Run(l.name+spooled+down, func(t *testing.T) { testLoss(t, l, spooled != "", down != "") })
+				t.Run(l.name+withSpool+down, func(t *testing.T) { testLoss(t, l, withSpool != "", down != "") })
 			}
 		}
 	}
 }
 
-func testLoss(t *testing.T, l loss, spooled, down bool) {
+func testLoss(t *testing.T, l loss, withSpool, down bool) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	a := upLink(t, k)
 	env := []string{"IFACE_RESYNC=1s"}
-	if spooled {
+	if withSpool {
 		env = append(env, "IFACE_SPOOL_DIR="+t.TempDir())
 	}
 	backups := map[string]string{}
@@ -124,23 +172,44 @@ func testLoss(t *testing.T, l loss, spooled, down bool) {
 		must(t, k.SetAlias(a, alias))
 	}
 	holds(t, s)
-	if down {
+
+	var kept []string // by the spool alone
+	if down && withSpool {
+		kept = []string{"kept one", "kept two"}
+		s.Kill()
+		for _, alias := range kept {
+			must(t, k.SetAlias(a, alias))
+		}
+		spooled(t, b, float64(len(kept)))
+		b.Kill()
+		s.Start()
+	} else if down {
 		b.Kill()
 	}
-	l.lose(t, s, backups)
+	tidy := l.lose(t, s, backups)
 	must(t, k.SetAlias(a, "after the loss"))
 	began := time.Now()
 	if down {
 		b = bridge(t, s, env...)
 	}
+	if tidy != nil { // a replay reads events alone
+		b.Says("is no event of a bridge")
+		tidy()
+	}
 	settled(t, s)
 	holds(t, s)
 	t.Logf("whole %v after the loss", time.Since(began).Round(10*time.Millisecond))
-	if !down {
+	switch {
+	case !down:
 		b.Says("beginning a new epoch: this one cannot go on")
 		if b.Metric("ifacebridge_epochs_total") != 2 {
 			t.Errorf("%v epochs were begun, want two", b.Metric("ifacebridge_epochs_total"))
 		}
+	case withSpool:
+		b.Says("beginning a new epoch for what an earlier run had left: its own cannot go on")
+	}
+	if !down || withSpool {
+		b.Says("reason=" + l.reason)
 	}
 	must(t, k.SetAlias(a, "and on"))
 	settled(t, s)
@@ -148,29 +217,19 @@ func testLoss(t *testing.T, l loss, spooled, down bool) {
 	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	replayAll(t, stored(t, connect(t, s), "IFACE"))
-}
-
-// A message behind the last event that is no event of a bridge: a new epoch begins behind
-// it.
-func TestGarbageBehindTheLastEvent(t *testing.T) {
-	k := netnstest.Parallel(t)
-	s := natstest.Start(t, "")
-	a := upLink(t, k)
-	b := bridge(t, s)
-	holds(t, s)
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	ack, err := js.Publish(t.Context(), "iface.test.new", []byte("no event"))
-	must(t, err)
-	must(t, k.SetAlias(a, "behind it"))
-	b.Says("reason=foreign_data")
-	holds(t, s)
-	stream, err := js.Stream(t.Context(), "IFACE")
-	must(t, err)
-	must(t, stream.DeleteMsg(t.Context(), ack.Sequence)) // a replay reads events alone
-	settled(t, s)
-	replayAll(t, stored(t, connect(t, s), "IFACE"))
+	events := stored(t, connect(t, s), "IFACE")
+	replayAll(t, events)
+	for _, alias := range kept {
+		n := 0
+		for i := range events {
+			if events[i].Link.Alias == alias && events[i].Changed.Has("ifalias") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the change to %q, which the spool had kept, is in the stream %d times", alias, n)
+		}
+	}
 }
 
 // The kernel's calls fail for a while, in ways that pass: the bridge lives, and gives no

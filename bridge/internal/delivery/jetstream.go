@@ -49,6 +49,7 @@ type jetStream struct {
 	found   Located   // that message, when it was looked for last
 	created time.Time // when the stream was made
 	seen    bool      // the stream was there, and logged
+	foreign uint64    // the stream sequence of a message that is no event, as last logged
 
 	already atomic.Uint64 // events that were found stored: their acknowledgment was lost
 	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
@@ -69,13 +70,15 @@ func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStrea
 
 // Begin implements [Delivery].
 func (d *jetStream) Begin(epoch string, told event.Mark) {
-	d.story = toldStory{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq}
+	d.story = toldStory{epoch: epoch, seq: told.Seq, streamSeq: told.StreamSeq, created: told.Created}
 	d.known = false
 }
 
 // Told implements [Delivery].
 func (d *jetStream) Told() event.Mark {
-	return event.Mark{Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq}
+	return event.Mark{
+		Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq, Created: d.story.created,
+	}
 }
 
 // Verify implements [Delivery].

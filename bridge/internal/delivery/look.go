@@ -28,6 +28,7 @@ func (d *jetStream) locate(ctx context.Context, batch []event.Outgoing) (stored 
 	if err := d.find(ctx); err != nil {
 		return 0, err
 	}
+	d.noteForeign()
 	if stored, err = d.story.judge(&d.found, batch); err != nil {
 		return 0, err
 	}
@@ -37,6 +38,16 @@ func (d *jetStream) locate(ctx context.Context, batch []event.Outgoing) (stored 
 		d.confirm(batch[:stored], d.found.StreamSeq)
 	}
 	return stored, nil
+}
+
+// noteForeign logs that the message that was found is no event of a bridge, each once.
+func (d *jetStream) noteForeign() {
+	if d.found.StreamSeq == 0 || d.found.Event != nil || d.found.StreamSeq == d.foreign {
+		return
+	}
+	d.foreign = d.found.StreamSeq
+	d.log.Warn("the last message of this host in the stream is no event of a bridge; a new epoch follows it",
+		"stream", d.cfg.Stream, "stream_seq", d.foreign)
 }
 
 // find reads this host's last message. It asks the stream's leader: a direct get may be

@@ -3,6 +3,7 @@ package event
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"time"
 )
 
 // NewEpoch returns the name of an epoch, which no other ever has.
@@ -20,6 +21,9 @@ type Mark struct {
 	Epoch     string `json:"epoch"`
 	Seq       uint64 `json:"seq"`                  // of the last event that was confirmed; 0: none
 	StreamSeq uint64 `json:"stream_seq,omitempty"` // the last event's place in the stream; 0: not known
+
+	// Created is when the stream was made: another one of the same name holds nothing of it.
+	Created time.Time `json:"created,omitzero"`
 }
 
 // An EpochReason is why an epoch began, as the metric has it.

@@ -17,7 +17,9 @@ func (s *Spool) Leftover() (m event.Mark, err error) {
 		return false
 	})
 	if done := s.done; m.Run != "" && cmp.Or(done.Run, done.Epoch) == m.Run {
-		m.Epoch, m.Seq, m.StreamSeq = done.Epoch, done.Seq, done.StreamSeq
+		run := m.Run
+		m = done
+		m.Run = run
 	}
 	s.current = cmp.Or(m.Run, s.id.Epoch)
 	return m, err
@@ -57,10 +59,10 @@ func (s *Spool) LeftoverOpening() (o event.Opening, whole bool, err error) {
 }
 
 // DropThrough removes the events of an epoch up to the last one that is stored,
-// if that is here.
-func (s *Spool) DropThrough(last *schema.Event) error {
-	n, found := 0, false
-	err := s.read(func(e *schema.Event) bool {
+// if that is here, and returns whether it is.
+func (s *Spool) DropThrough(last *schema.Event) (found bool, err error) {
+	n := 0
+	err = s.read(func(e *schema.Event) bool {
 		n++
 		found = e.Epoch == s.current && event.SameContent(e, last)
 		return !found && e.Epoch == s.current
@@ -68,7 +70,7 @@ func (s *Spool) DropThrough(last *schema.Event) error {
 	if found {
 		s.drop(n, s.done)
 	}
-	return err
+	return found, err
 }
 
 // Discard removes all events of a run, which is the oldest here, and returns how many.

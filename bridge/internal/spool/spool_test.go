@@ -104,8 +104,8 @@ func TestSpoolSurvives(t *testing.T) {
 	if err := last.UnmarshalJSON(enc.Batch[event.MaxBatch-1].Data); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.DropThrough(&last); err != nil {
-		t.Fatal(err)
+	if found, err := s.DropThrough(&last); err != nil || !found {
+		t.Fatalf("the last event that is stored was found in the spool: %v, %v", found, err)
 	}
 	events := takeSpooled(t, s, "one", last.Seq)
 	if len(events) != 2501-event.MaxBatch || events[0].Seq != event.MaxBatch+1 ||
