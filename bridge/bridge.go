@@ -188,7 +188,7 @@ func runFrom(
 	}
 	defer conn.Close()
 	conn.Register(counted)
-	p, err := newPublisher(cfg, id, b, conn.Conn, log, counted)
+	p, err := newPublisher(cfg, id, b, conn.Conn, n.Count, log, counted)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
@@ -219,9 +219,11 @@ func newIdentity(cfg config.Config) (event.Identity, error) {
 	}, nil
 }
 
-// newPublisher returns what publishes from a backlog. With JetStream the bucket follows it.
+// newPublisher returns what publishes from a backlog. With JetStream the bucket follows it,
+// and the bucket of hosts is told that the host is there, with so many namespaces.
 func newPublisher(
-	cfg config.Config, id event.Identity, b backlog, nc *nats.Conn, log *slog.Logger, counted metrics.Registry,
+	cfg config.Config, id event.Identity, b backlog, nc *nats.Conn, namespaces func() int,
+	log *slog.Logger, counted metrics.Registry,
 ) (*publisher, error) {
 	way, err := delivery.New(cfg, nc, log, counted)
 	if err != nil {
@@ -229,7 +231,7 @@ func newPublisher(
 	}
 	p := &publisher{
 		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, nc.MaxPayload), delivery: way, state: state.New(),
-		follower: noFollower{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
+		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
 		owner: rival{log: log},
 	}
 	if cfg.Delivery == config.JetStream {
@@ -239,6 +241,14 @@ func newPublisher(
 		}
 		bucket.Register(counted)
 		p.follower = bucket
+	}
+	if cfg.Delivery == config.JetStream && cfg.Presence > 0 {
+		presence, err := state.NewPresence(cfg, id, p.state, nc, namespaces, log)
+		if err != nil {
+			return nil, err
+		}
+		presence.Register(counted)
+		p.presence = presence
 	}
 	p.register(counted)
 	return p, nil

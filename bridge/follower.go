@@ -32,9 +32,28 @@ type follower interface {
 	Finish()
 }
 
+// A presence says, beside the events, that the host is there: in the bucket of hosts.
+type presence interface {
+	// LookAgain has it looked for, and made, at its next use. It is for when Run is not
+	// under way.
+	LookAgain()
+
+	// News has it said at once, since there is more to say. It does not block.
+	News()
+
+	// Run says it again and again, for an epoch, until done is closed or ctx ends.
+	Run(ctx context.Context, epoch string, done <-chan struct{})
+
+	// Leave says, after Run, that the bridge stops; or that the host is retired, and will
+	// not come back under this name. It blocks for as long as NATS may take to answer.
+	Leave(ctx context.Context, epoch string, retired bool)
+}
+
 var (
 	_ follower = (*state.Bucket)(nil)
 	_ follower = noFollower{}
+	_ presence = (*state.Presence)(nil)
+	_ presence = noPresence{}
 )
 
 // noFollower holds nothing: with core delivery there is no bucket.
@@ -46,3 +65,11 @@ func (noFollower) Put([]event.Outgoing)                                         
 func (noFollower) Verify()                                                         {}
 func (noFollower) Run(context.Context, <-chan struct{})                            {}
 func (noFollower) Finish()                                                         {}
+
+// noPresence says nothing: with core delivery there is no bucket, or nobody wants it.
+type noPresence struct{}
+
+func (noPresence) LookAgain()                                   {}
+func (noPresence) News()                                        {}
+func (noPresence) Run(context.Context, string, <-chan struct{}) {}
+func (noPresence) Leave(context.Context, string, bool)          {}

@@ -146,5 +146,6 @@ func (p *publisher) noteWhole(whole bool) {
 	p.snapshotOK.Store(whole)
 	if whole {
 		p.whole, p.first, p.epochs = true, event.Opening{}, nil
+		p.presence.News()
 	}
 }

@@ -28,6 +28,7 @@ type publisher struct {
 	delivery delivery.Delivery
 	state    *state.State
 	follower follower
+	presence presence
 	query    *state.Query
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
@@ -107,6 +108,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 		return err
 	}
 	p.follower.LookAgain()
+	p.presence.LookAgain()
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
@@ -116,6 +118,8 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() { p.follower.Run(following, done) })
+	epoch := p.id.Epoch
+	running.Go(func() { p.presence.Run(following, epoch, done) })
 	err = p.publishAll(ctx, known)
 	close(done)
 	if err != nil {
@@ -124,6 +128,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	running.Wait()
 	if err == nil {
 		p.follower.Finish()
+		p.presence.Leave(ctx, epoch, p.retiring())
 	}
 	return err
 }

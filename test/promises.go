@@ -41,6 +41,7 @@
 //	Late joiners are whole
 //	    by the stream                              TestLifeOfALink, TestSoak
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
+//	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers
 //	    by a question                              TestQuery, TestFleetPresence
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
 //	Across a crash, and the end

@@ -29,7 +29,8 @@ func TestRecipesForNATS(t *testing.T) {
 	b := start(t, []string{"IFACE_HOST=web01.example.com"})
 	b.Ready()
 	eventually(t, "the query service", func() bool {
-		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_behind_keys") == 0
+		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_behind_keys") == 0 &&
+			b.Metric("ifacebridge_presence_puts_total") > 0
 	})
 	home := t.TempDir()
 	ran := 0

@@ -29,6 +29,8 @@ type Config struct {
 	Delivery    Delivery
 	Stream      string
 	Bucket      string
+	HostsBucket string
+	Presence    time.Duration // 0: never said
 	Replicas    int
 	MaxAge      time.Duration // 0: for ever
 	Netns       netlinksrc.Selection

@@ -16,7 +16,7 @@ func TestParseDefaults(t *testing.T) {
 	got, err := Parse([]string{"IFACE_HOST=web01.example.com", "HOME=/home/u", "PATH=/bin"})
 	want := Config{
 		Host: "web01.example.com", Token: "web01_example_com", Prefix: "iface", Delivery: JetStream,
-		Stream: "IFACE", Bucket: "iface_links", Replicas: 1, MaxAge: 168 * time.Hour,
+		Stream: "IFACE", Bucket: "iface_links", HostsBucket: "iface_hosts", Presence: 30 * time.Second, Replicas: 1, MaxAge: 168 * time.Hour,
 		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: 65536, ReadBuffer: 64 << 20,
 		HTTPAddr: "127.0.0.1:9469", StoreDir: "/home/u/.local/state/ifacebridge", LogLevel: "info", LogFormat: "text",
 	}
@@ -125,6 +125,10 @@ func TestParseMistakes(t *testing.T) {
 			`IFACE_DELIVERY: unknown value (got "pigeon"); accepted: jetstream, core`},
 		{"a stream", "IFACE_STREAM=a.b",
 			`IFACE_STREAM: not a valid name (got "a.b"); accepted: letters, digits, '-' and '_'`},
+		{"one bucket for both", "IFACE_BUCKET=b IFACE_HOSTS_BUCKET=b",
+			`IFACE_BUCKET, IFACE_HOSTS_BUCKET: are the same bucket (got "b"); accepted: two names`},
+		{"a presence", "IFACE_PRESENCE=1ms",
+			`IFACE_PRESENCE: too short (got "1ms"); accepted: 0 for never, or 100ms and more`},
 		{"replicas", "IFACE_REPLICAS=six",
 			`IFACE_REPLICAS: not a number in range (got "six"); accepted: 1 to 5`},
 		{"an age", "IFACE_MAX_AGE=-1h",

@@ -50,33 +50,49 @@ func (p *parser) result(c Config) (Config, error) {
 func (p *parser) config() Config {
 	p.unknown()
 	c := Config{
-		Servers:    p.servers(),
-		Auth:       p.auth(),
-		Labels:     p.labels(),
-		Prefix:     p.prefix(),
-		Delivery:   Delivery(p.oneOf("IFACE_DELIVERY", string(JetStream), string(Core))),
-		Stream:     p.name("IFACE_STREAM"),
-		Bucket:     p.name("IFACE_BUCKET"),
-		Replicas:   p.number("IFACE_REPLICAS", 1, 5),
-		MaxAge:     p.duration("IFACE_MAX_AGE"),
-		Netns:      p.netns(),
-		Filter:     Filter{p.patterns("IFACE_INCLUDE"), p.patterns("IFACE_EXCLUDE")},
-		Resync:     p.duration("IFACE_RESYNC"),
-		Coalesce:   p.duration("IFACE_COALESCE"),
-		Queue:      p.number("IFACE_QUEUE", 1, 1<<24),
-		ReadBuffer: p.size("IFACE_RCVBUF", 4<<10, 1<<30),
-		SpoolDir:   p.env.get("IFACE_SPOOL_DIR"),
-		HTTPAddr:   p.address("IFACE_HTTP_ADDR"),
-		Pprof:      p.oneOf("IFACE_PPROF", "off", "on") == "on",
-		StoreDir:   p.storeDir(),
-		LogLevel:   p.oneOf("IFACE_LOG_LEVEL", "debug", "info", "warn", "error"),
-		LogFormat:  p.oneOf("IFACE_LOG_FORMAT", "text", "json"),
+		Servers:     p.servers(),
+		Auth:        p.auth(),
+		Labels:      p.labels(),
+		Prefix:      p.prefix(),
+		Delivery:    Delivery(p.oneOf("IFACE_DELIVERY", string(JetStream), string(Core))),
+		Stream:      p.name("IFACE_STREAM"),
+		Bucket:      p.name("IFACE_BUCKET"),
+		HostsBucket: p.name("IFACE_HOSTS_BUCKET"),
+		Presence:    p.presence(),
+		Replicas:    p.number("IFACE_REPLICAS", 1, 5),
+		MaxAge:      p.duration("IFACE_MAX_AGE"),
+		Netns:       p.netns(),
+		Filter:      Filter{p.patterns("IFACE_INCLUDE"), p.patterns("IFACE_EXCLUDE")},
+		Resync:      p.duration("IFACE_RESYNC"),
+		Coalesce:    p.duration("IFACE_COALESCE"),
+		Queue:       p.number("IFACE_QUEUE", 1, 1<<24),
+		ReadBuffer:  p.size("IFACE_RCVBUF", 4<<10, 1<<30),
+		SpoolDir:    p.env.get("IFACE_SPOOL_DIR"),
+		HTTPAddr:    p.address("IFACE_HTTP_ADDR"),
+		Pprof:       p.oneOf("IFACE_PPROF", "off", "on") == "on",
+		StoreDir:    p.storeDir(),
+		LogLevel:    p.oneOf("IFACE_LOG_LEVEL", "debug", "info", "warn", "error"),
+		LogFormat:   p.oneOf("IFACE_LOG_FORMAT", "text", "json"),
 	}
 	if c.Pprof && c.HTTPAddr == "" {
 		p.mistake("IFACE_PPROF, IFACE_HTTP_ADDR", "profiles are served on an address, and that is off", "",
 			"IFACE_PPROF=off, or an address")
 	}
+	if c.HostsBucket == c.Bucket {
+		p.mistake("IFACE_BUCKET, IFACE_HOSTS_BUCKET", "are the same bucket", c.Bucket, "two names")
+	}
 	return c
+}
+
+// presence is how often a host says that it is there. A server counts in seconds how long
+// that is good for.
+func (p *parser) presence() time.Duration {
+	const name, least = "IFACE_PRESENCE", 100 * time.Millisecond
+	d := p.duration(name)
+	if 0 < d && d < least {
+		p.mistake(name, "too short", d.String(), fmt.Sprintf("0 for never, or %v and more", least))
+	}
+	return d
 }
 
 // IsPlaceholder reports whether a host is called so before it is named: many are, and

@@ -40,6 +40,11 @@ func (c *Config) HostPermissions() Permissions {
 			"$JS.API.STREAM.CREATE."+kv, "$JS.API.STREAM.INFO."+kv,
 			"$JS.API.DIRECT.GET."+kv,
 		)
+		if c.Presence > 0 {
+			hosts := "KV_" + c.HostsBucket
+			p.Publish = append(p.Publish, "$KV."+c.HostsBucket+"."+c.Token,
+				"$JS.API.STREAM.CREATE."+hosts, "$JS.API.STREAM.INFO."+hosts)
+		}
 	}
 	return p
 }
@@ -59,7 +64,7 @@ func (c *Config) ViewerPermissions() Permissions {
 		Subscribe: []string{c.Prefix + ".>", "_INBOX.>"},
 	}
 	if c.Delivery == JetStream {
-		for _, stream := range []string{c.Stream, "KV_" + c.Bucket} {
+		for _, stream := range []string{c.Stream, "KV_" + c.Bucket, "KV_" + c.HostsBucket} {
 			p.Publish = append(p.Publish,
 				"$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream,
 				"$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>",

@@ -268,12 +268,19 @@ func (b *Bucket) message(key string, data []byte) *nats.Msg {
 		msg.Data = data
 		return msg
 	}
-	msg.Header.Set("KV-Operation", "PURGE")
-	msg.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	msg.Header = purgeHeader()
 	if b.markers {
 		msg.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
 	}
 	return msg
+}
+
+// kvOperation is the header by which a message of a bucket is no value.
+const kvOperation = "KV-Operation"
+
+// purgeHeader is that of the purge of a key, as nats.go's KeyValue makes it.
+func purgeHeader() nats.Header {
+	return nats.Header{kvOperation: {"PURGE"}, jetstream.MsgRollup: {jetstream.MsgRollupSubject}}
 }
 
 // again notes that a key is not as it should be yet.

@@ -74,9 +74,8 @@ func NewQuery(
 			"delivery": string(cfg.Delivery), "prefix": cfg.Prefix, "schema": schema.Name,
 		},
 		StatsHandler: func(*micro.Endpoint) any {
-			st.mu.Lock()
-			defer st.mu.Unlock()
-			return map[string]any{"epoch": st.epoch, "seq": st.seq, "links": len(st.links), "overruns": overruns()}
+			epoch, seq, links := st.size()
+			return map[string]any{"epoch": epoch, "seq": seq, "links": links, "overruns": overruns()}
 		},
 	}
 	if id.Labels != "" {

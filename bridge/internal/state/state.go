@@ -62,6 +62,13 @@ func (s *State) last(k schema.LinkKey) []byte {
 	return nil
 }
 
+// size returns how many links there are, and the event that this is true at.
+func (s *State) size() (epoch string, seq uint64, links int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch, s.seq, len(s.links)
+}
+
 // keys returns the links that are there.
 func (s *State) keys() []schema.LinkKey {
 	s.mu.Lock()

@@ -398,6 +398,13 @@ func (n *Namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
 	}
 }
 
+// Count returns how many namespaces are watched.
+func (n *Namespaces) Count() int {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	return len(n.watched)
+}
+
 // list returns what is watched, in the order in which it was begun.
 func (n *Namespaces) list() []*namespace {
 	n.lock.Lock()

@@ -1,0 +1,256 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/bridge/internal/metrics"
+	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/schema"
+)
+
+// A Presence says in the bucket of hosts that this host is there, and what it is
+// ([schema.Presence]): again and again, each time for a while only, so that the server
+// marks the key when the bridge has fallen silent. It holds up nothing.
+type Presence struct {
+	cfg config.Config
+	id  event.Identity
+	js  jetstream.JetStream
+	nc  *nats.Conn
+	log *slog.Logger
+
+	state      *State
+	namespaces func() int
+	since      time.Time
+
+	wake chan struct{} // holds a token when there is news
+
+	opened   bool   // the bucket was found or made
+	expires  bool   // its keys can be given a time to live
+	lastSeq  uint64 // of our last value in the bucket's stream; 0: none
+	puts     atomic.Uint64
+	reported bool // what the bucket lacks
+}
+
+const (
+	// silentMarkerTTL is how long the marker is kept of a host that has fallen silent, for
+	// readers that come later: those who retire hosts may look once a day.
+	silentMarkerTTL = 7 * 24 * time.Hour
+
+	// leaveTTL is how long a bridge that was stopped still counts as there: one that is
+	// only started again does not look silent.
+	leaveTTL = 5 * time.Second
+)
+
+// NewPresence returns what says that the host of st is there, in the bucket that cfg names.
+// Nothing is asked yet. Namespaces returns how many are watched; it is called from Run.
+func NewPresence(
+	cfg config.Config, id event.Identity, st *State, nc *nats.Conn, namespaces func() int, log *slog.Logger,
+) (*Presence, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
+	if err != nil {
+		return nil, err
+	}
+	return &Presence{
+		cfg: cfg, id: id, js: js, nc: nc, log: log, state: st, namespaces: namespaces,
+		since: time.Now().UTC(), wake: make(chan struct{}, 1),
+	}, nil
+}
+
+// News has the value written at once: the links are all known. It does not block.
+func (p *Presence) News() { loop.Signal(p.wake) }
+
+// Run writes the value until done is closed or ctx ends, for an epoch of which this bridge
+// tells.
+func (p *Presence) Run(ctx context.Context, epoch string, done <-chan struct{}) {
+	retry := natsio.Retry{
+		Log:     p.log,
+		Failing: "cannot write this host into the bucket of hosts; events are not affected",
+		Over:    "this host is in the bucket of hosts again",
+	}
+	for {
+		select {
+		case <-p.wake:
+		case <-time.After(p.pause()):
+		case <-done:
+			return
+		case <-ctx.Done():
+			return
+		}
+		for {
+			err := p.put(ctx, epoch, p.ttl())
+			if err == nil {
+				retry.End()
+				break
+			}
+			p.opened = false // look it up again: it may be gone
+			if ended(done) || retry.Wait(ctx, p.nc, err, 0) != nil {
+				return
+			}
+		}
+	}
+}
+
+func ended(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause is the time until the value is written again: not the same for all hosts, which
+// may have started together.
+func (p *Presence) pause() time.Duration {
+	return p.cfg.Presence - rand.N(max(1, p.cfg.Presence/5))
+}
+
+// ttl is how long the value is good for, in whole seconds as the server has it: two may be
+// missed.
+func (p *Presence) ttl() time.Duration {
+	return (3*p.cfg.Presence + time.Second - 1).Truncate(time.Second)
+}
+
+// put writes the value, good for a while.
+func (p *Presence) put(ctx context.Context, epoch string, ttl time.Duration) error {
+	lastErr := p.nc.LastError()
+	err := p.find(ctx)
+	if err == nil {
+		err = p.publish(ctx, p.message(p.value(epoch), ttl))
+	}
+	return natsio.ExplainPermission(p.nc, lastErr, err)
+}
+
+func (p *Presence) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) error {
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
+	defer cancel()
+	ack, err := p.js.PublishMsg(ctx, msg, append(opts, jetstream.WithRetryAttempts(0))...)
+	if err != nil {
+		return err
+	}
+	p.lastSeq = ack.Sequence
+	p.puts.Add(1)
+	return nil
+}
+
+// value is what there is to say now.
+func (p *Presence) value(epoch string) []byte {
+	v := schema.Presence{
+		Schema: schema.Name, Host: p.id.Host, BootID: p.id.BootID, Labels: p.id.Labels, Epoch: epoch,
+		Version: p.cfg.Version, Since: p.since, Namespaces: p.namespaces(), Prefix: p.cfg.Prefix,
+		TTL: int(p.ttl() / time.Second),
+	}
+	told, seq, links := p.state.size()
+	if v.Links = links; told == epoch {
+		v.Seq = seq
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // no such value fails
+	}
+	return data
+}
+
+// message is the put of a value that is good for a while, or, of none, the purge of the key.
+func (p *Presence) message(value []byte, ttl time.Duration) *nats.Msg {
+	msg := nats.NewMsg("$KV." + p.cfg.HostsBucket + "." + p.cfg.Token)
+	if msg.Data = value; value == nil {
+		msg.Header = purgeHeader()
+	}
+	if p.expires {
+		msg.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(int(ttl/time.Second)))
+	}
+	return msg
+}
+
+// Leave says, after Run, that the bridge stops: soon the host is silent, or, when it is
+// retired, not there at all. It is only said if nobody else has spoken for the host since.
+func (p *Presence) Leave(ctx context.Context, epoch string, retired bool) {
+	if p.lastSeq == 0 || !p.opened {
+		return
+	}
+	msg := p.message(p.value(epoch), min(leaveTTL, p.ttl()))
+	switch {
+	case retired:
+		msg = p.message(nil, markerTTL)
+	case !p.expires: // nothing else would end it
+		msg = p.message(nil, 0)
+		msg.Header.Set(kvOperation, "DEL")
+		msg.Header.Del(jetstream.MsgRollup)
+	}
+	if err := p.publish(ctx, msg, jetstream.WithExpectLastSequencePerSubject(p.lastSeq)); err != nil {
+		p.log.Debug("cannot note in the bucket of hosts that this bridge stops; what it wrote there expires", "cause", err)
+	}
+}
+
+// LookAgain has the bucket looked for, and made, at its next use. It is for when Run is not
+// under way.
+func (p *Presence) LookAgain() { p.opened = false }
+
+// find finds the bucket, or makes it.
+func (p *Presence) find(ctx context.Context) error {
+	if p.opened {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
+	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err = p.create(ctx); err == nil {
+			stream, err = p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", p.cfg.HostsBucket, err)
+	}
+	cfg := stream.CachedInfo().Config
+	p.opened, p.expires = true, cfg.AllowMsgTTL
+	if marks := p.expires && cfg.SubjectDeleteMarkerTTL > 0; !marks && !p.reported {
+		p.reported = true
+		p.log.Warn("the bucket of hosts does not mark hosts that fall silent; readers have to go by the age of its values",
+			"bucket", p.cfg.HostsBucket, "advice", "delete the bucket and have it made anew, on nats-server 2.11 or later, "+
+				"or have someone who may run: nats stream edit "+cfg.Name+" --allow-msg-ttl --subject-del-markers-ttl="+
+				silentMarkerTTL.String())
+	}
+	return nil
+}
+
+// create makes the bucket; on a server that has no markers, without them.
+func (p *Presence) create(ctx context.Context) error {
+	cfg := jetstream.KeyValueConfig{
+		Bucket: p.cfg.HostsBucket, Description: "the hosts that are there, schema " + schema.Name,
+		History: 1, Storage: jetstream.FileStorage, Replicas: p.cfg.Replicas, LimitMarkerTTL: silentMarkerTTL,
+	}
+	_, err := p.js.CreateKeyValue(ctx, cfg)
+	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) {
+		cfg.LimitMarkerTTL = 0
+		_, err = p.js.CreateKeyValue(ctx, cfg)
+	}
+	if err != nil {
+		return natsio.WithAdvice(fmt.Errorf("create it: %w", err),
+			"let this user create it, or have someone who may run: nats kv add %s --storage=file --replicas=%d "+
+				"--marker-ttl=%v", cfg.Bucket, cfg.Replicas, silentMarkerTTL)
+	}
+	p.log.Info("created the bucket of hosts", "bucket", cfg.Bucket)
+	return nil
+}
+
+// Register registers what the presence counts.
+func (p *Presence) Register(to metrics.Registry) {
+	to.CounterFunc("presence_puts_total", "Times that this host was written into the bucket of hosts.",
+		func() float64 { return float64(p.puts.Load()) })
+}
