@@ -62,7 +62,8 @@
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
-//	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer
+//	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer, TestRotation
+//	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage

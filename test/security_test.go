@@ -143,18 +143,47 @@ func TestAuthentication(t *testing.T) {
 	}
 }
 
-// A server that refuses the credentials is not hammered.
+// A server that refuses the credentials is asked every half minute, and that is one line of
+// the log at first, then every minute, and then ever more seldom: at the start, and when it
+// refuses them later on.
 func TestRefusedCredentialsDoNotHammer(t *testing.T) {
-	netnstest.Parallel(t)
-	s := natstest.Start(t, "authorization { user: bridge, password: right }")
-	b := bridge(t, s, "NATS_USER=bridge", "NATS_PASSWORD=wrong")
-	b.Says("Authorization Violation")
-	attempts := func() int { return strings.Count(s.Log(), "authentication error") }
-	eventually(t, "it tries again", func() bool { return attempts() > 1 })
-	began := attempts()
-	time.Sleep(3 * time.Second)
-	if n := attempts() - began; n > 30 { // about three are usual
-		t.Errorf("%d attempts in 3 s", n)
+	t.Parallel()
+	const right, wrong = "authorization { user: bridge, password: right }", "authorization { user: bridge, password: other }"
+	for name, accepted := range map[string]string{"from the start": wrong, "later on": right} {
+		t.Run(name, func(t *testing.T) {
+			netnstest.Parallel(t)
+			lasting := harness.Duration(t, "IFACE_TEST_REFUSED", 35*time.Second)
+			s := natstest.Start(t, accepted)
+			b := bridge(t, s, "NATS_USER=bridge", "NATS_PASSWORD=right")
+			if accepted == right {
+				b.Ready()
+				s.Kill()
+				s.Configure(wrong)
+				s.Start()
+			}
+			b.Says("uthorization")
+			began, attempts := time.Now(), strings.Count(s.Log(), "authentication error")
+			before := strings.Count(b.Output(), "\n")
+			time.Sleep(lasting) // what is looked for is what does not happen
+			asked := strings.Count(s.Log(), "authentication error") - attempts
+			lines := strings.Count(b.Output(), "\n") - before
+			t.Logf("refused for %v: asked %d times, %d lines", time.Since(began).Round(time.Second), asked, lines)
+			if most := int(time.Since(began)/(30*time.Second)) + 1; asked > most || asked == 0 {
+				t.Errorf("asked %d times, want 1 to %d", asked, most)
+			}
+			if lines > 15*int(lasting/time.Minute)/10+2 {
+				t.Errorf("%d lines:\n%s", lines, b.Output())
+			}
+			if lines := strings.Count(b.Output(), "\n"); lasting >= 10*time.Minute && lines >= 15 {
+				t.Errorf("%d lines in all:\n%s", lines, b.Output())
+			}
+			if n := strings.Count(b.Output(), "check NATS_CREDS"); lasting < time.Minute && n != 1 {
+				t.Errorf("%d lines say what to do:\n%s", n, b.Output())
+			}
+			if _, ready := get(t, "/readyz"); !strings.Contains(ready, "check NATS_CREDS") {
+				t.Errorf("/readyz: %s", ready)
+			}
+		})
 	}
 }
 

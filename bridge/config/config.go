@@ -10,6 +10,8 @@
 package config
 
 import (
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +21,13 @@ import (
 
 // A Config is settings that have been checked.
 type Config struct {
-	Servers []string // NATS URLs; empty means the embedded server
-	Auth    Auth
+	Servers     []string // NATS URLs; empty means the embedded server
+	Auth        Auth
+	Proxy       string // URL of the proxy to connect through; "": none
+	TLSFirst    bool   // TLS before the server's greeting
+	NoDiscovery bool   // only the Servers, not those that they advertise
+	JSAPI       string // what the subjects of JetStream's API begin with; "": $JS.API
+	Inbox       string // prefix of the subjects on which answers are received; "": see InboxPrefix
 
 	Host, Token string // the host's name, and as a subject token; "": it has none yet
 	FollowHost  bool   // Host is the kernel's name, which may change
@@ -49,14 +56,6 @@ type Config struct {
 	Version string // of the program, for those who ask; not a setting
 }
 
-// Auth is how to authenticate to NATS: by at most one of credentials, nkey, user and
-// token, and to TLS.
-type Auth struct {
-	CredsFile, NKeyFile       string
-	User, Password, Token     string
-	CAFile, CertFile, KeyFile string
-}
-
 // Delivery is what publishing promises.
 type Delivery string
 
@@ -77,7 +76,7 @@ func (e Error) Error() string { return strings.Join(e, "\n") }
 // environment it asks the kernel for the host's name when IFACE_HOST is unset. The
 // error is an [Error].
 func Parse(environ []string) (Config, error) {
-	p := parser{env: newEnvironment(environ)}
+	p := newParser(environ)
 	c := p.config()
 	c.Host, c.Token, c.FollowHost = p.host()
 	return p.result(c)
@@ -86,7 +85,7 @@ func Parse(environ []string) (Config, error) {
 // ParseConnection is [Parse] for commands that only read from NATS: Host and Token
 // stay empty, and need not be known.
 func ParseConnection(environ []string) (Config, error) {
-	p := parser{env: newEnvironment(environ)}
+	p := newParser(environ)
 	return p.result(p.config())
 }
 
@@ -100,12 +99,63 @@ func (c Config) WithHost(name string) (Config, error) {
 	return c, nil
 }
 
-// InboxPrefix is where the bridge of this host receives answers: a prefix of its
-// own, so that its user need not be able to read the answers to others. It is ""
-// when there is no host.
-func (c *Config) InboxPrefix() string {
-	if c.Token == "" {
-		return ""
+// WebSocket reports whether the servers are reached over WebSockets.
+func (c *Config) WebSocket() bool {
+	return len(c.Servers) > 0 && strings.HasPrefix(c.Servers[0], "ws")
+}
+
+// WebSocketPath is the path at which a proxy has the servers, when they are reached over
+// WebSockets and all have the same; else "".
+func (c *Config) WebSocketPath() (path string) {
+	for i, server := range c.Servers {
+		u, err := url.Parse(server)
+		if err != nil || !c.WebSocket() || i > 0 && u.Path != path {
+			return ""
+		}
+		path = u.Path
 	}
-	return "_INBOX.ifacebridge." + c.Token
+	return path
+}
+
+// ForEmbedded returns the configuration for the embedded server at a URL. It is an [Error]
+// when there are settings that were made for another server: the one who made them believes
+// that it is used.
+func (c Config) ForEmbedded(url string) (Config, error) {
+	set := c.Auth.set()
+	for name, isSet := range map[string]bool{
+		"NATS_SOCKS_PROXY": c.Proxy != "", "IFACE_TLS_FIRST": c.TLSFirst, "IFACE_JS_DOMAIN": c.JSAPI != "",
+	} {
+		if isSet {
+			set = append(set, name)
+		}
+	}
+	if len(set) > 0 {
+		slices.Sort(set)
+		names := strings.Join(set, ", ")
+		return c, Error{"NATS_URL: is unset, and " + names + " are not for the embedded server; accepted: " +
+			acceptedURLs + ", or " + names + " unset"}
+	}
+	c.Servers = []string{url}
+	return c, nil
+}
+
+// InboxPrefix is where answers are received: IFACE_INBOX_PREFIX, or for the bridge of a
+// host a prefix of its own, so that its user need not be able to read the answers to
+// others. It is "" when there is neither.
+func (c *Config) InboxPrefix() string {
+	if c.Inbox != "" || c.Token == "" {
+		return c.Inbox
+	}
+	return hostInboxes + "." + c.Token
+}
+
+// hostInboxes is what the inboxes of all bridges begin with.
+const hostInboxes = "_INBOX.ifacebridge"
+
+// API is what the subjects of JetStream's API begin with.
+func (c *Config) API() string {
+	if c.JSAPI == "" {
+		return "$JS.API"
+	}
+	return c.JSAPI
 }

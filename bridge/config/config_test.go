@@ -76,7 +76,6 @@ func TestParseReadsNotTheProcess(t *testing.T) {
 }
 
 const (
-	acceptedURLs  = "nats://host[:port], tls://, ws:// or wss://, comma-separated"
 	acceptedNetns = "self, all, names or globs under /run/netns, absolute paths, comma-separated"
 	acceptedGlobs = "globs over interface names, kind:<info_kind>, or netns:<glob>, comma-separated"
 )

@@ -1,10 +1,9 @@
 package config
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -13,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nkeys"
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -26,16 +23,23 @@ type parser struct {
 	mistakes []string
 }
 
-// mistake notes that a variable is wrong: "variable: reason (got value); accepted: …".
+// mistake notes that a variable is wrong.
 func (p *parser) mistake(variable, reason, got, accepted string) {
-	m := variable + ": " + reason
-	if got != "" {
-		m += fmt.Sprintf(" (got %q)", got)
+	p.note(&settingError{p.env.written(variable), reason, got, accepted})
+}
+
+func newParser(environ []string) *parser {
+	env, err := newEnvironment(environ)
+	p := &parser{env: env}
+	p.note(err)
+	return p
+}
+
+// note notes an error about a setting, if it is one.
+func (p *parser) note(err error) {
+	if err != nil {
+		p.mistakes = append(p.mistakes, err.Error())
 	}
-	if accepted != "" {
-		m += "; accepted: " + accepted
-	}
-	p.mistakes = append(p.mistakes, m)
 }
 
 // result returns c when there were no mistakes.
@@ -52,8 +56,13 @@ func (p *parser) config() Config {
 	c := Config{
 		Servers:     p.servers(),
 		Auth:        p.auth(),
+		Proxy:       p.proxy(),
+		TLSFirst:    p.flag("IFACE_TLS_FIRST"),
+		NoDiscovery: !p.flag("IFACE_DISCOVERY"),
+		JSAPI:       p.jetStreamAPI(),
+		Inbox:       p.subject("IFACE_INBOX_PREFIX"),
 		Labels:      p.labels(),
-		Prefix:      p.prefix(),
+		Prefix:      p.subject("IFACE_SUBJECT_PREFIX"),
 		Delivery:    Delivery(p.oneOf("IFACE_DELIVERY", string(JetStream), string(Core))),
 		Stream:      p.name("IFACE_STREAM"),
 		Bucket:      p.name("IFACE_BUCKET"),
@@ -69,10 +78,13 @@ func (p *parser) config() Config {
 		ReadBuffer:  p.size("IFACE_RCVBUF", 4<<10, 1<<30),
 		SpoolDir:    p.env.get("IFACE_SPOOL_DIR"),
 		HTTPAddr:    p.address("IFACE_HTTP_ADDR"),
-		Pprof:       p.oneOf("IFACE_PPROF", "off", "on") == "on",
+		Pprof:       p.flag("IFACE_PPROF"),
 		StoreDir:    p.storeDir(),
 		LogLevel:    p.oneOf("IFACE_LOG_LEVEL", "debug", "info", "warn", "error"),
 		LogFormat:   p.oneOf("IFACE_LOG_FORMAT", "text", "json"),
+	}
+	if c.TLSFirst && c.WebSocket() {
+		p.mistake("IFACE_TLS_FIRST", "is not for WebSockets, where TLS is first always", "", "off, with wss:// in NATS_URL")
 	}
 	if c.Pprof && c.HTTPAddr == "" {
 		p.mistake("IFACE_PPROF, IFACE_HTTP_ADDR", "profiles are served on an address, and that is off", "",
@@ -105,7 +117,7 @@ func IsPlaceholder(name string) bool {
 // are empty while the kernel has no name of its own for it.
 func (p *parser) host() (name, token string, follow bool) {
 	const accepted = "any name that is not empty"
-	name, set := p.env["IFACE_HOST"]
+	name, set := p.env.vars["IFACE_HOST"]
 	if set && strings.TrimSpace(name) == "" {
 		p.mistake("IFACE_HOST", "is set but empty", "", accepted+", or unset for the kernel's host name")
 		return "", "", false
@@ -123,9 +135,12 @@ func (p *parser) host() (name, token string, follow bool) {
 	return name, token, !set
 }
 
+const acceptedURLs = "nats://host[:port], tls://, ws:// or wss://, comma-separated"
+
 func (p *parser) servers() []string {
-	const accepted = "nats://host[:port], tls://, ws:// or wss://, comma-separated"
+	const accepted = acceptedURLs
 	var servers []string
+	sockets := 0 // URLs of WebSockets
 	for _, raw := range splitList(p.env.get("NATS_URL")) {
 		if !strings.Contains(raw, "://") {
 			raw = "nats://" + raw
@@ -142,7 +157,11 @@ func (p *parser) servers() []string {
 			p.mistake("NATS_URL", "unknown scheme", u.Scheme, accepted)
 		default:
 			servers = append(servers, raw)
+			sockets += strings.Count(u.Scheme, "ws")
 		}
+	}
+	if sockets > 0 && sockets < len(servers) {
+		p.mistake("NATS_URL", "WebSockets and others do not go together", RedactURLs(servers), accepted)
 	}
 	return servers
 }
@@ -153,16 +172,66 @@ func withoutQuotes(s string) string {
 	return strings.TrimRight(s, ` :`)
 }
 
-func (p *parser) prefix() string {
-	const name, accepted = "IFACE_SUBJECT_PREFIX", "one or more tokens joined by '.', without wildcards or spaces"
-	s := p.env.get(name)
-	for token := range strings.SplitSeq(s, ".") {
-		if token == "" || strings.ContainsAny(token, "*> \t\r\n") || strings.HasPrefix(s, "$") {
-			p.mistake(name, "not a subject", s, accepted)
-			break
-		}
+// subject is what subjects begin with; "" when it is unset.
+func (p *parser) subject(variable string) string {
+	s := p.env.get(variable)
+	if s != "" && (strings.HasPrefix(s, "$") || !isSubject(s)) {
+		p.mistake(variable, "not a subject", s, "one or more tokens joined by '.', without wildcards or spaces")
 	}
 	return s
+}
+
+// isSubject reports whether s is a subject without wildcards.
+func isSubject(s string) bool {
+	for token := range strings.SplitSeq(s, ".") {
+		if token == "" || strings.ContainsAny(token, "*> \t\r\n") {
+			return false
+		}
+	}
+	return true
+}
+
+// jetStreamAPI is what the subjects of JetStream's API begin with; "" when it is as usual.
+func (p *parser) jetStreamAPI() string {
+	domain, prefix := p.env.get("IFACE_JS_DOMAIN"), strings.TrimSuffix(p.env.context[apiPrefix], ".")
+	switch {
+	case strings.Contains(domain, ".") || domain != "" && !isSubject(domain):
+		p.mistake("IFACE_JS_DOMAIN", "not the name of a domain", domain, "one token, without '.', wildcards or spaces")
+	case domain != "":
+		return "$JS." + domain + ".API"
+	case prefix != "" && !isSubject(prefix):
+		p.mistake("NATS_CONTEXT", apiPrefix+": not a subject", prefix, "tokens joined by '.', without wildcards or spaces")
+	}
+	return prefix
+}
+
+// proxy is the proxy to connect through, as a URL; "" when there is none.
+func (p *parser) proxy() string {
+	const accepted = "socks5://, socks5h:// or http://, with [user:password@]host[:port]"
+	raw := p.env.get("NATS_SOCKS_PROXY")
+	if raw == "" {
+		return ""
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Hostname() == "":
+		p.mistake("NATS_SOCKS_PROXY", "is no URL", RedactURLs([]string{raw}), accepted)
+	case !slices.Contains([]string{"socks5", "socks5h", "http"}, u.Scheme):
+		p.mistake("NATS_SOCKS_PROXY", "unknown scheme", u.Scheme, accepted)
+	}
+	return raw
+}
+
+// flag is whether something is on.
+func (p *parser) flag(variable string) bool {
+	switch s := strings.ToLower(p.env.get(variable)); s {
+	case "on", "true", "yes", "1":
+		return true
+	case "off", "false", "no", "0":
+	default:
+		p.mistake(variable, "unknown value", s, "on, off")
+	}
+	return false
 }
 
 // name is a stream's or bucket's name (the NATS server's rule: no subject syntax,
@@ -268,10 +337,10 @@ func (p *parser) storeDir() string {
 	if dir := p.env.get("IFACE_STORE_DIR"); dir != "" {
 		return dir
 	}
-	if state := p.env["XDG_STATE_HOME"]; state != "" {
+	if state := p.env.vars["XDG_STATE_HOME"]; state != "" {
 		return filepath.Join(state, "ifacebridge")
 	}
-	if home := p.env["HOME"]; home != "" {
+	if home := p.env.vars["HOME"]; home != "" {
 		return filepath.Join(home, ".local", "state", "ifacebridge")
 	}
 	return ""
@@ -281,90 +350,55 @@ func (p *parser) storeDir() string {
 // can be read and hold what they should: a bridge that started with a file it
 // cannot use would only report that over and over.
 func (p *parser) auth() Auth {
-	a := Auth{
-		CredsFile: p.env.get("NATS_CREDS"),
-		NKeyFile:  p.env.get("NATS_NKEY"),
-		User:      p.env.get("NATS_USER"),
-		Password:  p.env.get("NATS_PASSWORD"),
-		Token:     p.env.get("NATS_TOKEN"),
-		CAFile:    p.env.get("NATS_CA"),
-		CertFile:  p.env.get("NATS_CERT"),
-		KeyFile:   p.env.get("NATS_KEY"),
+	set := func(variable string) bool { return p.env.get(variable) != "" }
+	a := Auth{p.env}
+	if len(a.set()) == 0 {
+		return Auth{}
 	}
-	var ways []string
-	for _, variable := range []string{"NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_TOKEN"} {
-		if p.env.get(variable) != "" {
-			ways = append(ways, variable)
+	if chosen := waysOf(p.env.vars); len(chosen) > 1 {
+		p.mistake(strings.Join(chosen, ", "), "exclude each other", "", "one way to authenticate")
+	} else {
+		_, err := a.Credentials()
+		p.note(err)
+	}
+	for with, alone := range map[string]string{"NATS_USER": "NATS_PASSWORD", "NATS_JWT": "NATS_SEED"} {
+		if set(alone) && !set(with) {
+			p.mistake(alone, "is set without "+with, "", "both or none")
 		}
 	}
-	if len(ways) > 1 {
-		p.mistake(strings.Join(ways, ", "), "exclude each other", "", "one way to authenticate")
+	if a.HasCA() {
+		_, err := a.RootCAs()
+		p.note(err)
 	}
-	if a.Password != "" && a.User == "" {
-		p.mistake("NATS_PASSWORD", "is set without NATS_USER", "", "both or none")
+	if set("NATS_CERT") != set("NATS_KEY") {
+		p.mistake("NATS_CERT, NATS_KEY", "one is set without the other", "", "both or none")
+	} else if a.HasCertificate() {
+		_, err := a.Certificate()
+		p.note(err)
 	}
-	p.file("NATS_CREDS", "a file with a user's JWT and seed, as `nsc generate creds` writes it", isCreds)
-	p.file("NATS_NKEY", "a file with an nkey seed, as `nk -gen user` writes it", isSeed)
-	p.file("NATS_CA", "a file with certificates (PEM)", x509.NewCertPool().AppendCertsFromPEM)
-	p.certificate(a.CertFile, a.KeyFile)
 	return a
 }
 
-func isCreds(content []byte) bool {
-	_, err := nkeys.ParseDecoratedUserNKey(content)
-	_, jwtErr := nkeys.ParseDecoratedJWT(content)
-	return err == nil && jwtErr == nil
-}
+// theirs are variables that the nats command has and this program has not.
+var theirs = []string{"NATS_COLOR", "NATS_TIMEOUT"}
 
-func isSeed(content []byte) bool {
-	_, err := nkeys.ParseDecoratedNKey(content)
-	return err == nil
-}
-
-func (p *parser) certificate(certFile, keyFile string) {
-	const both = "NATS_CERT, NATS_KEY"
-	if (certFile == "") != (keyFile == "") {
-		p.mistake(both, "one is set without the other", "", "both or none")
-	} else if certFile != "" {
-		if _, err := tls.LoadX509KeyPair(certFile, keyFile); err != nil {
-			p.mistake(both, err.Error(), "", "a certificate and its key (PEM)")
-		}
-	}
-}
-
-// file checks that the file that a variable names, if any, can be read and has the
-// right content.
-func (p *parser) file(variable, accepted string, good func(content []byte) bool) {
-	path := p.env.get(variable)
-	if path == "" {
-		return
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		p.mistake(variable, err.Error(), "", accepted)
-	} else if !good(content) {
-		p.mistake(variable, "has the wrong content", path, accepted)
-	}
-}
-
-// unknown finds IFACE_* variables that do not exist: a misspelt one would be
-// ignored, while its owner believes that it is in force. Those that begin with
-// IFACE_TEST_ are for this repository's tests.
+// unknown finds variables that would be ignored while their owner believes that they are
+// in force: IFACE_* that do not exist, and those of the nats command that are not for this
+// program. Those that begin with IFACE_TEST_ are for this repository's tests. Other
+// variables that begin with NATS_ are nobody's business here: Kubernetes sets some.
 func (p *parser) unknown() {
-	var ours []string
+	ours := map[string][]string{} // by prefix
 	for _, v := range variables {
-		if strings.HasPrefix(v.name, "IFACE_") {
-			ours = append(ours, v.name)
-		}
+		prefix, _, _ := strings.Cut(v.name, "_")
+		ours[prefix] = append(ours[prefix], v.name)
 	}
-	var strangers []string
-	for name := range p.env {
-		if strings.HasPrefix(name, "IFACE_") && !strings.HasPrefix(name, "IFACE_TEST_") && !slices.Contains(ours, name) {
-			strangers = append(strangers, name)
+	for _, name := range slices.Sorted(maps.Keys(p.env.vars)) {
+		switch {
+		case slices.Contains(theirs, name):
+			p.mistake(name, "is for the nats command, and does nothing here", "", strings.Join(ours["NATS"], ", "))
+		case strings.HasPrefix(name, "IFACE_TEST_") || !strings.HasPrefix(name, "IFACE_"):
+		case !slices.Contains(ours["IFACE"], name):
+			p.mistake(name, "unknown variable", "", strings.Join(ours["IFACE"], ", "))
 		}
-	}
-	slices.Sort(strangers)
-	for _, name := range strangers {
-		p.mistake(name, "unknown variable", "", strings.Join(ours, ", "))
 	}
 }

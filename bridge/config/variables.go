@@ -23,15 +23,18 @@ type variable struct {
 	name, standard string // standard: the default
 	description    string
 
-	secret  bool // never shown
-	noUnset bool // set but empty differs from unset
+	secret    bool // never shown
+	secretURL bool // shown without the secrets in it
+	noUnset   bool // set but empty differs from unset
 }
 
 // variables are all that there are, in the order in which `ifacebridge config`
 // prints them.
 var variables = []variable{
-	{name: "NATS_URL",
+	{name: "NATS_URL", secretURL: true,
 		description: "servers, comma-separated; unset: the embedded server"},
+	{name: "NATS_CONTEXT",
+		description: "context of the nats command, by name, or the path of its file; a variable beside it wins"},
 	{name: "NATS_CREDS",
 		description: "file with a user's JWT and seed"},
 	{name: "NATS_NKEY",
@@ -42,12 +45,18 @@ var variables = []variable{
 		description: "password of NATS_USER"},
 	{name: "NATS_TOKEN", secret: true,
 		description: "token"},
+	{name: "NATS_JWT", secret: true,
+		description: "a user's JWT"},
+	{name: "NATS_SEED", secret: true,
+		description: "seed of the nkey in NATS_JWT"},
 	{name: "NATS_CA",
 		description: "file with the certificate authorities to trust (PEM)"},
 	{name: "NATS_CERT",
 		description: "file with the client certificate (PEM)"},
 	{name: "NATS_KEY",
 		description: "file with the key of NATS_CERT (PEM)"},
+	{name: "NATS_SOCKS_PROXY", secretURL: true,
+		description: "proxy to connect through: socks5://[user:password@]host[:port], or http:// for one with CONNECT"},
 
 	{name: "IFACE_HOST", noUnset: true,
 		description: "name of this host in subjects and events; unset: the kernel's host name"},
@@ -69,6 +78,15 @@ var variables = []variable{
 		description: "replicas of a stream and a bucket that we create, 1 to 5"},
 	{name: "IFACE_MAX_AGE", standard: "168h",
 		description: "how long a stream that we create keeps events; 0: for ever"},
+	{name: "IFACE_TLS_FIRST", standard: "off",
+		description: "on: TLS before the server's greeting, for a server with handshake_first"},
+	{name: "IFACE_DISCOVERY", standard: "on",
+		description: "off: connect to the servers of NATS_URL only, not to those that they advertise"},
+	{name: "IFACE_INBOX_PREFIX",
+		description: "prefix of the subjects on which answers are received; " +
+			"unset: _INBOX.ifacebridge.<host> for a bridge, _INBOX for a reader"},
+	{name: "IFACE_JS_DOMAIN",
+		description: "JetStream domain that the stream and the bucket are in; unset: the one of the servers of NATS_URL"},
 	{name: "IFACE_INCLUDE",
 		description: "publish only these links: globs over names, kind:<info_kind>, or netns:<glob>, " +
 			"comma-separated; unset: all"},
@@ -99,39 +117,57 @@ var variables = []variable{
 		description: "text or json"},
 }
 
-// environment is the environment variables that are set, by name.
-type environment map[string]string
+// An environment is what variables are set to.
+type environment struct {
+	vars    map[string]string // the environment variables that are set
+	context map[string]string // what the context that NATS_CONTEXT names has for those that are not
+}
 
-// newEnvironment takes a list of "NAME=value"; of two with one name the later counts.
-func newEnvironment(environ []string) environment {
-	env := environment{}
+// newEnvironment takes a list of "NAME=value"; of two with one name the later counts. The
+// error is about the context.
+func newEnvironment(environ []string) (environment, error) {
+	env := environment{vars: map[string]string{}}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
-		env[name] = value
+		env.vars[name] = value
 	}
-	return env
+	err := env.loadContext()
+	return env, err
 }
 
 // value returns what a variable is set to, or its default. One that is set but
 // blank counts as unset, unless its table entry says otherwise.
 func (e environment) value(v *variable) string {
-	value, set := e[v.name]
-	if strings.TrimSpace(value) != "" || set && v.noUnset {
+	value, set := e.vars[v.name]
+	switch {
+	case strings.TrimSpace(value) != "" || set && v.noUnset:
 		return value
+	case e.context[v.name] != "":
+		return e.context[v.name]
 	}
 	return v.standard
 }
 
 // get returns the value of the variable of that name, which is in the table.
-func (e environment) get(name string) string {
+func (e environment) get(name string) string { return e.value(variableOf(name)) }
+
+func variableOf(name string) *variable {
 	i := slices.IndexFunc(variables, func(v variable) bool { return v.name == name })
-	return e.value(&variables[i])
+	return &variables[i]
+}
+
+// written is where the value of a variable was written, for people to find it.
+func (e environment) written(name string) string {
+	if strings.TrimSpace(e.vars[name]) == "" && e.context[name] != "" {
+		return name + " (of NATS_CONTEXT)"
+	}
+	return name
 }
 
 // Variables describes every variable, with its value in an environment as
 // os.Environ returns one. It checks nothing.
 func Variables(environ []string) []Variable {
-	env := newEnvironment(environ)
+	env, _ := newEnvironment(environ)
 	list := make([]Variable, len(variables))
 	for i := range variables {
 		v := &variables[i]
@@ -139,7 +175,7 @@ func Variables(environ []string) []Variable {
 		switch {
 		case v.secret && list[i].Value != "":
 			list[i].Value = "(secret)"
-		case v.name == "NATS_URL":
+		case v.secretURL:
 			list[i].Value = RedactURLs(splitList(list[i].Value))
 		}
 	}

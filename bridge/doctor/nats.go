@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -22,20 +20,14 @@ import (
 )
 
 const (
-	dialTimeout  = 3 * time.Second
 	askTimeout   = 2 * time.Second
 	othersListen = time.Second // how long to listen for the answers of other bridges
 )
 
 // connect connects once, without retrying. It returns nil when that fails.
 func (e *examination) connect() *nats.Conn {
-	ignore := func(*nats.Conn, *nats.Subscription, error) {} // each check reports its own
-	opts := append(natsio.Options(&e.cfg, "ifacebridge doctor"), nats.NoReconnect(), nats.ErrorHandler(ignore))
-	nc, err := nats.Connect(strings.Join(e.cfg.Servers, ","), opts...)
+	nc, err := natsio.ConnectOnce(&e.cfg, "ifacebridge doctor")
 	if err != nil {
-		if errors.Is(err, nats.ErrNoServers) { // the library keeps the reason for itself
-			err = dial(e.cfg.Servers)
-		}
 		fault := natsio.Classify(err)
 		e.fail("NATS", config.RedactURLs(e.cfg.Servers)+": "+fault.Cause,
 			cmp.Or(fault.Advice, "is a server listening there, and does a firewall let this host reach it?"))
@@ -48,25 +40,6 @@ func (e *examination) connect() *nats.Conn {
 	e.good("NATS", "%s, version %s, payloads up to %d bytes",
 		nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.MaxPayload())
 	return nc
-}
-
-// dial returns why the servers cannot be reached.
-func dial(servers []string) error {
-	var errs []error
-	for _, server := range servers {
-		u, err := url.Parse(server)
-		if err != nil {
-			continue // was checked
-		}
-		address := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "4222"))
-		conn, err := net.DialTimeout("tcp", address, dialTimeout)
-		if err == nil {
-			_ = conn.Close()
-			err = fmt.Errorf("%s accepts connections, and does not speak NATS", address)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // expiresSoon is how long before its end a certificate is worth a warning.

@@ -18,8 +18,8 @@ import (
 	"ifacebridge/schema"
 )
 
-// defaultURL is where the embedded server listens.
-const defaultURL = "nats://127.0.0.1:4222"
+// embeddedURL is where the embedded server listens.
+const embeddedURL = "nats://127.0.0.1:4222"
 
 // A client is a command's connection to NATS, for reading.
 type client struct {
@@ -35,7 +35,7 @@ func connectClient(environ []string, name string, log *slog.Logger) (*client, er
 		return nil, err
 	}
 	if len(cfg.Servers) == 0 {
-		cfg.Servers = []string{defaultURL}
+		cfg.Servers = []string{embeddedURL}
 	}
 	nc, err := bridge.Connect(cfg, name, log)
 	if err != nil {

@@ -26,7 +26,7 @@ Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configur
 				return err
 			}
 			if len(cfg.Servers) == 0 {
-				cfg.Servers = []string{defaultURL}
+				cfg.Servers = []string{embeddedURL}
 			}
 			failed := false
 			doctor.Diagnose(cmd.Context(), cfg, func(f doctor.Finding) {

@@ -26,21 +26,20 @@ const (
 	embeddedPort = 4222
 )
 
-// serveNATS starts the embedded server and returns its URL. The caller shuts it
-// down.
-func serveNATS(cfg config.Config, log *slog.Logger) (url string, shutdown func(), err error) {
+// serveNATS starts the embedded server, at [embeddedURL]. The caller shuts it down.
+func serveNATS(cfg config.Config, log *slog.Logger) (shutdown func(), err error) {
 	if err := prepareStore(cfg.StoreDir); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	// The server would try for seconds; a port that is taken is known at once.
 	address := net.JoinHostPort(embeddedHost, fmt.Sprint(embeddedPort))
 	probe, err := net.Listen("tcp", address)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return "", nil, fmt.Errorf("cannot serve NATS on %s: the port is taken; "+
+			return nil, fmt.Errorf("cannot serve NATS on %s: the port is taken; "+
 				"to publish to the server that has it, set NATS_URL=nats://%s", address, address)
 		}
-		return "", nil, fmt.Errorf("cannot serve NATS: %w", err)
+		return nil, fmt.Errorf("cannot serve NATS: %w", err)
 	}
 	probe.Close()
 
@@ -50,20 +49,19 @@ func serveNATS(cfg config.Config, log *slog.Logger) (url string, shutdown func()
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
-		return "", nil, fmt.Errorf("embedded NATS server: %w", err)
+		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
 	failed := &serverLog{log: log}
 	srv.SetLoggerV2(failed, false, false, false)
 	srv.Start()
 	if !srv.ReadyForConnections(10*time.Second) || !srv.JetStreamEnabled() {
 		srv.Shutdown()
-		return "", nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
+		return nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
 			cfg.StoreDir, failed.last())
 	}
-	url = "nats://" + address
-	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", url, "store", cfg.StoreDir,
+	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", embeddedURL, "store", cfg.StoreDir,
 		"subscribe", "ifacebridge watch, or: nats sub '"+cfg.Prefix+".>'")
-	return url, func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
+	return func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
 }
 
 // prepareStore makes the directory in which the embedded server keeps its streams.

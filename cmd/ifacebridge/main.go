@@ -117,12 +117,14 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 	log.Info("ifacebridge starts", "version", version())
 	limitMemory(environ, log)
 	if len(cfg.Servers) == 0 {
-		url, shutdown, err := serveNATS(cfg, log)
+		if cfg, err = cfg.ForEmbedded(embeddedURL); err != nil {
+			return err
+		}
+		shutdown, err := serveNATS(cfg, log)
 		if err != nil {
 			return err
 		}
 		defer shutdown()
-		cfg.Servers, cfg.Auth = []string{url}, config.Auth{}
 	} else {
 		tuneRuntime(environ)
 	}

@@ -12,7 +12,7 @@ const withoutURL = `NATS_URL has to be set: this build
 has no embedded server.`
 
 // serveNATS reports that there is no server to serve.
-func serveNATS(config.Config, *slog.Logger) (url string, shutdown func(), err error) {
-	return "", nil, config.Error{"NATS_URL: is unset, and this build has no embedded server (-tags noembed); " +
+func serveNATS(config.Config, *slog.Logger) (shutdown func(), err error) {
+	return nil, config.Error{"NATS_URL: is unset, and this build has no embedded server (-tags noembed); " +
 		"accepted: nats://host[:port], tls://, ws:// or wss://, comma-separated"}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -80,7 +81,8 @@ type kind struct {
 
 	errs  []error               // the errors that are of this kind,
 	codes []jetstream.ErrorCode // the server's codes that are,
-	texts []string              // and what texts hold of those errors that have no type
+	texts []string              // what texts hold of those errors that have no type,
+	is    func(error) bool      // or what else tells them
 }
 
 // kinds is the one place that knows what errors mean. The first that fits applies.
@@ -96,6 +98,10 @@ var kinds = []kind{
 		reason: TLS,
 		advice: "use tls:// in NATS_URL exactly when the server has TLS",
 		errs:   []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted},
+	}, {
+		reason: TLS,
+		advice: "tls://, wss:// and NATS_CA are for servers with TLS, IFACE_TLS_FIRST=on for those with handshake_first",
+		texts:  []string{"first record does not look like a TLS handshake"},
 	}, {
 		reason: Permission,
 		advice: "grant what this prints: ifacebridge permissions",
@@ -131,7 +137,18 @@ var kinds = []kind{
 		reason: TLS,
 		advice: "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates",
 		texts:  []string{"x509:", "tls:", "tls error:"},
+	}, {
+		// It waits for us to begin with TLS, while we wait for its greeting.
+		reason: Other,
+		advice: "the server accepts the connection and is silent; if it has handshake_first, set IFACE_TLS_FIRST=on",
+		is:     isSilence,
 	},
+}
+
+// isSilence reports whether a connection was made, and nothing read in time.
+func isSilence(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "read" && op.Timeout()
 }
 
 // fits reports whether an error, with the server's answer in it if any, is of a kind.
@@ -151,7 +168,7 @@ func (k *kind) fits(err error, answer *jetstream.APIError) bool {
 			return true
 		}
 	}
-	return false
+	return k.is != nil && k.is(err)
 }
 
 // Classify returns what an error of NATS means. The error must not be nil.

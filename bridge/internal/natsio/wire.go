@@ -1,11 +1,9 @@
 package natsio
 
 import (
-	"context"
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,25 +17,6 @@ import (
 //
 // It is only for connections on which what we write is what the server reads: where
 // there is TLS or a WebSocket in between, nats.go publishes. See WireOf.
-
-// A dialer makes the connections that nats.go uses, and remembers the last one.
-type dialer struct {
-	net.Dialer
-	last atomic.Pointer[Wire]
-}
-
-func newDialer(timeout time.Duration) *dialer { return &dialer{Dialer: net.Dialer{Timeout: timeout}} }
-
-// Dial implements nats.CustomDialer.
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	c, err := d.DialContext(context.Background(), network, address)
-	if err != nil {
-		return nil, err
-	}
-	w := &Wire{Conn: c}
-	d.last.Store(w)
-	return w, nil
-}
 
 // WireOf returns the connection that nc is connected by, if ready-made messages may be
 // written to it, else nil.

@@ -1,0 +1,223 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// write makes a file for a test, or replaces it as an operator does: whole.
+func write(t testing.TB, path string, content []byte) string {
+	t.Helper()
+	must(t, os.WriteFile(path+".new", content, 0o600))
+	must(t, os.Rename(path+".new", path))
+	return path
+}
+
+// natsContext makes a file of a context.
+func natsContext(t testing.TB, path string, fields map[string]any) string {
+	t.Helper()
+	content, err := json.Marshal(fields)
+	must(t, err)
+	return write(t, path, content)
+}
+
+// A bridge that runs uses a secret, an authority or a certificate that was replaced at its
+// next connect, and before that says why it is not let in, also when it is TLS that fails.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	const refused = `cause="nats: `
+	copyOf := func(t testing.TB, to, from string) string {
+		content, err := os.ReadFile(from)
+		must(t, err)
+		return write(t, to, content)
+	}
+	// A case is two servers' configurations, and what the bridge has for each; written
+	// writes the files of one of the two.
+	type rotation struct {
+		conf    [2]string
+		env     []string
+		written func(i int)
+		says    string // meanwhile
+	}
+	tests := map[string]func(t *testing.T, dir string) rotation{
+		"creds": func(t *testing.T, dir string) (r rotation) {
+			var creds [2]string
+			for i := range r.conf {
+				r.conf[i], creds[i] = jwtServer(t, true)
+			}
+			r.env = []string{"NATS_CREDS=" + dir + "/creds"}
+			r.written = func(i int) { copyOf(t, dir+"/creds", creds[i]) }
+			r.says = refused
+			return r
+		},
+		"nkey": func(t *testing.T, dir string) (r rotation) {
+			var seeds [2]string
+			for i := range r.conf {
+				var public string
+				public, seeds[i] = nkeyUser(t)
+				r.conf[i] = "authorization { users: [ { nkey: " + public + " } ] }"
+			}
+			r.env = []string{"NATS_NKEY=" + dir + "/nkey"}
+			r.written = func(i int) { copyOf(t, dir+"/nkey", seeds[i]) }
+			r.says = refused
+			return r
+		},
+		"user and password": func(t *testing.T, dir string) (r rotation) {
+			for i := range r.conf {
+				r.conf[i] = fmt.Sprintf("authorization { user: u%d, password: s3cr3t%d }", i, i)
+			}
+			r.env = []string{"NATS_USER=file://" + dir + "/user", "NATS_PASSWORD=file://" + dir + "/password"}
+			r.written = func(i int) {
+				write(t, dir+"/user", fmt.Appendf(nil, "u%d\n", i))
+				write(t, dir+"/password", fmt.Appendf(nil, "s3cr3t%d\n", i))
+			}
+			r.says = refused
+			return r
+		},
+		"token": func(t *testing.T, dir string) (r rotation) {
+			for i := range r.conf {
+				r.conf[i] = fmt.Sprintf("authorization { token: s3cr3t%d }", i)
+			}
+			r.env = []string{"NATS_TOKEN=file://" + dir + "/token"}
+			r.written = func(i int) { write(t, dir+"/token", fmt.Appendf(nil, "s3cr3t%d\n", i)) }
+			r.says = refused
+			return r
+		},
+		"context": func(t *testing.T, dir string) (r rotation) {
+			for i := range r.conf {
+				r.conf[i] = fmt.Sprintf("authorization { user: u%d, password: s3cr3t%d }", i, i)
+			}
+			r.env = []string{"NATS_CONTEXT=" + dir + "/prod.json"}
+			r.written = func(i int) {
+				natsContext(t, dir+"/prod.json", map[string]any{"user": fmt.Sprint("u", i), "password": fmt.Sprint("s3cr3t", i)})
+			}
+			r.says = refused
+			return r
+		},
+		"authority": func(t *testing.T, dir string) (r rotation) {
+			var authorities [2]*harness.Authority
+			for i := range r.conf {
+				authorities[i] = harness.NewAuthority(t, fmt.Sprint("ca", i))
+				cert, key := authorities[i].Issue(t, fmt.Sprint("server", i), time.Now().Add(time.Hour))
+				r.conf[i] = fmt.Sprintf("tls { cert_file: %q, key_file: %q }", cert, key)
+			}
+			r.env = []string{"NATS_CA=" + dir + "/ca"}
+			r.written = func(i int) { copyOf(t, dir+"/ca", authorities[i].CA) }
+			r.says = "x509: certificate signed by unknown authority"
+			return r
+		},
+		"client certificate": func(t *testing.T, dir string) (r rotation) {
+			ca := harness.NewAuthority(t, "ca")
+			cert, key := ca.Issue(t, "server", time.Now().Add(time.Hour))
+			var clients [2][2]string
+			for i := range r.conf {
+				theirs := harness.NewAuthority(t, fmt.Sprint("clients", i))
+				clients[i][0], clients[i][1] = theirs.Issue(t, fmt.Sprint("client", i), time.Now().Add(time.Hour))
+				r.conf[i] = fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", cert, key, theirs.CA)
+			}
+			r.env = []string{"NATS_CA=" + ca.CA, "NATS_CERT=" + dir + "/cert", "NATS_KEY=" + dir + "/key"}
+			r.written = func(i int) {
+				copyOf(t, dir+"/cert", clients[i][0])
+				copyOf(t, dir+"/key", clients[i][1])
+			}
+			r.says = "check NATS_CA, NATS_CERT and NATS_KEY"
+			return r
+		},
+	}
+	for name, rotate := range tests {
+		t.Run(name, func(t *testing.T) {
+			netnstest.Parallel(t)
+			r := rotate(t, t.TempDir())
+			r.written(0)
+			s := natstest.Start(t, r.conf[0])
+			b := bridge(t, s, r.env...)
+			b.Ready()
+			s.Kill()
+			s.Configure(r.conf[1])
+			s.Start()
+			b.Says(r.says)
+			r.written(1)
+			took := eventually(t, "it is connected with what is new", func() bool {
+				return b.Metric("ifacebridge_nats_connected") == 1
+			})
+			t.Logf("connected %v after the file was replaced", took.Round(time.Millisecond))
+			b.Says("connected to NATS again")
+			if strings.Contains(b.Output(), "s3cr3t") {
+				t.Error("a secret is shown")
+			}
+		})
+	}
+}
+
+// What a context of the nats command holds is what the bridge connects with, by name and by
+// path; a variable beside it wins, and one that is not there does not start another server.
+func TestContexts(t *testing.T) {
+	t.Parallel()
+	public, seed := nkeyUser(t)
+	password := "authorization { users: [ { user: u, password: s3cr3t }, { nkey: " + public + " } ] }"
+	jwtConf, creds := jwtServer(t, true)
+	tests := []struct {
+		name, conf string
+		context    map[string]any
+		env        []string
+	}{
+		{"a user", password, map[string]any{"user": "u", "password": "s3cr3t"}, nil},
+		{"a user, in other files", password,
+			map[string]any{"user": "u", "password": "env://PASSWORD"}, []string{"PASSWORD=s3cr3t"}},
+		{"an nkey", password, map[string]any{"nkey": seed}, nil},
+		{"an nkey by a variable", password, map[string]any{"nkey": "$DIR/" + filepath.Base(seed)}, []string{"DIR=" + filepath.Dir(seed)}},
+		{"credentials", jwtConf, map[string]any{"creds": creds}, nil},
+		{"a variable that wins", password, map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_PASSWORD=s3cr3t"}},
+		{"another way that wins", jwtConf, map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_CREDS=" + creds}},
+		{"an inbox prefix", `authorization { users: [ { user: u, password: p, permissions: {
+			publish: ">", subscribe: { allow: ["_MINE.>", "ifacebridge.>", "$SRV.>"] } } } ] }`,
+			map[string]any{"user": "u", "password": "p", "inbox_prefix": "_MINE"}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			netnstest.Parallel(t)
+			s := natstest.Start(t, tt.conf)
+			home := t.TempDir()
+			tt.context["url"] = s.URL
+			must(t, os.MkdirAll(filepath.Join(home, "nats", "context"), 0o700))
+			path := natsContext(t, filepath.Join(home, "nats", "context", "prod.json"), tt.context)
+			for _, name := range []string{path, "prod"} {
+				b := start(t, append(tt.env, "IFACE_HOST=test", "XDG_CONFIG_HOME="+home, "NATS_CONTEXT="+name))
+				eventually(t, "ready", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+				if strings.Contains(b.Output(), "s3cr3t") || strings.Contains(b.Output(), "level=ERROR") {
+					t.Errorf("it logs:\n%s", b.Output())
+				}
+				b.Kill()
+			}
+		})
+	}
+}
+
+// Settings for a server of one's own never start the embedded one, and a variable of the
+// nats command that does nothing here is none that is ignored.
+func TestSettingsThatWouldBeIgnored(t *testing.T) {
+	netnstest.Parallel(t)
+	noContext := write(t, filepath.Join(t.TempDir(), "x.json"), []byte("no JSON"))
+	for variable, says := range map[string]string{
+		"NATS_CONTEXT=prod":         "NATS_CONTEXT: open ",
+		"NATS_CONTEXT=" + noContext: "is no JSON of a context",
+		"NATS_USER=u":               "NATS_URL: is unset, and NATS_USER are not for the embedded server",
+		"IFACE_JS_DOMAIN=hub":       "NATS_URL: is unset, and IFACE_JS_DOMAIN are not for the embedded server",
+		"NATS_TIMEOUT=5s":           "NATS_TIMEOUT: is for the nats command, and does nothing here",
+	} {
+		b := start(t, []string{"IFACE_HOST=test", variable})
+		if status := b.Wait(); status != 2 {
+			t.Errorf("%s: exit status %d, want 2", variable, status)
+		}
+		b.Says(says)
+	}
+}
