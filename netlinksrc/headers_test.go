@@ -1,6 +1,7 @@
 package netlinksrc
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"go/ast"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"ifacebridge/schema"
 	"ifacebridge/test/netnstest"
 )
 
@@ -63,10 +65,53 @@ func TestConstantsAreTheKernels(t *testing.T) {
 			checked++
 		}
 	}
+	checked += checkNames(t, headers)
 	t.Logf("%d constants are those of the headers of kernel %d.%d; %d are newer: %s", checked, version>>16, version>>8&0xff, len(absent), strings.Join(absent, " "))
-	if checked < 350 {
+	if checked < 600 {
 		t.Errorf("checked %d constants only", checked)
 	}
+}
+
+// checkNames holds the names that package schema has for numbers of the kernel against the
+// constants of those names, and returns how many there were.
+func checkNames(t *testing.T, headers map[string]int64) (checked int) {
+	t.Helper()
+	check := func(constant string, value int64) {
+		t.Helper()
+		if got, ok := headers[constant]; !ok || got != value {
+			t.Errorf("%s is %d, in the headers %d (%v)", constant, value, got, ok)
+		}
+		checked++
+	}
+	for bit := range 19 {
+		name := strings.TrimPrefix(schema.Flags(1<<bit).String(), "NO-CARRIER,")
+		check("IFF_"+cmp.Or(name, "RUNNING"), 1<<bit)
+	}
+	for v := range 256 {
+		if name := schema.OperState(v).String(); name != fmt.Sprint(v) {
+			check("IF_OPER_"+name, int64(v))
+		}
+		if name := schema.LinkMode(v).String(); name != fmt.Sprint(v) {
+			check("IF_LINK_MODE_"+name, int64(v))
+		}
+		if name := schema.AddrGenMode(v).String(); name != fmt.Sprint(v) {
+			check("IN6_ADDR_GEN_MODE_"+strings.ToUpper(strings.Replace(name, "secret", "privacy", 1)), int64(v))
+		}
+	}
+	types := map[int64]bool{}
+	for name, value := range headers {
+		types[value] = types[value] || strings.HasPrefix(name, "ARPHRD_")
+	}
+	for v := range int64(1 << 16) {
+		if name := schema.LinkType(v).String(); !strings.HasPrefix(name, "[") {
+			checked++
+			// The kernel has given up ieee802.15.4/monitor, and names the first Fibre Channel fabric only.
+			if !types[v] && name != "ieee802.15.4/monitor" && !strings.HasPrefix(name, "fcfb") {
+				t.Errorf("%d, called %q, is no type of the headers", v, name)
+			}
+		}
+	}
+	return checked
 }
 
 // ourConstants are the constants of the kernel's interface that this package's code names,
@@ -100,7 +145,8 @@ func ourConstants(t *testing.T) map[string]int64 {
 }
 
 // interfaceConstant matches names of what the tables are made of, not those of system calls.
-var interfaceConstant = regexp.MustCompile(`^(IFLA|BR|BRIDGE|BOND|LACP|MACVLAN|IPVLAN|NETKIT|VXLAN|GENEVE|MACSEC|GTP|OVPN|RMNET|IPOIB|TUNNEL|SIT|IP6|AMT|CAN|XDP)_`)
+var interfaceConstant = regexp.MustCompile(`^(IFLA|BR|BRIDGE|BOND|LACP|VLAN|MACVLAN|IPVLAN|NETKIT|VXLAN|GENEVE|MACSEC|GTP|OVPN|RMNET|IPOIB|TUNNEL|SIT|IP6|AMT|CAN|XDP|` +
+	`IFF|ETH_P|ARPHRD|IPPROTO|RTM|RTNLGRP|RTEXT|NETNSA)_`)
 
 // goConstants are the numeric constants of a package that are written as literals.
 func goConstants(t *testing.T, dir string) map[string]int64 {
@@ -148,7 +194,8 @@ func packageDir(t *testing.T, path string) string {
 func headerConstants(t *testing.T) (values map[string]int64, version int) {
 	t.Helper()
 	values = map[string]int64{}
-	for _, name := range []string{"version.h", "if_link.h", "if_bridge.h", "if_bonding.h", "if_tunnel.h", "ip6_tunnel.h", "if_macsec.h", "amt.h", "wwan.h", "can/netlink.h", "if_vlan.h"} {
+	for _, name := range []string{"version.h", "if_link.h", "if_bridge.h", "if_bonding.h", "if_tunnel.h", "ip6_tunnel.h", "if_macsec.h", "amt.h", "wwan.h", "can/netlink.h", "if_vlan.h",
+		"if.h", "if_tun.h", "if_ether.h", "if_arp.h", "in.h", "in6.h", "netlink.h", "rtnetlink.h", "net_namespace.h"} {
 		text, err := os.ReadFile(filepath.Join(*kernelHeaders, name))
 		if err != nil {
 			netnstest.Skip(t, "headers", "the kernel's headers (linux-libc-dev): "+err.Error())

@@ -2,10 +2,12 @@ package netlinksrc
 
 import (
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/netlinksrc/internal/uapi"
+	"ifacebridge/schema"
 )
 
 var bondInfo = []infoAttr{
@@ -107,6 +109,23 @@ var bondSlaveInfo = []infoAttr{
 	{uapi.IFLA_BOND_SLAVE_AD_CHURN_ACTOR_STATE, namedOr(1, "churn_actor_state", "churn_actor_state", bondChurnStates)},
 	{uapi.IFLA_BOND_SLAVE_AD_CHURN_PARTNER_STATE, namedOr(1, "churn_partner_state", "churn_partner_state", bondChurnStates)},
 	{uapi.IFLA_BOND_SLAVE_ACTOR_PORT_PRIO, number(2, "actor_port_prio")},
+}
+
+// Settle takes out of what is said of a port what only its master's search makes of it. A
+// bond that has lost all paths asks for one with ARP from each slave in turn, several times a
+// second, for ever while nobody answers. The slave that asks is ACTIVE and GOING_BACK, and
+// behind that GOING_DOWN; here it is what it is between: BACKUP and DOWN, until there is an
+// answer to it (UP). Master may be nil, and nothing else of port is looked at than its settings.
+func Settle(port, master *schema.Link) {
+	if port.Info.SlaveKind != "bond" || master == nil {
+		return
+	}
+	before, rest, asking := strings.Cut(port.Info.SlaveData, `"mii_status":"GOING_`)
+	if _, interval, asks := strings.Cut(master.Info.Data, `"arp_interval":`); !asking || !asks || strings.HasPrefix(interval, "0") {
+		return
+	}
+	_, behind, _ := strings.Cut(rest, `"`)
+	port.Info.SlaveData = strings.Replace(before, `"ACTIVE"`, `"BACKUP"`, 1) + `"mii_status":"DOWN"` + behind
 }
 
 var bondMIIStates = []string{

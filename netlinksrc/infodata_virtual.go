@@ -25,23 +25,16 @@ func vlanFlags(o *object, v []byte) bool {
 	if len(v) != 8 {
 		return false
 	}
-	flags := binary.NativeEndian.Uint32(v)
-	var names []string
-	for _, f := range []struct {
-		bit  uint32
-		name string
-	}{{1, "REORDER_HDR"}, {2, "GVRP"}, {8, "MVRP"}, {4, "LOOSE_BINDING"}, {16, "BRIDGE_BINDING"}} {
-		if flags&f.bit != 0 {
-			names = append(names, `"`+f.name+`"`)
-			flags &^= f.bit
-		}
-	}
-	if flags != 0 {
-		names = append(names, fmt.Sprintf(`"%x"`, flags))
-	}
-	o.key("flags")
-	o.dst = append(append(append(o.dst, '['), strings.Join(names, ",")...), ']')
+	bits(o, "flags", uint64(binary.NativeEndian.Uint32(v)), vlanFlagNames)
 	return true
+}
+
+var vlanFlagNames = []bit{
+	{uapi.VLAN_FLAG_REORDER_HDR, "REORDER_HDR"},
+	{uapi.VLAN_FLAG_GVRP, "GVRP"},
+	{uapi.VLAN_FLAG_MVRP, "MVRP"},
+	{uapi.VLAN_FLAG_LOOSE_BINDING, "LOOSE_BINDING"},
+	{uapi.VLAN_FLAG_BRIDGE_BINDING, "BRIDGE_BINDING"},
 }
 
 // vlanQoS is a nest of struct ifla_vlan_qos_mapping.

@@ -8,20 +8,16 @@ import (
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ifacebridge/netlinksrc/internal/uapi"
 )
 
 // A link's message has no limit: 80 alternative names are 10 KiB, 500 are 64. What is
 // larger than the room for it is cut off (MSG_TRUNC). A dump is read with a buffer that
 // is made large enough first; a notification that was cut is asked for again, alone.
 
-// RTEXT_FILTER_* (linux/rtnetlink.h), which x/sys/unix does not have: what else an
-// answer shall have, or not have.
-const (
-	filterFunctions = 1 << 0 // RTEXT_FILTER_VF: SR-IOV virtual functions
-	filterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
-)
-
-// linkRequest is the body of an RTM_GETLINK for one link, or for all (0).
+// linkRequest is the body of an RTM_GETLINK for one link, or for all (0). The filter
+// (RTEXT_FILTER_*) says what else the answer shall have, or not have.
 func linkRequest(index int32, filter uint32) ([]byte, error) {
 	return (&rtnetlink.LinkMessage{Index: uint32(index), Attributes: &rtnetlink.LinkAttributes{ExtMask: &filter}}).MarshalBinary()
 }
@@ -77,7 +73,7 @@ func (s *Source) takeCut(data []byte, handle func(*Message)) bool {
 // again asks for the link that the message is about, and handles the answer in its place.
 func (s *Source) again(handle func(*Message)) bool {
 	reason := s.msg.Link.Reason
-	request, err := linkRequest(s.msg.Link.Index, filterSkipStats)
+	request, err := linkRequest(s.msg.Link.Index, uapi.RTEXT_FILTER_SKIP_STATS)
 	if err != nil {
 		return s.lost()
 	}

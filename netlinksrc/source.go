@@ -39,6 +39,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"ifacebridge/netlinksrc/internal/uapi"
 )
 
 // ErrOverrun says that the kernel dropped notifications because the socket's
@@ -470,7 +472,7 @@ func (s *Source) Dump(ctx context.Context, handle func(*Message)) (interrupted b
 }
 
 func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted bool, err error) {
-	body, err := linkRequest(0, filterSkipStats|filterFunctions)
+	body, err := linkRequest(0, uapi.RTEXT_FILTER_SKIP_STATS|uapi.RTEXT_FILTER_VF)
 	if err != nil {
 		return false, err
 	}

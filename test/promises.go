@@ -49,7 +49,10 @@
 //	    it is stopped                              TestSigterm, TestSpoolAtStop
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
 //	Links, as ip shows them
-//	    every field of every kind                  TestParityWithIP, TestInfoData
+//	    every field of every kind                  TestParityWithIP, TestInfoData, TestCorpus
+//	    on other kernels, with kinds of their own  TestKernels, TestGuestKinds, TestGuestSoak
+//	    a failover of a bond, a blocked port       TestGuestBondFailover, TestGuestLoop
+//	    the kernel's numbers                       TestConstantsAreTheKernels
 //	    a rename keeps its history                 TestRenameKeepsHistory, TestLifeOfALink
 //	    any bytes in a name                        TestBytes
 //	    what is published, and what not            TestFilters, TestNamespaceFilter

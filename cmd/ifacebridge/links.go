@@ -172,16 +172,34 @@ func notes(l *schema.Link) string {
 
 // settingsNotes are some keys of settings, those that are there.
 func settingsNotes(data, prefix string, keys ...string) (text string) {
-	var values map[string]any
-	if data == "" || json.Unmarshal([]byte(data), &values) != nil {
-		return ""
-	}
+	values := settings(data)
 	for _, key := range keys {
-		if value, ok := values[key]; ok {
-			text += fmt.Sprintf("  %s%s=%s", prefix, key, visible(fmt.Sprint(value)))
+		if value := settingText(values, key); value != "" {
+			text += "  " + prefix + key + "=" + value
 		}
 	}
 	return text
+}
+
+// settings are those of info_data or info_slave_data.
+func settings(data string) (values map[string]any) {
+	if data != "" && json.Unmarshal([]byte(data), &values) != nil {
+		return nil
+	}
+	return values
+}
+
+// settingText is a setting as text for a terminal; one that is not there is "".
+func settingText(values map[string]any, key string) string {
+	value, ok := values[key]
+	if !ok {
+		return ""
+	}
+	if text, isText := value.(string); isText {
+		return visible(text)
+	}
+	text, _ := json.Marshal(value) // it was decoded from JSON
+	return visible(string(text))
 }
 
 // linkName is the link's name as ip writes it: with the lower link, and here the

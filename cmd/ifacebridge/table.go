@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -354,7 +355,8 @@ var columns = []column{
 	}},
 	{"KIND", 10, 100, func(_ *table, r *row) string { return cmp.Or(printable(r.link.Link.Info.Kind), "-") }},
 	{"ADDRESS", 18, 120, func(_ *table, r *row) string { return cmp.Or(r.link.Link.Address.String(), "-") }},
-	{"LAST", 60, 140, func(_ *table, r *row) string {
+	{"NOTES", 30, 140, func(_ *table, r *row) string { return cmp.Or(strings.TrimSpace(notes(&r.link.Link)), "-") }},
+	{"LAST", 60, 170, func(_ *table, r *row) string {
 		if len(r.events) > 0 {
 			return summary(&r.events[0])
 		}
@@ -430,11 +432,14 @@ func (m *table) details() []string {
 func summary(e *schema.Event) string {
 	text := e.Action.String()
 	for _, name := range e.Changed.Names() {
-		if name == "flags" {
+		switch name {
+		case "flags":
 			text += "  flags" + flagChanges(e.Previous.Flags.Names(), e.Link.Flags.Names())
-			continue
+		case "linkinfo":
+			text += infoChanges(&e.Previous.Info, &e.Link.Info)
+		default:
+			text += changeOf(name, e.Previous.Value(name), e.Link.Value(name))
 		}
-		text += fmt.Sprintf("  %s %s → %s", name, short(e.Previous.Value(name)), short(e.Link.Value(name)))
 	}
 	if e.Coalesced > 1 {
 		text += fmt.Sprintf("  (%d notifications)", e.Coalesced)
@@ -443,6 +448,36 @@ func summary(e *schema.Event) string {
 		text += "  (found by comparing)"
 	}
 	return visible(ansi.Strip(text))
+}
+
+// changeOf is a value that became another one.
+func changeOf(name, before, after string) string {
+	return fmt.Sprintf("  %s %s → %s", name, short(before), short(after))
+}
+
+// infoChanges are the settings that became others, of a port with "port-" before their names.
+func infoChanges(before, after *schema.LinkInfo) string {
+	switch {
+	case before.Kind != after.Kind:
+		return changeOf("info_kind", before.Kind, after.Kind)
+	case before.SlaveKind != after.SlaveKind:
+		return changeOf("info_slave_kind", before.SlaveKind, after.SlaveKind)
+	}
+	return settingChanges("", before.Data, after.Data) + settingChanges("port-", before.SlaveData, after.SlaveData)
+}
+
+// settingChanges are the keys of settings whose values differ.
+func settingChanges(prefix, before, after string) (text string) {
+	was, is := settings(before), settings(after)
+	keys := map[string]any{}
+	maps.Copy(keys, was)
+	maps.Copy(keys, is)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if old, now := settingText(was, key), settingText(is, key); old != now {
+			text += changeOf(prefix+key, old, now)
+		}
+	}
+	return text
 }
 
 // flagChanges are the flags that came and went.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
@@ -129,25 +131,32 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 	return errors.Join(err, writeErr)
 }
 
-// visible is text with the escapes of Go in the place of control, bidirectional and
-// zero-width characters, which a terminal would follow or hide.
+// visible is text with the escapes of Go in the place of characters that a terminal would
+// follow or hide.
 func visible(text string) string {
 	var b strings.Builder
 	for _, r := range text {
-		if strconv.IsGraphic(r) {
+		if isShown(r) {
 			b.WriteRune(r)
 		} else {
-			quoted := strconv.QuoteRuneToGraphic(r)
+			quoted := strconv.QuoteRuneToASCII(r)
 			b.WriteString(quoted[1 : len(quoted)-1])
 		}
 	}
 	return b.String()
 }
 
+// isShown reports whether a character is neither a control nor a bidirectional nor a
+// zero-width one, nor a blank that is not the space: of those, some count as graphic.
+func isShown(r rune) bool {
+	return r == ' ' || strconv.IsGraphic(r) &&
+		!unicode.In(r, unicode.Zs, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point) && r != '\u2800'
+}
+
 // printable quotes a name that a terminal would not show as it is.
 func printable(name string) string {
-	if q := strconv.QuoteToGraphic(name); q != `"`+name+`"` {
-		return q
+	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !isShown(r) || r == '"' || r == '\\' }) < 0 {
+		return name
 	}
-	return name
+	return visible(strconv.QuoteToGraphic(name))
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,14 @@ func ip(line string) error {
 		return fmt.Errorf("ip %s: %w: %s", line, err, bytes.TrimSpace(out))
 	}
 	return nil
+}
+
+// script has one ip do many lines, and goes on behind one that fails.
+func script(lines string, options ...string) (string, error) {
+	cmd := exec.Command("ip", append(options, "-force", "-batch", "-")...)
+	cmd.Stdin = strings.NewReader(lines)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // A bridge is a running ifacebridge with the NATS server that is in it, and what it has
@@ -133,6 +142,27 @@ func (b *bridge) last(wanted func(*schema.Event) bool) (schema.Event, bool) {
 	return schema.Event{}, false
 }
 
+// count returns how many events there are.
+func (b *bridge) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.events)
+}
+
+// await returns the first event after n others that is wanted, when it is there.
+func (b *bridge) await(t *testing.T, what string, n int, wanted func(*schema.Event) bool) (a arrival) {
+	t.Helper()
+	within(t, time.Minute, what, func() bool {
+		list := b.since(n)
+		i := slices.IndexFunc(list, func(a arrival) bool { return wanted(&a.event) })
+		if i >= 0 {
+			a = list[i]
+		}
+		return i >= 0
+	})
+	return a
+}
+
 // links are what the events lead to.
 func (b *bridge) links() map[int32]schema.Link {
 	links := map[int32]schema.Link{}
@@ -185,11 +215,11 @@ func clean(t *testing.T) {
 	t.Cleanup(func() {
 		entries, err := filepath.Glob("/sys/class/net/*")
 		must(t, err)
-		for range 2 { // some are gone with another
-			for _, entry := range entries {
-				_ = ip("link del " + filepath.Base(entry))
-			}
+		var lines strings.Builder
+		for _, entry := range entries {
+			fmt.Fprintf(&lines, "link del %s\n", filepath.Base(entry))
 		}
+		_, _ = script(lines.String()) // some are gone with another, and some stay
 	})
 }
 

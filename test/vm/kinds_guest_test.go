@@ -24,6 +24,14 @@ link add d10 type dummy
 link add d11 type dummy
 link add d12 type dummy
 link add d13 type dummy
+link add d14 type dummy
+link add d15 type dummy
+link add d16 type dummy
+link add d17 type dummy
+link add d18 type dummy
+link add d19 type dummy
+link add d20 type dummy
+link add d21 type dummy
 link set d0 up
 link set d1 up
 link set d2 up
@@ -31,7 +39,7 @@ link add ifb9 type ifb
 link add v0 type veth peer name v1
 link set v0 up
 link set v1 up
-link set v1 alias "an\ alias" group 7
+link set v1 alias an-alias group 7
 link property add dev v1 altname another-name altname yet-another
 link add vx0 type vxcan peer name vx1
 link add can0 type vcan
@@ -43,9 +51,10 @@ link set bo0 type bond num_grat_arp 3 resend_igmp 4
 link set d3 master bo0
 link set d4 master bo0
 link set d3 type bond_slave queue_id 2 prio -5
-link set bo0 type bond primary d3 active_slave d3
 link set bo0 up
+link set bo0 type bond primary d3 active_slave d3
 link add bo1 type bond mode 802.3ad lacp_rate fast xmit_hash_policy layer3+4 min_links 1 ad_select bandwidth ad_user_port_key 7 ad_actor_system 02:00:00:00:00:77
+link set v0 down
 link set v0 master bo1
 link set bo1 up
 link add bo2 type bond mode balance-rr packets_per_slave 3 arp_interval 200 arp_ip_target 192.0.2.1,192.0.2.2 arp_all_targets all
@@ -94,13 +103,16 @@ link add it0 link d13 type ipvtap mode l2
 link add vl0 link d0 type vlan id 100 ingress-qos-map 1:2 3:4 egress-qos-map 5:6
 link add vl1 link d0 type vlan protocol 802.1ad id 200 reorder_hdr off loose_binding on
 link add vl2 link d0 type vlan id 300 gvrp on mvrp on bridge_binding on
-link add ms0 link d0 type macsec sci 1122334455667788 cipher gcm-aes-256 icvlen 16 encrypt on send_sci on protect on replay on window 32 validate check
-link add ms1 link d1 type macsec encrypt off validate strict encodingsa 2
-link add ms2 link d2 type macsec cipher gcm-aes-xpn-128
+link add ms0 link d14 type macsec sci 1122334455667788 cipher gcm-aes-256 icvlen 16 encrypt on send_sci on protect on replay on window 32 validate check
+link add ms1 link d15 type macsec encrypt off validate strict encodingsa 2
+link add ms2 link d16 type macsec cipher gcm-aes-xpn-128
 link add vrf0 type vrf table 10
 link set vrf0 up
 link set d8 master vrf0
 link add team0 type team
+link set d21 master team0
+link set team0 up
+link add link wpan0 name low0 type lowpan
 link add tun0 type gre remote 10.1.1.1 local 10.1.1.2 ttl 64 tos 0x10 ikey 5 okey 6 icsum ocsum iseq oseq dev d2
 link add gre1 type gre remote 10.1.1.3 local any nopmtudisc ignore-df key 9 tos inherit
 link add gre2 type gre external
@@ -143,17 +155,18 @@ link add vxl3 type vxlan id 44 dev d0 group ff05::1 dstport 4792 flowlabel 0x77 
 link add vxl4 type vxlan id 45 remote 2001:db8::99 local 2001:db8::98 dstport 4793 srcport 1000 2000 remcsumtx remcsumrx
 link add vxl5 type vxlan external vnifilter dstport 4794
 link add vxl6 type vxlan id 46 remote 10.9.9.9 dstport 4795 nolocalbypass
-link add vxl7 type vxlan id 47 dstport 4796 external gpe
+link add vxl7 type vxlan dstport 4796 external gpe
 link add gtp0 type gtp role sgsn hsize 1024
-link add hsr0 type hsr slave1 d8 slave2 d9 supervision 5 version 1
-link add hsr1 type hsr slave1 d10 slave2 d11
+link add hsr0 type hsr slave1 d17 slave2 d18 supervision 5 version 1
+link add hsr1 type hsr slave1 d19 slave2 d20
 link add bat0 type batadv
 link add nk0 type netkit mode l3 forward peer blackhole name nk1
 link add nk2 type netkit mode l2 blackhole scrub none peer forward scrub default name nk3
 tuntap add tap0 mode tap user 1000 group 100 multi_queue vnet_hdr pi
 tuntap add tunA mode tun
-link set d0 protodown on
-link set d0 protodown_reason 3 on
+link set mv0 protodown on
+link set mv0 protodown_reason 3 on
+link set vxl0 protodown on
 netns add blue
 link add ab0 type veth peer name ab1 netns blue
 link set ab0 up
@@ -164,7 +177,7 @@ link set gre7 netns blue
 // kernelModules are those that are not loaded by themselves.
 var kernelModules = []string{
 	"dummy numdummies=0", "ifb numifbs=0", "vcan", "vxcan", "fou", "fou6", "ip_gre", "ip6_gre", "mac80211_hwsim radios=2", "mac802154_hwsim", "slcan",
-	"bonding max_bonds=0",
+	"bonding max_bonds=0", "tun",
 }
 
 // Everything that ip shows of links of every kind is published, as they come and in a

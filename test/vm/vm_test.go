@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -17,13 +16,13 @@ import (
 
 // needed is what has to be installed here: Debian's packages of these names.
 var needed = map[string]string{
-	"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "ip": "iproute2", "depmod": "kmod",
+	"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "ip": "iproute2", "iw": "iw", "depmod": "kmod",
 	"xz": "xz-utils", "apt-get": "apt", "dpkg-deb": "dpkg",
 }
 
 // The tests of this package that are called TestGuest…, on Debian's kernels. IFACE_TEST_VM says
 // on which: stable, backports, both (stable,backports), or none of them, which is the default
-// unless vm is required.
+// unless vm is required. IFACE_TEST_VM_RUN says which of the tests: Kinds, for TestGuestKinds.
 func TestKernels(t *testing.T) {
 	if os.Getenv("IFACE_VM_GUEST") != "" {
 		t.Skip("this is the guest")
@@ -65,19 +64,18 @@ func boot(t *testing.T, s system) {
 	image := initramfs(t, s)
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
-	accel := []string{"-accel", "tcg,thread=multi"}
-	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close()
-		accel = []string{"-accel", "kvm"}
-	}
-	args := append(accel, "-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none",
-		"-kernel", s.kernel, "-initrd", image, "-append", "console=ttyS0 quiet loglevel=3 panic=-1")
-	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
-	var console bytes.Buffer
-	qemu.Stdout, qemu.Stderr = &console, &console
+	// Emulated, also where there is a /dev/kvm: what is behind one in a virtual machine may
+	// stop at an instruction (6.12 checks its own with one of AVX at boot) and never go on.
+	console, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	must(t, err)
+	defer console.Close()
+	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-m", "1024", "-smp", "1",
+		"-nographic", "-no-reboot", "-nic", "none", "-kernel", s.kernel, "-initrd", image,
+		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 IFACE_TEST_VM_RUN="+os.Getenv("IFACE_TEST_VM_RUN"))
+	qemu.Stdout, qemu.Stderr = console, console
 	began := time.Now()
-	err := qemu.Run()
-	text := strings.ReplaceAll(console.String(), "\r", "")
+	err = qemu.Run()
+	text := strings.ReplaceAll(readFile(t, console.Name()), "\r", "")
 	if i := strings.Index(text, "=== RUN"); i >= 0 {
 		text = text[i:]
 	}
@@ -105,6 +103,7 @@ func initramfs(t *testing.T, s system) string {
 	}
 	must(t, os.Symlink("bin", filepath.Join(root, "sbin")))
 	withLibraries(t, root, s.ip, "/bin/ip")
+	withLibraries(t, root, path(t, "iw"), "/bin/iw")
 	build(t, root+"/bin/ifacebridge", "build", "ifacebridge/cmd/ifacebridge")
 	build(t, root+"/guest", "test", "-c", "ifacebridge/test/vm")
 	modules(t, s, root)
@@ -123,7 +122,7 @@ mount -t tmpfs tmpfs /tmp
 mkdir -p /run/netns /tmp/home
 ip link set lo up
 export PATH=/bin HOME=/tmp/home TMPDIR=/tmp IFACE_VM_GUEST=1
-if /guest -test.v -test.run ^TestGuest -test.timeout 14m; then echo; echo "GUEST PASS"; fi
+if /guest -test.v -test.run "^TestGuest$IFACE_TEST_VM_RUN" -test.timeout 14m; then echo; echo "GUEST PASS"; fi
 poweroff -f
 `
 

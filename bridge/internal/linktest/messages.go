@@ -3,6 +3,7 @@
 package linktest
 
 import (
+	"fmt"
 	"time"
 
 	"ifacebridge/netlinksrc"
@@ -52,6 +53,17 @@ func Reason(s string) func(*schema.Link) { return func(l *schema.Link) { l.Reaso
 func Functions(l *schema.Link)           { l.NumVF, l.VFs = schema.Some[uint32](1), `[{"vf":0}]` }
 func Port(settings string) func(*schema.Link) {
 	return func(l *schema.Link) { l.Info.SlaveKind, l.Info.SlaveData = "bridge", settings }
+}
+func Bond(arpInterval int) func(*schema.Link) {
+	return func(l *schema.Link) {
+		l.Info.Kind, l.Info.Data = "bond", fmt.Sprintf(`{"mode":"active-backup","arp_interval":%d,"min_links":0}`, arpInterval)
+	}
+}
+func Slave(master int32, state, status string) func(*schema.Link) {
+	return func(l *schema.Link) {
+		l.MasterIndex, l.Info.SlaveKind = master, "bond"
+		l.Info.SlaveData = fmt.Sprintf(`{"state":"%s","mii_status":"%s","queue_id":0}`, state, status)
+	}
 }
 func MovedTo(ns, i int32) func(*schema.Link) {
 	return func(l *schema.Link) { l.NewNetnsID, l.NewIndex = schema.Some(ns), i }

@@ -67,10 +67,14 @@ func (t *Table) Apply(m *netlinksrc.Message, overruns uint64, emit func(*event.C
 	case m.Kind == netlinksrc.Del && t.others != nil: // it came and went unseen
 		t.others.cameFrom(t, m.Link.Index)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
-		t.add(t.keep(&m.Link), schema.Created, emit)
+		link := t.keep(&m.Link)
+		t.settle(link)
+		t.add(link, schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
 		next := t.fresh()
-		if m.Merge(next, e.link); *next == *e.link {
+		m.Merge(next, e.link)
+		t.settle(next)
+		if *next == *e.link {
 			t.spare = next
 			e.quiet++
 			return true
@@ -78,6 +82,13 @@ func (t *Table) Apply(m *netlinksrc.Message, overruns uint64, emit func(*event.C
 		t.update(e, next, emit)
 	}
 	return false
+}
+
+// settle takes out of a link what its master makes tick.
+func (t *Table) settle(l *schema.Link) {
+	if master := t.links[l.MasterIndex]; master != nil {
+		netlinksrc.Settle(l, master.link)
+	}
 }
 
 // compare takes what a dump says of a link, and calls emit with what differs

@@ -18,6 +18,8 @@ var (
 	reason    = linktest.Reason
 	functions = linktest.Functions
 	port      = linktest.Port
+	bond      = linktest.Bond
+	slave     = linktest.Slave
 	movedTo   = linktest.MovedTo
 
 	including = linktest.Including

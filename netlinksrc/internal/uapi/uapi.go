@@ -250,3 +250,18 @@ const (
 	IFLA_CAN_PWM_PWML                = 8
 	IFLA_CAN_PWM_PWMO                = 9
 )
+
+// include/uapi/linux/if_vlan.h
+const (
+	VLAN_FLAG_REORDER_HDR    = 0x1
+	VLAN_FLAG_GVRP           = 0x2
+	VLAN_FLAG_LOOSE_BINDING  = 0x4
+	VLAN_FLAG_MVRP           = 0x8
+	VLAN_FLAG_BRIDGE_BINDING = 0x10
+)
+
+// include/uapi/linux/rtnetlink.h: what else an answer shall have, or not have.
+const (
+	RTEXT_FILTER_VF         = 1 << 0 // SR-IOV virtual functions
+	RTEXT_FILTER_SKIP_STATS = 1 << 3
+)
