@@ -49,7 +49,8 @@ const (
 	// JetStream, and notices what it missed.
 	FromQuery
 	// FromBucket follows the bucket of current state: the last event of each link,
-	// not those between.
+	// not those between. A bridge that stores nothing, since its delivery is core, is
+	// asked for its links whenever it has moved on; its changes have no events.
 	FromBucket
 )
 
@@ -137,6 +138,7 @@ type Fleet struct {
 	caughtUp chan struct{}
 	asking   sync.WaitGroup
 	asked    int           // bridges that have not answered yet
+	read     bool          // all that was stored has been given
 	rolled   bool          // who is there is known
 	slots    chan struct{} // bounds how many bridges are asked at once
 	changed  func(Change)
@@ -175,7 +177,8 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 }
 
 // CaughtUp is closed when what was there when Run began has been applied: from
-// then on View is complete, but for hosts that are not Whole.
+// then on View is complete, but for hosts that are not Whole. Where bridges have to be
+// asked, it takes some seconds to know which there are.
 func (f *Fleet) CaughtUp() <-chan struct{} { return f.caughtUp }
 
 // View returns every host, by name: a copy, as of one moment.
@@ -256,7 +259,7 @@ func (f *Fleet) take(ctx context.Context, in input) {
 		changes = f.catchUp(ctx)
 	case in.restart:
 		for _, h := range f.hosts {
-			if f.o.Join == FromBucket { // elsewhere what it repeats is known by its seq
+			if h.stored { // elsewhere what it repeats is known by its seq
 				h.restart()
 			}
 		}
@@ -326,11 +329,10 @@ func (f *Fleet) bucketGone(in input) []Change {
 
 // catchUp asks the hosts that the beginning left incomplete.
 func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
-	if !f.isCaughtUp() {
-		close(f.caughtUp)
-	}
+	f.read = true
+	f.joined()
 	for _, h := range f.hosts {
-		if f.o.Join == FromBucket {
+		if h.stored {
 			changes = append(changes, h.sweepUnseen()...)
 		} else if !h.whole {
 			f.ask(ctx, h)
@@ -344,6 +346,9 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 	h.asked = false
 	f.asked--
 	defer f.joined()
+	if h.stored { // meanwhile it came to the bucket
+		return nil
+	}
 	if in.failed == nil {
 		changes := h.adopt(in.answer)
 		if !h.whole {
@@ -363,7 +368,7 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 
 // ask has a bridge asked for its links, unless it is being asked.
 func (f *Fleet) ask(ctx context.Context, h *host) {
-	if h.asked || f.o.Join == FromBucket || f.o.Join == FromStream && !f.isCaughtUp() {
+	if h.asked || h.stored || f.o.Join != FromQuery && !f.read {
 		return
 	}
 	h.asked, h.tries = true, h.tries+1
@@ -390,11 +395,25 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 	})
 }
 
-// joined closes caughtUp of a Fleet that asks, when everybody who is there has answered.
+// joined closes caughtUp when what was stored has been given and, where there may be
+// hosts that have nothing stored, everybody who is there has answered.
 func (f *Fleet) joined() {
-	if f.o.Join == FromQuery && f.rolled && f.asked == 0 && !f.isCaughtUp() && !f.anyUnanswered() {
+	stored := f.read && (f.o.Join == FromStream || f.allStored())
+	answered := f.rolled && f.asked == 0 && !f.anyUnanswered()
+	if !f.isCaughtUp() && (stored || answered && (f.read || f.o.Join == FromQuery)) {
 		close(f.caughtUp)
 	}
+}
+
+// allStored reports whether the hosts to follow are named, and all in the bucket.
+func (f *Fleet) allStored() bool {
+	for _, name := range f.o.Hosts {
+		token, _ := schema.HostToken(name) // was checked
+		if h := f.hosts[token]; h == nil || !h.stored {
+			return false
+		}
+	}
+	return len(f.o.Hosts) > 0
 }
 
 // subjects are those of the hosts that are followed: one for all of them, since a server

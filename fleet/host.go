@@ -25,6 +25,7 @@ type host struct {
 	gap     bool           // events are missing: what comes is kept for the answer
 	waiting []schema.Event // since the gap; at most maxWaiting
 
+	stored  bool   // FromBucket: the bucket has had it, so that there is nothing to ask
 	behind  uint64 // what the bridge had confirmed at the last presence, when that was more
 	quiet   bool
 	awayFor int // presences in a row without an answer
@@ -240,6 +241,7 @@ func has(links map[schema.LinkKey]schema.Link, k schema.LinkKey) bool {
 
 // latest takes the last event of a link, as the bucket has it.
 func (h *host) latest(e *schema.Event, data []byte) []Change {
+	h.stored = true
 	h.last, h.bootID = e.Time, e.BootID
 	if e.Epoch != h.epoch || e.Seq > h.seq {
 		h.epoch, h.labels, h.seq = e.Epoch, e.Labels, e.Seq

@@ -311,13 +311,13 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 		}
 		h.quiet, h.awayFor = false, 0
 		// What the bridge had confirmed at the last presence and is still not here will
-		// never come.
+		// never come; where nothing comes at all, nothing is waited for.
 		lost := h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
 		h.behind = 0
 		if p.epoch != h.epoch || p.seq > h.seq {
 			h.behind = max(p.seq, 1)
 		}
-		if !h.whole || lost && f.o.Join == FromQuery {
+		if !h.whole || lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
 			f.ask(ctx, h)
 		}
 	}

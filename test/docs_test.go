@@ -57,6 +57,8 @@ var commands = []struct{ begins, test string }{
 	{"go run ./cmd/ifacebridge", "TestFirstSteps"},
 	{"nats ", "TestRecipesForNATS"},
 	{"go test -count=1 ./...", "TestReadme"}, // by itself, while it runs
+	{"go mod edit -replace=", "TestAnotherModule"},
+	{"go get ", "TestAnotherModule"},
 	{"CGO_ENABLED=0 go build -tags noembed ", "TestNoEmbed"},
 	{"ifacebridge doctor", "TestDoctor"},
 	{"ifacebridge permissions --all-hosts", "TestPermissionsOfAllHosts"},
@@ -71,6 +73,7 @@ var commands = []struct{ begins, test string }{
 	{"docker build -t ifacebridge .", "TestImageAuthorities"},
 	{"docker run --network host ", "TestImageAuthorities"},
 	{"deploy/release.sh ", "TestDeb"},
+	{"deploy/rename.sh ", "TestRename"},
 }
 
 // testOf returns the test that runs a line of a guide, "" when there is none.

@@ -67,7 +67,13 @@ type consumer struct {
 
 func startConsumer(t testing.TB, s *natstest.Server, join fleet.Join) *consumer {
 	t.Helper()
-	nc := harness.ConnectTo(t, s.URL, nats.RetryOnFailedConnect(true))
+	return startConsumerAt(t, s.URL, join)
+}
+
+// startConsumerAt is startConsumer for a URL with a user and a password.
+func startConsumerAt(t testing.TB, url string, join fleet.Join) *consumer {
+	t.Helper()
+	nc := harness.ConnectTo(t, url, nats.RetryOnFailedConnect(true))
 	f, err := fleet.New(nc, fleet.Options{Join: join, Presence: time.Second, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	c := &consumer{join: join, fleet: f}

@@ -43,6 +43,7 @@
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers
 //	    by a question                              TestQuery, TestFleetPresence
+//	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
 //	Across a crash, and the end
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash, TestSpoolSurvivesCrashInCore
@@ -70,6 +71,7 @@
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
+//	    other modules, another address             TestAnotherModule, TestRename
 //	    image, packages                            TestImageAuthorities, TestImageInANetworkOfItsOwn, TestDeb, TestRPM
 //	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestAsyncAPIIsComplete
 //	Within v1 fields are only added                TestFieldsAreKept, TestCorpus, TestNewerWriter

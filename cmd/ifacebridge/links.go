@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,9 +30,11 @@ func linksCommand(environ []string) *cobra.Command {
 		Use:   "links [host…]",
 		Short: "Print the current links of all hosts, or of some",
 		Long: `Print the current links of all hosts, or of some, as a table like that of ip -br link:
-from the bucket of current state, or, where there is none, by asking the bridges.
+from the bucket of current state, or, where there is none, by asking the bridges. A host
+that is not in the bucket, since its delivery is core, is asked.
 
-Exit status 1 when NATS cannot be reached, or nothing is known of a host that was named.`,
+Exit status 1 when NATS cannot be reached, nothing is known of a host that was named, or
+what is printed is not all.`,
 		Example: `  ifacebridge links
   ifacebridge links web01.example.com
   ifacebridge links --label site=fra1
@@ -63,11 +66,7 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 	if err := c.reach(ctx); err != nil {
 		return err
 	}
-	join := fleet.FromQuery
-	if c.hasBucket(ctx) {
-		join = fleet.FromBucket
-	}
-	f, err := fleet.New(c.nc, c.options(join, hosts))
+	f, err := fleet.New(c.nc, linksOptions(ctx, c, hosts, flags))
 	if err != nil {
 		return err
 	}
@@ -83,20 +82,52 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 		})
 	}()
 	defer func() { cancel(); <-done }()
+	var late error
 	select {
 	case <-f.CaughtUp():
 	case <-time.After(2 * reachTimeout):
-		return fmt.Errorf("no answer from the %s within %v: %w", join, 2*reachTimeout, c.lastError())
+		late = fmt.Errorf("what is stored, or who is there, is not known after %v: %w", 2*reachTimeout, c.lastError())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for {
-		view := flags.labels.of(f.View())
-		if err := printLinks(stdout, view, flags.json); err != nil {
-			return err
+	if !flags.watch {
+		view := f.View()
+		unknown, incomplete := missing(hosts, view), partial(view)
+		if incomplete == nil {
+			incomplete = late
 		}
+		return errors.Join(printLinks(stdout, flags.labels.of(view), flags.json), unknown, incomplete)
+	}
+	return watchLinks(ctx, f, flags, changed, stdout, stderr)
+}
+
+// linksOptions are how to join for links: by the bucket where there is one. What is
+// printed once waits for no more than a second for those who are not in it.
+func linksOptions(ctx context.Context, c *client, hosts []string, flags linksFlags) fleet.Options {
+	o := c.options(fleet.FromQuery, hosts)
+	if c.hasBucket(ctx) {
+		o.Join = fleet.FromBucket
 		if !flags.watch {
-			return missing(hosts, view)
+			o.Presence = 2 * time.Second
+		}
+	}
+	return o
+}
+
+// watchLinks prints the links again whenever something has changed, until ctx ends, and
+// on stderr, when that becomes another, of whom they are not all.
+func watchLinks(ctx context.Context, f *fleet.Fleet, flags linksFlags, changed <-chan struct{}, stdout, stderr io.Writer) error {
+	for reported := ""; ; {
+		view, incomplete := f.View(), ""
+		if err := partial(view); err != nil {
+			incomplete = err.Error()
+		}
+		if incomplete != reported && incomplete != "" {
+			fmt.Fprintln(stderr, "ifacebridge:", incomplete)
+		}
+		reported = incomplete
+		if err := printLinks(stdout, flags.labels.of(view), flags.json); err != nil {
+			return err
 		}
 		select {
 		case <-changed:
@@ -118,13 +149,28 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 func missing(hosts []string, view []fleet.Host) error {
 	var unknown []string
 	for _, name := range hosts {
-		if !slices.ContainsFunc(view, func(h fleet.Host) bool { return h.Name == name && len(h.Links) > 0 }) {
+		if !slices.ContainsFunc(view, func(h fleet.Host) bool { return h.Name == name }) {
 			unknown = append(unknown, name)
 		}
 	}
 	if len(unknown) > 0 {
 		return fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?",
 			strings.Join(unknown, ", "))
+	}
+	return nil
+}
+
+// partial is an error when bridges are there whose links are not known.
+func partial(view []fleet.Host) error {
+	var names []string
+	for _, h := range view {
+		if !h.Whole {
+			names = append(names, printable(h.Name))
+		}
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("not all links are known: %s did not answer with its links; "+
+			"may this user ask (`ifacebridge permissions --viewer`)?", strings.Join(names, ", "))
 	}
 	return nil
 }

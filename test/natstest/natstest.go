@@ -57,9 +57,9 @@ func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string 
 
 func moduleDir(t testing.TB) string {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "ifacebridge").Output()
+	dir, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", "ifacebridge/schema").Output()
 	if err != nil {
-		t.Fatalf("go list -m ifacebridge: %v", err)
+		t.Fatalf("go list: %v", err)
 	}
 	return strings.TrimSpace(string(dir))
 }
