@@ -196,7 +196,7 @@ func TestServerIsDown(t *testing.T) {
 	s.Start()
 	b.Says("connected to NATS")
 	nc := connect(t, s)
-	eventually(t, "all events stored", func() bool { return strings.Contains(b.Output(), "created the stream") })
+	b.Ready()
 	b.Signal(unix.SIGTERM)
 	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)

@@ -24,16 +24,24 @@ import (
 )
 
 // named makes a namespace with a name and a veth pair, ends "eth0" and "peer",
-// that are up. Name and links go with the test.
+// that are up, with nothing more to come of it. Name and links go with the test.
 func named(t testing.TB, name string) *netnstest.Kernel {
 	t.Helper()
 	k := netnstest.New(t)
 	a, b, err := k.AddVeth("eth0", "peer")
 	must(t, err)
 	must(t, k.Up(a, b))
+	eventually(t, "both ends have a carrier", func() bool { return running(t, k, a) && running(t, k, b) })
 	must(t, k.SetName(name))                             // then it is found, as a whole
 	t.Cleanup(func() { _ = netnstest.DeleteName(name) }) // the test may have done it
 	return k
+}
+
+func running(t testing.TB, k *netnstest.Kernel, index int32) bool {
+	t.Helper()
+	is, err := k.Running(index)
+	must(t, err)
+	return is
 }
 
 func inodeOf(t testing.TB, k *netnstest.Kernel) uint64 {

@@ -146,7 +146,7 @@ func tuneRuntime(environ []string) {
 		runtime.GOMAXPROCS(1)
 	}
 	if !isSet(environ, "GOGC") {
-		debug.SetGCPercent(25)
+		debug.SetGCPercent(15)
 	}
 }
 

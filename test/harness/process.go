@@ -143,11 +143,14 @@ func (p *Process) Says(text string) {
 	Eventually(p.t, fmt.Sprintf("output %q", text), func() bool { return strings.Contains(p.Output(), text) })
 }
 
-// Ready waits until the process has read the links and has made the stream.
+// Ready waits until the process has read the links and has its stream. It finds the stream
+// there when its own request to make it was answered too late, on a slow machine.
 func (p *Process) Ready() {
 	p.t.Helper()
 	p.Says("read the links of this host")
-	p.Says("created the stream")
+	Eventually(p.t, "its stream", func() bool {
+		return strings.Contains(p.Output(), "created the stream") || strings.Contains(p.Output(), "using the stream")
+	})
 }
 
 // Metric returns what /metrics says, the sum over all labels; 0 when the process

@@ -347,6 +347,18 @@ func (k *Kernel) Index(name string) (int32, error) {
 	return int32(msg.Index), nil
 }
 
+// Running reports whether a link is up and has its carrier. The kernel announces that
+// when it finds the time (net/core/link_watch.c): up to a second after the links were set up.
+func (k *Kernel) Running(index int32) (bool, error) {
+	replies, err := k.execute(unix.RTM_GETLINK, 0, rtnetlink.LinkMessage{Index: uint32(index)}, netlink.NewAttributeEncoder())
+	if err != nil {
+		return false, fmt.Errorf("flags of link %d: %w", index, err)
+	}
+	var msg rtnetlink.LinkMessage
+	_ = msg.UnmarshalBinary(replies[0].Data[:unix.SizeofIfInfomsg])
+	return msg.Flags&unix.IFF_RUNNING != 0, nil
+}
+
 func (k *Kernel) request(typ netlink.HeaderType, flags netlink.HeaderFlags, msg rtnetlink.LinkMessage, attrs func(*netlink.AttributeEncoder)) error {
 	ae := netlink.NewAttributeEncoder()
 	if attrs != nil {

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,34 +17,34 @@ import (
 	"ifacebridge/schema"
 )
 
-// readPage is how many keys are asked for at once: as many as a server sends without
-// more.
-const readPage = 1024
+// readPage is how many keys are asked for at once. A server sends up to 1,024; a page is
+// held in memory while it is read, which 256 KiB may be and a MiB need not.
+const readPage = 256
 
-// read returns what the bucket holds of this host, by key. It asks whichever server
-// has a replica for the messages themselves: consumers, as a watch of the bucket has
-// them, are made by the one leader of all streams, and a fleet that starts would make
-// one for each host.
-func (b *Bucket) read(ctx context.Context) (map[string][]byte, error) {
+// read calls take with each key of this host that the bucket holds, and its data; with
+// none for a key that was deleted. A later call for a key is the one that counts. It asks
+// whichever server has a replica for the messages themselves: consumers, as a watch of the
+// bucket has them, are made by the one leader of all streams, and a fleet that starts would
+// make one for each host. It does not hold more than a page of them.
+func (b *Bucket) read(ctx context.Context, take func(key string, data []byte)) error {
 	if err := b.find(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
-	held := map[string][]byte{}
 	for seq, whole := uint64(1), false; !whole; {
 		var err error
-		if seq, whole, err = b.readFrom(ctx, seq, held); err != nil {
-			return nil, fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
+		if seq, whole, err = b.readFrom(ctx, seq, take); err != nil {
+			return fmt.Errorf("read bucket %s: %w", b.cfg.Bucket, err)
 		}
 	}
-	return held, nil
+	return nil
 }
 
-// readFrom adds what the bucket holds from a sequence of its stream on. It returns
+// readFrom reads what the bucket holds from a sequence of its stream on. It returns
 // where to go on, and whether that was all.
 func (b *Bucket) readFrom(
-	ctx context.Context, seq uint64, held map[string][]byte,
+	ctx context.Context, seq uint64, take func(key string, data []byte),
 ) (next uint64, whole bool, err error) {
 	page, err := jetstreamext.GetBatch(ctx, b.js, b.streamName(), readPage,
 		jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
@@ -64,12 +63,7 @@ func (b *Bucket) readFrom(
 			return 0, false, err
 		}
 		seq, pending = msg.Sequence+1, msg.Header.Get("Nats-Num-Pending")
-		key := strings.TrimPrefix(msg.Subject, b.subject(""))
-		if len(msg.Data) > 0 {
-			held[key] = msg.Data
-		} else { // the marker of a deleted key
-			delete(held, key)
-		}
+		take(strings.TrimPrefix(msg.Subject, b.subject("")), msg.Data)
 	}
 	switch {
 	case ctx.Err() != nil: // which ends the page as if it were over
@@ -82,7 +76,15 @@ func (b *Bucket) readFrom(
 
 // compare marks what the bucket holds otherwise than it should.
 func (b *Bucket) compare(ctx context.Context) error {
-	held, err := b.read(ctx)
+	right := map[string]bool{} // of each key that is there: whether it holds what it should
+	err := b.read(ctx, func(key string, data []byte) {
+		if len(data) == 0 {
+			delete(right, key)
+			return
+		}
+		k, ours := b.linkOf(key)
+		right[key] = ours && b.state.isLast(k, data)
+	})
 	if err != nil {
 		return err
 	}
@@ -90,12 +92,12 @@ func (b *Bucket) compare(ctx context.Context) error {
 	defer b.mu.Unlock()
 	for _, k := range b.state.keys() {
 		key := b.key(k)
-		if data := b.state.last(k); data != nil && !bytes.Equal(held[key], data) {
+		if !right[key] {
 			b.dirty[k] = true
 		}
-		delete(held, key)
+		delete(right, key)
 	}
-	for key := range held {
+	for key := range right {
 		if k, ok := b.linkOf(key); ok {
 			b.dirty[k] = true
 		} else {
@@ -118,7 +120,12 @@ func (b *Bucket) linkOf(key string) (schema.LinkKey, bool) {
 // is another link. It blocks for as long as NATS may take to answer, and fails when that
 // does not, or the bucket cannot be used.
 func (b *Bucket) Vanished(ctx context.Context, o event.Opening) ([]schema.Event, error) {
-	held, err := b.read(ctx)
+	held := map[string][]byte{}
+	err := b.read(ctx, func(key string, data []byte) {
+		if held[key] = data; len(data) == 0 {
+			delete(held, key)
+		}
+	})
 	if err != nil {
 		return nil, err
 	}

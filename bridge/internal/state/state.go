@@ -4,6 +4,7 @@
 package state
 
 import (
+	"bytes"
 	"sync"
 
 	"ifacebridge/bridge/internal/event"
@@ -67,6 +68,14 @@ func (s *State) size() (epoch string, seq uint64, links int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.epoch, s.seq, len(s.links)
+}
+
+// isLast reports whether data is the last event of a link.
+func (s *State) isLast(k schema.LinkKey, data []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.links[k]
+	return v != nil && bytes.Equal(v.data, data)
 }
 
 // keys returns the links that are there.

@@ -108,6 +108,14 @@ func (t *Table) compare(link *schema.Link, at time.Time, overruns uint64, emit f
 	}
 }
 
+// unlike returns a copy of what a dump says of a link, or nil when the table has the same.
+func (t *Table) unlike(link *schema.Link) *schema.Link {
+	if e := t.links[link.Index]; e != nil && *e.link == *link {
+		return nil
+	}
+	return t.keep(link)
+}
+
 // Restate emits the links whose events name other links by names that those no
 // longer have, or did not have yet: the one end of a veth pair is announced before
 // the kernel has said what the other is called.

@@ -282,7 +282,7 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) err
 		}
 	}
 	for _, index := range slices.Sorted(maps.Keys(links)) {
-		if w.mentioned[index] {
+		if links[index] == nil || w.mentioned[index] {
 			continue
 		}
 		if port := w.ports[index]; port != nil { // as new as the dump, or newer
@@ -298,9 +298,10 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) err
 	return overrun
 }
 
-// dump returns all links. When the links change while the kernel walks them a
-// dump may miss some (NLM_F_DUMP_INTR): it is asked for again, and what any of
-// the dumps showed is there. A link that went meanwhile was announced.
+// dump returns all links, nil for each that is as the table has it: nearly all of them,
+// on most days, and a copy of those would be as large as the table. When the links change
+// while the kernel walks them a dump may miss some (NLM_F_DUMP_INTR): it is asked for
+// again, and what any of the dumps showed is there. A link that went meanwhile was announced.
 func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at time.Time, err error) {
 	links = make(map[int32]*schema.Link, w.links.Load())
 	for range dumpTries {
@@ -308,8 +309,7 @@ func (w *watcher) dump(ctx context.Context) (links map[int32]*schema.Link, at ti
 		interrupted, err := w.src.Dump(ctx, func(m *netlinksrc.Message) {
 			at = m.Time
 			if m.Kind == netlinksrc.New && !m.Partial {
-				link := m.Link
-				links[link.Index] = &link
+				links[m.Link.Index] = w.table.unlike(&m.Link)
 			}
 		})
 		if err != nil {
