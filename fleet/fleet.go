@@ -18,8 +18,9 @@
 // How it stays right: the events of a host carry an epoch and a gapless seq. A
 // repeat is ignored, a gap is said ([Gap]), and the bridge is asked for its links
 // and the place in its events that they are true at ([Healed]). An epoch opens
-// with a snapshot: what is not in it is gone ([Gone]). A bridge that does not
-// answer any more is [Quiet], and what is known of its host is marked as old.
+// with a snapshot: what is not in it is gone ([Gone]). A host that is silent, as the
+// bucket of hosts has it, or since its bridge does not answer, is [Quiet], and what is known
+// of it is marked as old. One that will not come back is [Retired].
 package fleet
 
 import (
@@ -60,14 +61,17 @@ func (j Join) String() string { return [...]string{"stream", "query", "bucket"}[
 // the bridges' default names.
 type Options struct {
 	Join   Join
-	Hosts  []string  // names as the bridges know them; none: all
-	Prefix string    // of the subjects, "" for "iface"
-	Stream string    // "" for "IFACE"
-	Bucket string    // "" for "iface_links"
-	Since  time.Time // FromStream: begin here rather than at the beginning
+	Hosts  []string // names as the bridges know them; none: all
+	Prefix string   // of the subjects, "" for "iface"
+	Stream string   // "" for "IFACE"
+	Bucket string   // "" for "iface_links"
+	// HostsBucket is the bucket of the hosts that are there, "" for "iface_hosts".
+	HostsBucket string
+	Since       time.Time // FromStream: begin here rather than at the beginning
 
 	// Presence is how often the bridges are asked whether they are there, and how
-	// far they are; 0 for 10 s. One that has not answered three times is quiet.
+	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
+	// that the bucket of hosts has are not asked: it tells.
 	Presence time.Duration
 
 	Log *slog.Logger // nil: none
@@ -89,14 +93,17 @@ const (
 	Gap
 	// Healed: the host's links are true again. What changed meanwhile has no event.
 	Healed
-	// Quiet: the bridge does not answer. Its host's links are as they were last.
+	// Quiet: the bridge is silent. Its host's links are as they were last.
 	Quiet
-	// Back: it answers again.
+	// Back: it is there again.
 	Back
+	// Retired: the host is gone for good, with all of its links, and not in View any
+	// more. Should it come back, it is Joined again.
+	Retired
 )
 
 func (k Kind) String() string {
-	return [...]string{"applied", "gone", "joined", "gap", "healed", "quiet", "back"}[k]
+	return [...]string{"applied", "gone", "joined", "gap", "healed", "quiet", "back", "retired"}[k]
 }
 
 // A Change is one step of the fleet's state, or of what is known of it.
@@ -106,6 +113,7 @@ type Change struct {
 	Event  *schema.Event // of Applied and Gone
 	Data   []byte        // the event as it was published
 	Missed uint64        // of Gap: how many events, 0 when that is not known
+	Since  time.Time     // of Quiet: when it fell silent, as far as that is known
 }
 
 // A Host is what is known of one host.
@@ -121,8 +129,10 @@ type Host struct {
 	// Whole is whether Links are all the host has, as of Seq. When it is not, they
 	// are what was known last.
 	Whole bool
-	// Quiet is whether its bridge does not answer.
-	Quiet bool
+	// Quiet is whether its bridge is silent, and QuietSince since when, as far as that is
+	// known.
+	Quiet      bool
+	QuietSince time.Time
 
 	Gaps, Healed, Repeats uint64 // how often
 }
@@ -137,11 +147,16 @@ type Fleet struct {
 	input    chan input
 	caughtUp chan struct{}
 	asking   sync.WaitGroup
-	asked    int           // bridges that have not answered yet
-	read     bool          // all that was stored has been given
-	rolled   bool          // who is there is known
-	slots    chan struct{} // bounds how many bridges are asked at once
-	changed  func(Change)
+	asked    int  // bridges that have not answered yet
+	read     bool // all that was stored has been given
+	rolled   bool // who is there is known
+
+	hostsKnown bool      // what the bucket of hosts has is known, or that it cannot be
+	hostsRead  bool      // it is being followed
+	lost       time.Time // when the connection was last seen to be lost
+
+	slots   chan struct{} // bounds how many bridges are asked at once
+	changed func(Change)
 }
 
 // input is what Run's one loop takes.
@@ -158,12 +173,16 @@ type input struct {
 	caughtUp bool // all that was there has been given
 	restart  bool // the source begins again, from the beginning
 	presence []presence
+	hosts    *hostEntry
+	noHosts  bool // the bucket of hosts cannot be read
+	look     bool // for values there that have run out
 	lost     bool // events may have been missed: ask everybody
 }
 
 // New returns a Fleet that follows nothing yet. The connection stays the caller's.
 func New(nc *nats.Conn, o Options) (*Fleet, error) {
 	o.Prefix, o.Stream, o.Bucket = cmp.Or(o.Prefix, "iface"), cmp.Or(o.Stream, "IFACE"), cmp.Or(o.Bucket, "iface_links")
+	o.HostsBucket = cmp.Or(o.HostsBucket, "iface_hosts")
 	o.Presence = cmp.Or(o.Presence, 10*time.Second)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -187,7 +206,9 @@ func (f *Fleet) View() []Host {
 	defer f.mu.Unlock()
 	hosts := make([]Host, 0, len(f.hosts))
 	for _, h := range f.hosts {
-		hosts = append(hosts, h.view())
+		if !h.isRetired() {
+			hosts = append(hosts, h.view())
+		}
 	}
 	slices.SortFunc(hosts, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
 	return hosts
@@ -206,6 +227,7 @@ func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
 	defer cancel()
 	sources.Go(func() { f.source(ctx) })
 	sources.Go(func() { f.askPresence(ctx) })
+	sources.Go(func() { f.followHosts(ctx) })
 	for {
 		select {
 		case in := <-f.input:
@@ -267,6 +289,12 @@ func (f *Fleet) take(ctx context.Context, in input) {
 		for _, h := range f.hosts {
 			f.ask(ctx, h)
 		}
+	case in.hosts != nil:
+		changes = f.stand(ctx, in.hosts)
+	case in.noHosts:
+		f.noHosts()
+	case in.look:
+		changes = f.look()
 	case in.presence != nil:
 		changes = f.present(ctx, in.presence)
 	case in.answer != nil, in.failed != nil:
@@ -313,7 +341,7 @@ func (f *Fleet) event(ctx context.Context, in input) []Change {
 	}
 	// What a stream begins with may be the middle of an epoch. It is no gap, as long
 	// as what follows is still to come; who is not whole in the end is asked.
-	changes := h.apply(&in.event, in.data, f.o.Join == FromStream && !f.isCaughtUp())
+	changes := h.apply(&in.event, in.data, f.o.Join == FromStream && !f.read)
 	if h.gap {
 		f.ask(ctx, h)
 	}
@@ -322,7 +350,7 @@ func (f *Fleet) event(ctx context.Context, in input) []Change {
 
 func (f *Fleet) bucketGone(in input) []Change {
 	if h := f.hosts[in.token]; h != nil {
-		return h.forget(in.key)
+		return append(h.forget(in.key), h.retire()...)
 	}
 	return nil
 }
@@ -337,6 +365,7 @@ func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
 		} else if !h.whole {
 			f.ask(ctx, h)
 		}
+		changes = append(changes, h.retire()...)
 	}
 	return changes
 }
@@ -368,7 +397,7 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 
 // ask has a bridge asked for its links, unless it is being asked.
 func (f *Fleet) ask(ctx context.Context, h *host) {
-	if h.asked || h.stored || f.o.Join != FromQuery && !f.read {
+	if h.asked || h.stored || h.isRetired() || f.o.Join != FromQuery && !f.read {
 		return
 	}
 	h.asked, h.tries = true, h.tries+1
@@ -400,7 +429,7 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 func (f *Fleet) joined() {
 	stored := f.read && (f.o.Join == FromStream || f.allStored())
 	answered := f.rolled && f.asked == 0 && !f.anyUnanswered()
-	if !f.isCaughtUp() && (stored || answered && (f.read || f.o.Join == FromQuery)) {
+	if !f.isCaughtUp() && f.hostsKnown && (stored || answered && (f.read || f.o.Join == FromQuery)) {
 		close(f.caughtUp)
 	}
 }

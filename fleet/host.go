@@ -25,7 +25,15 @@ type host struct {
 	gap     bool           // events are missing: what comes is kept for the answer
 	waiting []schema.Event // since the gap; at most maxWaiting
 
-	stored  bool   // FromBucket: the bucket has had it, so that there is nothing to ask
+	stored     bool          // FromBucket: the bucket has had it, so that there is nothing to ask
+	standing   standing      // in the bucket of hosts
+	stale      bool          // that was so before the bucket is read again
+	heard      time.Time     // when its value came last, and
+	ttl        time.Duration // how long that is good for
+	quietSince time.Time
+	leaving    bool      // its last event has retired a link
+	retiredAt  time.Time // when it was gone for good; zero: it is not
+
 	behind  uint64 // what the bridge had confirmed at the last presence, when that was more
 	quiet   bool
 	awayFor int // presences in a row without an answer
@@ -49,8 +57,12 @@ func newHost(token, name string) *host {
 }
 
 func (h *host) view() Host {
-	return Host{Name: h.name, BootID: h.bootID, Labels: h.labels, Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
+	view := Host{Name: h.name, BootID: h.bootID, Labels: h.labels, Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
 		Whole: h.whole, Quiet: h.quiet, Gaps: h.gaps, Healed: h.healed, Repeats: h.repeats}
+	if h.quiet {
+		view.QuietSince = h.quietSince
+	}
+	return view
 }
 
 // restart prepares for a bucket that is read again from the beginning: what it does
@@ -73,12 +85,48 @@ func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Chan
 		changes = h.lose(e, lenient)
 	}
 	h.seq, h.last = e.Seq, e.Time
+	h.leaving = e.Kind == schema.Del && e.Cause == schema.Retired
+	if h.isRetired() && !h.leaving {
+		h.comeBack()
+	}
 	if h.gap {
 		h.waiting = append(h.waiting, *e)
 		h.waiting = h.waiting[max(0, len(h.waiting)-maxWaiting):]
 	}
 	changes = append(changes, Change{Kind: Applied, Host: h.name, Event: e, Data: data})
-	return append(changes, h.change(e)...)
+	return append(append(changes, h.change(e)...), h.retire()...)
+}
+
+// isRetired reports whether the host is gone for good.
+func (h *host) isRetired() bool { return !h.retiredAt.IsZero() }
+
+// fallQuiet notes that the host is silent since then.
+func (h *host) fallQuiet(since time.Time) []Change {
+	if h.quiet || h.isRetired() {
+		return nil
+	}
+	h.quiet, h.quietSince = true, since
+	return []Change{{Kind: Quiet, Host: h.name, Since: since}}
+}
+
+// comeBack notes that the host is there.
+func (h *host) comeBack() (changes []Change) {
+	if h.quiet && !h.isRetired() {
+		changes = []Change{{Kind: Back, Host: h.name}}
+	}
+	h.quiet, h.quietSince, h.retiredAt, h.awayFor = false, time.Time{}, time.Time{}, 0
+	return changes
+}
+
+// retire notes that the host is gone for good, if it is: it has no links, and was retired,
+// or is silent since all of them are gone.
+func (h *host) retire() []Change {
+	gone := h.leaving || h.standing == retired || h.quiet && h.known
+	if h.isRetired() || len(h.links) > 0 || !gone || h.standing == present {
+		return nil
+	}
+	h.retiredAt, h.whole, h.known = time.Now(), false, false
+	return []Change{{Kind: Retired, Host: h.name}}
 }
 
 // begin goes over to the epoch of e. It is whole when its snapshot is.
@@ -241,6 +289,9 @@ func has(links map[schema.LinkKey]schema.Link, k schema.LinkKey) bool {
 
 // latest takes the last event of a link, as the bucket has it.
 func (h *host) latest(e *schema.Event, data []byte) []Change {
+	if h.isRetired() {
+		h.comeBack()
+	}
 	h.stored = true
 	h.last, h.bootID = e.Time, e.BootID
 	if e.Epoch != h.epoch || e.Seq > h.seq {

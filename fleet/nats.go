@@ -84,30 +84,45 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
+	caughtUp := false
 	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
+		caughtUp = true
 		f.give(ctx, input{caughtUp: true})
 	}
 	failed := make(chan error, 1)
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		f.publish(ctx, m.Subject(), m.Data())
-		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 && !f.isCaughtUp() {
+		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 && !caughtUp {
+			caughtUp = true
 			f.give(ctx, input{caughtUp: true})
 		}
-	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		// The ordered consumer begins again behind what it has given; but not when the
-		// stream itself is another one.
-		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrOrderedConsumerReset) || errors.Is(err, jetstream.ErrConsumerDeleted) {
+	}, jetstream.ConsumeErrHandler(failWith(failed)))
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	defer func() { consuming.Stop(); <-consuming.Closed() }()
+	return f.whileSame(ctx, stream, failed, func() {})
+}
+
+// failWith returns what puts an error of an ordered consumer into failed after which it
+// does not go on. It begins again behind what it has given; but not when the stream itself
+// is another one.
+func failWith(failed chan<- error) func(jetstream.ConsumeContext, error) {
+	return func(_ jetstream.ConsumeContext, err error) {
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) ||
+			errors.Is(err, jetstream.ErrOrderedConsumerReset) || errors.Is(err, jetstream.ErrConsumerDeleted) {
 			select {
 			case failed <- err:
 			default:
 			}
 		}
-	}))
-	if err != nil {
-		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	defer func() { consuming.Stop(); <-consuming.Closed() }()
-	created := stream.CachedInfo().Created
+}
+
+// whileSame waits until something has failed, or the stream is another one than it was;
+// every now and then it calls also.
+func (f *Fleet) whileSame(ctx context.Context, stream jetstream.Stream, failed <-chan error, also func()) error {
+	name, created := stream.CachedInfo().Config.Name, stream.CachedInfo().Created
 	check := time.NewTicker(f.o.Presence)
 	defer check.Stop()
 	for {
@@ -115,12 +130,13 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
-			return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+			return fmt.Errorf("stream %s: %w", name, err)
 		case <-check.C:
 			info, err := stream.Info(ctx)
 			if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !info.Created.Equal(created) {
-				return fmt.Errorf("stream %s is another one than it was", f.o.Stream)
+				return fmt.Errorf("stream %s is another one than it was", name)
 			}
+			also()
 		}
 	}
 }
@@ -246,13 +262,19 @@ func (f *Fleet) askPresence(ctx context.Context) {
 		if err == nil {
 			f.give(ctx, input{presence: list})
 		}
-		select {
-		case <-time.After(f.o.Presence):
-		case <-ctx.Done():
-			return
+		for waited := time.Duration(0); waited == 0 || waited < rollRarely && !f.asksRoll(); waited += f.o.Presence {
+			select {
+			case <-time.After(f.o.Presence):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }
+
+// rollRarely is how often all bridges are asked although the bucket of hosts seems to have
+// them: one may have come that does not write there.
+const rollRarely = 5 * time.Minute
 
 // roll calls the roll: it returns the bridges that answer within the time. It is
 // never nil when there was no error.
@@ -306,28 +328,23 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 	for _, p := range list {
 		there[p.token] = true
 		h := f.host(p.token, p.host)
-		if h.quiet {
-			changes = append(changes, Change{Kind: Back, Host: h.name})
-		}
-		h.quiet, h.awayFor = false, 0
-		// What the bridge had confirmed at the last presence and is still not here will
-		// never come; where nothing comes at all, nothing is waited for.
-		lost := h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
-		h.behind = 0
-		if p.epoch != h.epoch || p.seq > h.seq {
-			h.behind = max(p.seq, 1)
-		}
-		if !h.whole || lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
-			f.ask(ctx, h)
-		}
-	}
-	for token, h := range f.hosts {
-		if there[token] {
+		if h.isRetired() && time.Since(h.retiredAt) < f.o.Presence { // an answer from before
 			continue
 		}
-		if h.awayFor++; h.awayFor == quietAfter {
-			h.quiet = true
-			changes = append(changes, Change{Kind: Quiet, Host: h.name})
+		if h.standing == silent || h.standing == retired { // it cannot write there
+			h.standing = unknown
+		}
+		changes = append(changes, f.isThere(ctx, h, p, "")...)
+	}
+	for token, h := range f.hosts {
+		if there[token] || h.standing != unknown || h.isRetired() {
+			continue
+		}
+		if h.awayFor++; h.awayFor == 1 && !h.quiet {
+			h.quietSince = time.Now()
+		}
+		if h.awayFor == quietAfter {
+			changes = append(append(changes, h.fallQuiet(h.quietSince)...), h.retire()...)
 		}
 	}
 	f.rolled = true
@@ -335,10 +352,29 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 	return changes
 }
 
+// isThere takes note that a bridge is there, and how far it is.
+func (f *Fleet) isThere(ctx context.Context, h *host, p presence, labels schema.Labels) (changes []Change) {
+	changes = h.comeBack()
+	if h.labels == "" {
+		h.labels = labels
+	}
+	// What the bridge had confirmed at the last presence and is still not here will
+	// never come; where nothing comes at all, nothing is waited for.
+	lost := h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
+	h.behind = 0
+	if p.epoch != h.epoch || p.seq > h.seq {
+		h.behind = max(p.seq, 1)
+	}
+	if !h.whole || lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
+		f.ask(ctx, h)
+	}
+	return changes
+}
+
 // anyUnanswered reports whether a bridge that is there has not told its links.
 func (f *Fleet) anyUnanswered() bool {
 	for _, h := range f.hosts {
-		if !h.whole && h.awayFor == 0 {
+		if !h.whole && h.awayFor == 0 && !h.quiet && !h.isRetired() {
 			return true
 		}
 	}

@@ -1,14 +1,19 @@
 package test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/fleet"
 	"ifacebridge/schema"
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
@@ -130,4 +135,152 @@ func TestHostsBucketIsRefused(t *testing.T) {
 	if n := strings.Count(b.Output(), "cannot write this host into the bucket of hosts"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
+}
+
+// a reader is a fleet that is followed, and what it was told of hosts.
+type reader struct {
+	fleet *fleet.Fleet
+	log   bytes.Buffer
+
+	mu   sync.Mutex
+	told []string // "quiet a", …
+}
+
+func (r *reader) has(what string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.told, what)
+}
+
+// Write implements io.Writer.
+func (r *reader) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.Write(p)
+}
+
+func (r *reader) logs(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Contains(r.log.String(), text)
+}
+
+// host is what the reader knows of one; nil when it does not know it.
+func (r *reader) host(name string) *fleet.Host {
+	for _, h := range r.fleet.View() {
+		if h.Name == name {
+			return &h
+		}
+	}
+	return nil
+}
+
+func read(t testing.TB, s *natstest.Server, o fleet.Options) *reader {
+	t.Helper()
+	r := &reader{}
+	o.Log = slog.New(slog.NewTextHandler(r, nil))
+	f, err := fleet.New(harness.ConnectTo(t, s.URL), o)
+	must(t, err)
+	r.fleet = f
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- f.Run(ctx, func(c fleet.Change) {
+			if c.Kind != fleet.Applied && c.Kind != fleet.Gone {
+				r.mu.Lock()
+				r.told = append(r.told, c.Kind.String()+" "+c.Host)
+				r.mu.Unlock()
+			}
+		})
+	}()
+	t.Cleanup(func() { cancel(); must(t, <-done) })
+	return r
+}
+
+// However a fleet is joined, it is told when a host falls silent and since when, and when it
+// is back: by the bucket of hosts alone, since nobody is asked within the test's time. What
+// stands in the bucket and is no host's presence, or a later version's, is ignored and
+// logged. links and watch show who is silent.
+func TestFleetKnowsWhoIsThere(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	one := func(name string) *process {
+		return bridge(t, s, "IFACE_HOST="+name, "IFACE_PRESENCE=1s", "IFACE_HTTP_ADDR=", "IFACE_LABELS=name="+name)
+	}
+	b := one("a.example.com")
+	one("b")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	eventually(t, "both hosts are there", func() bool {
+		a, _ := hostsOf(t, js, "a_example_com")
+		b, _ := hostsOf(t, js, "b")
+		return a != nil && b != nil
+	})
+	kv, err := js.KeyValue(t.Context(), "iface_hosts")
+	must(t, err)
+	value, err := kv.Get(t.Context(), "b")
+	must(t, err)
+	newer := strings.Replace(strings.Replace(string(value.Value()), `"b"`, `"newer"`, 1), "iface.v1", "iface.v2", 1)
+	for key, text := range map[string]string{"garbage": "{", "newer": newer, "other": string(value.Value()), "e.f": "[]"} {
+		_, err := kv.PutString(t.Context(), key, text)
+		must(t, err)
+	}
+	var readers []*reader
+	for _, join := range []fleet.Join{fleet.FromStream, fleet.FromQuery, fleet.FromBucket} {
+		readers = append(readers, read(t, s, fleet.Options{Join: join, Presence: time.Hour}))
+	}
+	check := func(what string, ok func(r *reader) bool) {
+		t.Helper()
+		for i, r := range readers {
+			eventually(t, what+", to the reader "+fleet.Join(i%3).String(), func() bool { return ok(r) })
+		}
+	}
+	check("both are known", func(r *reader) bool { return r.has("joined a.example.com") && r.has("joined b") })
+	for _, r := range readers {
+		<-r.fleet.CaughtUp()
+		for _, key := range []string{"garbage", "newer", "other", "e.f"} {
+			if !r.logs("key="+key) || r.host(key) != nil {
+				t.Errorf("%s was not ignored and logged: %s", key, &r.log)
+			}
+		}
+	}
+	watch := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json")
+	watch.Says("connected to NATS")
+
+	b.Kill()
+	check("a is silent", func(r *reader) bool { return r.has("quiet a.example.com") })
+	watch.Says("host is quiet")
+	for join := range fleet.Join(3) { // they come later
+		readers = append(readers, read(t, s, fleet.Options{Join: join, Presence: time.Hour}))
+	}
+	for _, r := range readers {
+		<-r.fleet.CaughtUp()
+	}
+	since := time.Time{}
+	check("the view has it", func(r *reader) bool {
+		a, b := r.host("a.example.com"), r.host("b")
+		if a == nil || b == nil || !a.Quiet || b.Quiet || len(b.Links) == 0 {
+			return false
+		}
+		if since.IsZero() {
+			since = a.QuietSince
+		}
+		return a.QuietSince.Equal(since) && time.Since(since) < harness.Patience
+	})
+	list := start(t, []string{"NATS_URL=" + s.URL}, "links")
+	list.Wait()
+	want := "silent since " + since.UTC().Format(time.RFC3339)
+	if out := list.Output(); strings.Count(out, want) != 1 || strings.Count(out, "\n") != 2 {
+		t.Errorf("links has not one %q:\n%s", want, out)
+	}
+	list = start(t, []string{"NATS_URL=" + s.URL}, "links", "--json", "a.example.com")
+	list.Wait()
+	if out := list.Output(); !strings.Contains(out, `"silent":true,"silent_since":"`) {
+		t.Errorf("links --json:\n%s", out)
+	}
+	one("a.example.com")
+	check("a is back", func(r *reader) bool {
+		a := r.host("a.example.com")
+		return r.has("back a.example.com") && a != nil && a.Whole && !a.Quiet && a.QuietSince.IsZero() && len(a.Links) == 1
+	})
 }

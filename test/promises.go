@@ -41,7 +41,7 @@
 //	Late joiners are whole
 //	    by the stream                              TestLifeOfALink, TestSoak
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
-//	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers
+//	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers, TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew

@@ -74,7 +74,7 @@ func (m *terminal) shows(what string, texts ...string) string {
 func TestWatchTable(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	b := bridge(t, s, "IFACE_HOST=web01.example.com")
+	b := bridge(t, s, "IFACE_HOST=web01.example.com", "IFACE_PRESENCE=1s")
 	b.Ready()
 	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
 	must(t, err)
@@ -116,6 +116,7 @@ func TestWatchTable(t *testing.T) {
 	m.shows("the connection is back", "ifacebridge watch  1 hosts")
 	b.Signal(unix.SIGKILL) // it goes without a word
 	b.Wait()
+	m.shows("a silent host", " 1 silent ", "SILENT", "s     lo")
 	m.keys("C-c")
 	eventually(t, "it has ended", func() bool {
 		_, err := os.Stat(m.socket)

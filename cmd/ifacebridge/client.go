@@ -74,7 +74,8 @@ func (c *client) lastError() error {
 
 // options are what a fleet is followed with.
 func (c *client) options(join fleet.Join, hosts []string) fleet.Options {
-	return fleet.Options{Join: join, Hosts: hosts, Prefix: c.cfg.Prefix, Stream: c.cfg.Stream, Bucket: c.cfg.Bucket}
+	return fleet.Options{Join: join, Hosts: hosts, Prefix: c.cfg.Prefix, Stream: c.cfg.Stream, Bucket: c.cfg.Bucket,
+		HostsBucket: c.cfg.HostsBucket}
 }
 
 // hasBucket reports whether there is a bucket of current state.

@@ -31,7 +31,8 @@ func linksCommand(environ []string) *cobra.Command {
 		Short: "Print the current links of all hosts, or of some",
 		Long: `Print the current links of all hosts, or of some, as a table like that of ip -br link:
 from the bucket of current state, or, where there is none, by asking the bridges. A host
-that is not in the bucket, since its delivery is core, is asked.
+that is not in the bucket, since its delivery is core, is asked. Of a host that is silent,
+what is printed is old; since when is behind each of its links.
 
 Exit status 1 when NATS cannot be reached, nothing is known of a host that was named, or
 what is printed is not all.`,
@@ -164,7 +165,7 @@ func missing(hosts []string, view []fleet.Host) error {
 func partial(view []fleet.Host) error {
 	var names []string
 	for _, h := range view {
-		if !h.Whole {
+		if !h.Whole && !h.Quiet {
 			names = append(names, printable(h.Name))
 		}
 	}
@@ -175,31 +176,62 @@ func partial(view []fleet.Host) error {
 	return nil
 }
 
+// linkLine is a link as links --json prints it; of a silent host of which no link is known,
+// that alone.
+type linkLine struct {
+	Host        string        `json:"host"`
+	Labels      schema.Labels `json:"labels,omitempty"`
+	Silent      bool          `json:"silent,omitempty"`
+	SilentSince *time.Time    `json:"silent_since,omitempty"`
+	Netns       string        `json:"netns,omitempty"`
+	Link        *schema.Link  `json:"link,omitempty"`
+}
+
 // printLinks prints a line for each link.
 func printLinks(stdout io.Writer, view []fleet.Host, asJSON bool) error {
+	if asJSON {
+		return printLinksJSON(stdout, view)
+	}
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	for _, h := range view {
+	for i := range view {
+		h := &view[i]
+		silent := ""
+		if h.Quiet {
+			silent = "\tsilent since " + h.QuietSince.UTC().Format(time.RFC3339)
+		}
 		for _, l := range h.Links {
-			if asJSON {
-				line, err := json.Marshal(struct {
-					Host   string        `json:"host"`
-					Labels schema.Labels `json:"labels,omitempty"`
-					Netns  string        `json:"netns,omitempty"`
-					Link   schema.Link   `json:"link"`
-				}{h.Name, h.Labels, l.Netns, l.Link})
-				if err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintf(stdout, "%s\n", line); err != nil {
-					return err
-				}
-				continue
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>%s\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address,
-				strings.Join(l.Link.Flags.Names(), ","), notes(&l.Link))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t<%s>%s%s\n", printable(h.Name), linkName(&l), operState(&l.Link), l.Link.Address,
+				strings.Join(l.Link.Flags.Names(), ","), notes(&l.Link), silent)
+		}
+		if h.Quiet && len(h.Links) == 0 {
+			fmt.Fprintf(w, "%s\t-\t-\t-\t-%s\n", printable(h.Name), silent)
 		}
 	}
 	return w.Flush()
+}
+
+func printLinksJSON(stdout io.Writer, view []fleet.Host) error {
+	out := json.NewEncoder(stdout)
+	out.SetEscapeHTML(false)
+	for i := range view {
+		h := &view[i]
+		line := linkLine{Host: h.Name, Labels: h.Labels, Silent: h.Quiet}
+		if h.Quiet {
+			line.SilentSince = &h.QuietSince
+			if len(h.Links) == 0 {
+				if err := out.Encode(line); err != nil {
+					return err
+				}
+			}
+		}
+		for _, l := range h.Links {
+			line.Netns, line.Link = l.Netns, &l.Link
+			if err := out.Encode(line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // notes are what matters of a link besides: the state of a port, the table of a VRF, the

@@ -101,7 +101,8 @@ type row struct {
 	key    rowKey
 	link   schema.LinkInNetns
 	labels string
-	old    bool // what is known of the host may not be true any more
+	old    bool      // what is known of the host may not be true any more
+	silent time.Time // since then; zero: it is not
 	events []schema.Event
 }
 
@@ -208,8 +209,14 @@ func (m *table) load() {
 	m.rows = m.rows[:0]
 	for _, h := range m.hosts {
 		labels := h.Labels.String()
+		if h.Quiet && len(h.Links) == 0 { // what it had is not known
+			h.Links = []schema.LinkInNetns{{Link: schema.Link{Name: "-"}}}
+		}
 		for _, l := range h.Links {
-			r := row{key: rowKey{h.Name, l.Netns, l.Link.Index}, link: l, labels: labels, old: h.Quiet || !h.Whole}
+			r := row{
+				key: rowKey{h.Name, l.Netns, l.Link.Index}, link: l, labels: labels,
+				old: h.Quiet || !h.Whole, silent: h.QuietSince,
+			}
 			if m.flags.kind != "" && l.Link.Info.Kind != m.flags.kind || !matchesWords(m.filter, r.text()) {
 				continue
 			}
@@ -314,7 +321,7 @@ func (m *table) status() string {
 	}
 	text := bold.Render("ifacebridge watch") + fmt.Sprintf("  %d hosts  %d links", len(m.hosts), len(m.rows))
 	if quiet > 0 {
-		text += "  " + alarm.Render(fmt.Sprintf(" %d quiet ", quiet))
+		text += "  " + alarm.Render(fmt.Sprintf(" %d silent ", quiet))
 	}
 	if partial > 0 {
 		text += fmt.Sprintf("  %d being read", partial)
@@ -330,8 +337,17 @@ type column struct {
 	value func(m *table, r *row) string
 }
 
+// silentTitle is that of the column that is only there while a host is silent.
+const silentTitle = "SILENT"
+
 var columns = []column{
 	{"HOST", 18, 0, func(_ *table, r *row) string { return printable(r.key.host) }},
+	{silentTitle, 6, 0, func(m *table, r *row) string {
+		if r.silent.IsZero() {
+			return "-"
+		}
+		return age(m.now.Sub(r.silent))
+	}},
 	{"LINK", 18, 0, func(_ *table, r *row) string { return linkName(&r.link) }},
 	{"STATE", 9, 0, func(_ *table, r *row) string { return operState(&r.link.Link) }},
 	{"MTU", 6, 0, func(_ *table, r *row) string {
@@ -364,10 +380,15 @@ var columns = []column{
 	}},
 }
 
+func (c *column) isShown(m *table) bool {
+	return m.width >= c.from &&
+		(c.title != silentTitle || slices.ContainsFunc(m.hosts, func(h fleet.Host) bool { return h.Quiet }))
+}
+
 func (m *table) heading() string {
 	var b strings.Builder
 	for _, c := range columns {
-		if m.width >= c.from {
+		if c.isShown(m) {
 			b.WriteString(cell(c.title, c.width))
 		}
 	}
@@ -377,7 +398,7 @@ func (m *table) heading() string {
 func (m *table) line(r *row, chosen bool) string {
 	var b strings.Builder
 	for _, c := range columns {
-		if m.width < c.from {
+		if !c.isShown(m) {
 			continue
 		}
 		text := cell(c.value(m, r), c.width)

@@ -124,6 +124,8 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 		case fleet.Joined:
 		case fleet.Gone:
 			log.Warn("a link is gone, and its event was missed", "host", change.Host, "link", printable(change.Event.Link.Name))
+		case fleet.Quiet:
+			log.Info("host is quiet", "host", change.Host, "since", change.Since.UTC().Format(time.RFC3339))
 		default:
 			log.Info("host is "+change.Kind.String(), "host", change.Host)
 		}

@@ -1,0 +1,230 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+)
+
+// Who is there, the bucket of hosts tells, where there is one: each bridge writes its
+// host's key again and again ([schema.Presence]), and the server marks a key that has run
+// out. Bridges that do not write there are asked.
+
+// standing is what the bucket of hosts has of a host.
+type standing int
+
+const (
+	unknown standing = iota // nothing: its bridge is asked
+	present                 // a value
+	silent                  // a marker: the value has run out
+	retired                 // a marker: the host was retired
+)
+
+// hostEntry is a message of the bucket of hosts, or, without a token, that all that was
+// there has been given.
+type hostEntry struct {
+	token    string
+	standing standing
+	value    *schema.Presence // when present
+	at       time.Time        // the server's, of the message
+}
+
+// followHosts gives what the bucket of hosts has, from the beginning again after every
+// failure, until ctx ends.
+func (f *Fleet) followHosts(ctx context.Context) {
+	logged := ""
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, f.o.Presence) {
+		began := time.Now()
+		err := f.fromHosts(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			wait, logged = 100*time.Millisecond, ""
+		}
+		// Without such a bucket the bridges are asked, as those that do not write there.
+		if text := err.Error(); text != logged && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			logged = text
+			f.o.Log.Warn("cannot read the bucket of hosts; asking the bridges whether they are there", "cause", err)
+		}
+		f.give(ctx, input{noHosts: true})
+		select {
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// fromHosts follows the bucket of hosts, until that fails. A watcher of nats.go would not
+// tell a host that is silent from one that was retired.
+func (f *Fleet) fromHosts(ctx context.Context) error {
+	js, err := jetstream.New(f.nc, jetstream.WithDefaultTimeout(answerTimeout))
+	if err != nil {
+		return err
+	}
+	name, prefix := "KV_"+f.o.HostsBucket, "$KV."+f.o.HostsBucket+"."
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
+	}
+	keys := []string{prefix + ">"}
+	if len(f.o.Hosts) > 0 {
+		keys = nil
+		for _, host := range f.o.Hosts {
+			token, _ := schema.HostToken(host) // was checked
+			keys = append(keys, prefix+token)
+		}
+	}
+	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
+		FilterSubjects: keys, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	})
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
+	}
+	read := false
+	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
+		read = true
+		f.give(ctx, input{hosts: &hostEntry{}})
+	}
+	failed := make(chan error, 1)
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return // no message of a stream
+		}
+		f.giveHost(ctx, strings.TrimPrefix(m.Subject(), prefix), m, meta.Timestamp)
+		if meta.NumPending == 0 && !read {
+			read = true
+			f.give(ctx, input{hosts: &hostEntry{}})
+		}
+	}, jetstream.ConsumeErrHandler(failWith(failed)))
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
+	}
+	defer func() { consuming.Stop(); <-consuming.Closed() }()
+	return f.whileSame(ctx, stream, failed, func() { f.give(ctx, input{look: true}) })
+}
+
+// giveHost gives a message of the bucket of hosts to the loop.
+func (f *Fleet) giveHost(ctx context.Context, token string, m jetstream.Msg, at time.Time) {
+	e := &hostEntry{token: token, standing: silent, at: at}
+	switch {
+	case len(m.Data()) > 0:
+		value, err := schema.ParsePresence(token, m.Data())
+		if err != nil {
+			f.o.Log.Warn("ignoring what is no host's presence", "bucket", f.o.HostsBucket, "key", token, "cause", err)
+			return
+		}
+		if value.Prefix != f.o.Prefix { // of another fleet
+			return
+		}
+		e.standing, e.value = present, value
+	case m.Headers().Get("KV-Operation") == "PURGE":
+		e.standing = retired
+	}
+	f.give(ctx, input{hosts: e})
+}
+
+// stand takes what the bucket of hosts has of a host.
+func (f *Fleet) stand(ctx context.Context, e *hostEntry) []Change {
+	if e.token == "" {
+		for _, h := range f.hosts {
+			if h.stale {
+				h.standing = unknown
+			}
+			h.stale = false
+		}
+		f.hostsRead, f.hostsKnown = true, true
+		f.joined()
+		return nil
+	}
+	h := f.hosts[e.token]
+	if h == nil && e.standing == retired {
+		return nil
+	}
+	if h == nil {
+		h = f.host(e.token, "")
+	}
+	h.standing, h.stale = e.standing, false
+	switch e.standing {
+	case present:
+		h.heard, h.ttl = time.Now(), time.Duration(e.value.TTL)*time.Second
+		return f.isThere(ctx, h, presence{e.token, e.value.Host, e.value.Epoch, e.value.Seq}, e.value.Labels)
+	case silent:
+		return h.fallQuiet(e.at)
+	default:
+		if changes := h.retire(); len(changes) > 0 {
+			return changes
+		}
+		return h.fallQuiet(e.at)
+	}
+}
+
+// noHosts takes note that the bucket of hosts cannot be read.
+func (f *Fleet) noHosts() {
+	for _, h := range f.hosts {
+		h.stale = h.standing != unknown
+	}
+	f.hostsRead, f.hostsKnown = false, true
+	f.joined()
+}
+
+// lateness is how much longer than its value is good for a host may take to write the next
+// one, before it is silent where no server marks it.
+const lateness = 10 * time.Second
+
+// look finds hosts of which the values have run out unmarked, as in a bucket that makes no
+// markers. What has not come while the connection was lost says nothing.
+func (f *Fleet) look() (changes []Change) {
+	now := time.Now()
+	if !f.nc.IsConnected() {
+		f.lost = now
+	}
+	for token, h := range f.hosts {
+		if h.isRetired() && now.Sub(h.retiredAt) > keepRetired {
+			delete(f.hosts, token)
+		}
+		if h.standing != present || h.ttl == 0 {
+			continue
+		}
+		if last := later(h.heard, f.lost); now.Sub(last) > h.ttl+lateness {
+			h.standing = silent
+			changes = append(changes, h.fallQuiet(h.heard)...)
+		}
+	}
+	return changes
+}
+
+// keepRetired is how long a host that was retired is remembered, so that its late events
+// are known for repeats.
+const keepRetired = time.Hour
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// asksRoll reports whether bridges may be there of which the bucket of hosts has nothing.
+func (f *Fleet) asksRoll() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.hostsRead {
+		return true
+	}
+	for _, h := range f.hosts {
+		if h.standing == unknown && !h.quiet && !h.isRetired() {
+			return true
+		}
+	}
+	return false
+}
