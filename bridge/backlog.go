@@ -28,7 +28,7 @@ type backlog interface {
 	// Begin notes that an epoch of this run begins, before anything of it is in NATS.
 	Begin(epoch string)
 
-	// Next adds the oldest events of this run to the encoder, up to [event.MaxBatch].
+	// Next adds the oldest events of this run to the encoder, as many as it has room for.
 	// They stay in the backlog until they are confirmed. When there are none it returns
 	// how long to wait for one that is held for the folding window; 0 means until
 	// Ready. An error is a backlog that cannot be read.

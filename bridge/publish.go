@@ -20,10 +20,11 @@ import (
 
 // publishEvents publishes events that are in no backlog.
 func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) error {
-	for some := range slices.Chunk(events, event.MaxBatch) {
+	for len(events) > 0 {
 		p.encoder.Reset()
-		for i := range some {
-			p.encoder.AddEvent(&some[i])
+		for len(events) > 0 && p.encoder.Room() > 0 {
+			p.encoder.AddEvent(&events[0])
+			events = events[1:]
 		}
 		if err := p.publish(ctx); err != nil {
 			return err

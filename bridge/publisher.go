@@ -307,7 +307,7 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 				return err
 			}
 			p.backlog.Confirm(p.delivery.Told())
-			if n := len(p.encoder.Batch); n >= delivery.ManyEvents && n < event.MaxBatch && !closed {
+			if n := len(p.encoder.Batch); n >= delivery.ManyEvents && p.encoder.Room() > 0 && !closed {
 				time.Sleep(gather)
 			}
 			continue

@@ -34,8 +34,8 @@
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestSpoolComesTooLate
 //	    a host that is not named yet, or renamed   TestHostsAreNamed
 //	Bounded
-//	    memory in an outage, with many links       TestLongOutage, TestManyLinks
-//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestSpoolIsBounded
+//	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm, TestManyLinks
+//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestQueueIsBoundedInBytes, TestSpoolIsBounded
 //	    no work when nothing happens               TestIdle
 //	    no memory for an event                     TestEventAllocates
 //	Late joiners are whole

@@ -67,7 +67,7 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		{loop, nil},
 		{metrics, nil},
 		{event, []string{config, schema}},
-		{queue, []string{event, loop, metrics, schema}},
+		{queue, []string{config, event, loop, metrics, schema}},
 		{track, []string{config, event, loop, metrics, netlinksrc, queue, schema}},
 		{spool, []string{config, event, loop, metrics, queue, schema}},
 		{natsio, []string{config, metrics, schema}},

@@ -44,17 +44,26 @@ type Config struct {
 	Filter      Filter
 	Resync      time.Duration // 0: never
 	Coalesce    time.Duration // 0: not at all
-	Queue       int           // events
-	ReadBuffer  int           // bytes
-	SpoolDir    string        // "": none
-	HTTPAddr    string        // "": none
-	Pprof       bool          // on HTTPAddr
-	StoreDir    string        // of the embedded server; "": unset, and the environment names no home
+	Queue       QueueLimit
+	ReadBuffer  int    // bytes
+	SpoolDir    string // "": none
+	HTTPAddr    string // "": none
+	Pprof       bool   // on HTTPAddr
+	StoreDir    string // of the embedded server; "": unset, and the environment names no home
 	LogLevel    string
 	LogFormat   string
 
 	Version string // of the program, for those who ask; not a setting
 }
+
+// A QueueLimit is how much may wait for NATS before the changes of one link are folded
+// into one: so many events, and events that take so many bytes of memory. A spool takes
+// as many, and [SpoolFactor] times the bytes.
+type QueueLimit struct{ Events, Bytes int }
+
+// SpoolFactor is how much more an event may take on disk than in memory, where only what has
+// changed of a link waits.
+const SpoolFactor = 4
 
 // Delivery is what publishing promises.
 type Delivery string

@@ -17,7 +17,7 @@ func TestParseDefaults(t *testing.T) {
 	want := Config{
 		Host: "web01.example.com", Token: "web01_example_com", Prefix: "iface", Delivery: JetStream,
 		Stream: "IFACE", Bucket: "iface_links", HostsBucket: "iface_hosts", Presence: 30 * time.Second, Replicas: 1, MaxAge: 168 * time.Hour,
-		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: 65536, ReadBuffer: 64 << 20,
+		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: QueueLimit{65536, 32 << 20}, ReadBuffer: 64 << 20,
 		HTTPAddr: "127.0.0.1:9469", StoreDir: "/home/u/.local/state/ifacebridge", LogLevel: "info", LogFormat: "text",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -44,8 +44,8 @@ func TestParse(t *testing.T) {
 	if got.ReadBuffer != 64<<10 || len(got.Filter.include) != 2 {
 		t.Errorf("got %+v", got)
 	}
-	if got.Queue != 7 {
-		t.Errorf("of two values the later counts, as in a process's environment: got %d", got.Queue)
+	if got.Queue != (QueueLimit{7, 32 << 20}) {
+		t.Errorf("of two values the later counts, as in a process's environment: got %v", got.Queue)
 	}
 	if got.Host != kernel || got.Resync != 5*time.Minute || got.HTTPAddr != "" {
 		t.Errorf("blank is unset, but turns the address off: got %q, %v, %q", got.Host, got.Resync, got.HTTPAddr)
@@ -133,7 +133,7 @@ func TestParseMistakes(t *testing.T) {
 		{"an age", "IFACE_MAX_AGE=-1h",
 			`IFACE_MAX_AGE: not a duration (got "-1h"); accepted: 0, or a number with a unit such as 300ms, 5m or 168h`},
 		{"a queue", "IFACE_QUEUE=0",
-			`IFACE_QUEUE: not a number in range (got "0"); accepted: 1 to 16777216`},
+			`IFACE_QUEUE: not a number or size in range (got "0"); accepted: 1 to 16777216 events, or a size from 64KiB to 1GiB`},
 		{"a size", "IFACE_RCVBUF=8MB",
 			`IFACE_RCVBUF: not a size in range (got "8MB"); ` +
 				"accepted: bytes, or a number with KiB, MiB or GiB; 4096 to 1073741824 bytes"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -74,7 +75,7 @@ func (p *parser) config() Config {
 		Filter:      Filter{p.patterns("IFACE_INCLUDE"), p.patterns("IFACE_EXCLUDE")},
 		Resync:      p.duration("IFACE_RESYNC"),
 		Coalesce:    p.duration("IFACE_COALESCE"),
-		Queue:       p.number("IFACE_QUEUE", 1, 1<<24),
+		Queue:       p.queue(),
 		ReadBuffer:  p.size("IFACE_RCVBUF", 4<<10, 1<<30),
 		SpoolDir:    p.env.get("IFACE_SPOOL_DIR"),
 		HTTPAddr:    p.address("IFACE_HTTP_ADDR"),
@@ -303,6 +304,16 @@ func (p *parser) duration(variable string) time.Duration {
 // size is a number of bytes.
 func (p *parser) size(variable string, low, high int) int {
 	s := p.env.get(variable)
+	n, ok := parseSize(s, low, high)
+	if !ok {
+		p.mistake(variable, "not a size in range", s,
+			fmt.Sprintf("bytes, or a number with KiB, MiB or GiB; %d to %d bytes", low, high))
+	}
+	return n
+}
+
+// parseSize returns a number of bytes, with or without a unit, if it is in that range.
+func parseSize(s string, low, high int) (n int, ok bool) {
 	digits, unit := s, 1
 	for suffix, factor := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
 		if rest, ok := strings.CutSuffix(s, suffix); ok {
@@ -311,10 +322,31 @@ func (p *parser) size(variable string, low, high int) int {
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(digits))
 	if err != nil || n < 0 || n > high/unit || n*unit < low {
-		p.mistake(variable, "not a size in range", s,
-			fmt.Sprintf("bytes, or a number with KiB, MiB or GiB; %d to %d bytes", low, high))
+		return 0, false
 	}
-	return n * unit
+	return n * unit, true
+}
+
+// What a number of events takes at most: most of them half of it, one that says the names of
+// a link more. No queue is bounded to less than defaultQueueBytes that is not told to.
+const (
+	eventRoom         = 512
+	defaultQueueBytes = 32 << 20
+	maxQueueEvents    = 1 << 24
+)
+
+// queue is a number of events, or a size in bytes with its unit.
+func (p *parser) queue() QueueLimit {
+	s := p.env.get("IFACE_QUEUE")
+	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= maxQueueEvents {
+		return QueueLimit{Events: n, Bytes: int(min(max(int64(n)*eventRoom, defaultQueueBytes), math.MaxInt))}
+	}
+	n, ok := parseSize(s, 64<<10, 1<<30)
+	if !ok || !strings.HasSuffix(s, "iB") { // a number that is no number of events
+		p.mistake("IFACE_QUEUE", "not a number or size in range", s,
+			fmt.Sprintf("1 to %d events, or a size from 64KiB to 1GiB", maxQueueEvents))
+	}
+	return QueueLimit{Events: math.MaxInt, Bytes: n}
 }
 
 // address is a TCP address to listen on; empty is none.

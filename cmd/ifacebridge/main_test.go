@@ -22,7 +22,8 @@ func TestRunWithoutTheProcess(t *testing.T) {
 	}{
 		{[]string{"IFACE_HOST=web01", "IFACE_STREAM=GIVEN"}, exitOK, "GIVEN", ""},
 		{[]string{"IFACE_HOST=web01", "IFACE_QUEUE=0"}, exitConfig, "IFACE_QUEUE",
-			"ifacebridge: IFACE_QUEUE: not a number in range (got \"0\"); accepted: 1 to 16777216\n"},
+			"ifacebridge: IFACE_QUEUE: not a number or size in range (got \"0\"); " +
+				"accepted: 1 to 16777216 events, or a size from 64KiB to 1GiB\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(context.Background(), []string{"config"}, tt.environ, &stdout, &stderr)

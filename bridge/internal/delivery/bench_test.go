@@ -39,7 +39,7 @@ func newRoute(links int) *route {
 	cfg := config.Config{Prefix: "iface", Token: "web01"}
 	labels, _ := schema.ParseLabels("site=fra1,rack=b12")
 	id := event.Identity{Host: "web01", BootID: "boot", Labels: labels}
-	q := queue.New(65536, 0)
+	q := queue.New(linktest.Events(65536), 0)
 	p := &route{
 		decoder: netlinksrc.NewDecoder(), table: track.NewTable(config.Filter{}, event.Namespace{}),
 		queue: q, backlog: queue.NewBacklog(id, q),
@@ -132,7 +132,7 @@ func BenchmarkEvent(b *testing.B) {
 func BenchmarkQueue(b *testing.B) {
 	for name, links := range map[string]int32{"recent": 1, "thousands": 2048} {
 		b.Run(name, func(b *testing.B) {
-			q, taken := queue.New(65536, 0), make([]event.Delta, event.MaxBatch)
+			q, taken := queue.New(linktest.Events(65536), 0), make([]event.Delta, event.MaxBatch)
 			p := newRoute(10)
 			var states [2]schema.Link
 			c := event.Change{

@@ -35,6 +35,14 @@ func (c *Encoder) Reset() {
 	c.Batch, c.bytes, c.room = c.Batch[:0], c.bytes[:0], int(c.limit())
 }
 
+// Room returns how many events the batch still takes.
+func (c *Encoder) Room() int {
+	if len(c.bytes) >= MaxBatchBytes {
+		return 0
+	}
+	return MaxBatch - len(c.Batch)
+}
+
 // AddDelta appends the event of a change to the batch, as the next one of the epoch.
 func (c *Encoder) AddDelta(d *Delta) {
 	c.Seq++

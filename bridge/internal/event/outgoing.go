@@ -10,6 +10,10 @@ import (
 // one atomic batch unless it is told otherwise (nats-server 2.15).
 const MaxBatch = 1000
 
+// MaxBatchBytes is how many bytes those are, but for the last few of them: a link's names and
+// settings may take 64 KiB.
+const MaxBatchBytes = 4 << 20
+
 // yieldEvery is after how many events the publisher lets the kernel's reader run, on
 // the one CPU that they may have: a millisecond or so.
 const yieldEvery = 512

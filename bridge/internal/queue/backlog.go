@@ -32,8 +32,8 @@ func (b *Backlog) Opening(ctx context.Context) (event.Opening, error) {
 	return event.Opening{BootID: b.id.BootID, OwnNetns: b.id.OwnNetns, Labels: b.id.Labels, Links: links, At: at}, err
 }
 
-// Next adds what was given back and then the oldest changes to the encoder, up to
-// [event.MaxBatch]. When there are none it returns how long to wait for one that is held
+// Next adds what was given back and then the oldest changes to the encoder, as many as it has
+// room for. When there are none it returns how long to wait for one that is held
 // for the folding window; 0 means until Ready. Its error is nil.
 func (b *Backlog) Next(to *event.Encoder, now time.Time) (wait time.Duration, err error) {
 	for i := range b.given {
@@ -41,8 +41,8 @@ func (b *Backlog) Next(to *event.Encoder, now time.Time) (wait time.Duration, er
 	}
 	b.given = nil
 	b.givenBack.Store(0)
-	for len(to.Batch) < event.MaxBatch {
-		n, wait := b.queue.Take(b.taken[:min(MaxTake, event.MaxBatch-len(to.Batch))], now)
+	for to.Room() > 0 {
+		n, wait := b.queue.Take(b.taken[:min(MaxTake, to.Room())], now)
 		for i := range b.taken[:n] {
 			to.AddDelta(&b.taken[i])
 		}

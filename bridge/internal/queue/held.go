@@ -92,8 +92,10 @@ func (q *Queue) pushToSnapshot(c *event.Change) {
 		h.newest = 0 // nothing is folded across it
 	}
 	s := q.snapshots[i]
-	s.links = append(s.links, snapshotLink{c.ID, c.Count, event.LinkState{Link: c.Link, Names: c.LinkNames}})
+	l := snapshotLink{c.ID, c.Count, event.LinkState{Link: c.Link, Names: c.LinkNames}}
+	s.links = append(s.links, l)
 	q.held++
+	q.bytes += l.size()
 }
 
 // takeOfSnapshot makes d the next change of a snapshot, which stands in node i.
@@ -108,6 +110,7 @@ func (q *Queue) takeOfSnapshot(d *event.Delta, s *snapshot, i int32) {
 	d.About, d.Form, d.Link, d.Before = s.About, h.form, &l.link, nil
 	d.ID, d.Count, d.Snapshot.Pos = l.id, l.count, s.Snapshot.Pos-1
 	q.held--
+	q.bytes -= l.size()
 	if len(s.links) == 0 {
 		q.nodes.unlink(i)
 		delete(q.snapshots, i)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/schema"
@@ -15,7 +16,7 @@ import (
 // A plainQueue does what the queue does, and holds whole links before and after each
 // change: the oracle for it, and for events that are made of what has changed.
 type plainQueue struct {
-	limit     int
+	isFull    func(times int) bool
 	window    time.Duration
 	changes   []*plainChange
 	newest    map[event.LinkID]*plainChange
@@ -29,6 +30,7 @@ type plainChange struct {
 
 func (q *plainQueue) push(c *event.Change) {
 	inSnapshot := c.Snapshot.Of > 0
+	forgets := q.isFull(2)
 	next := &plainChange{Change: *c}
 	link := *c.Link
 	if next.Link = &link; c.Before != nil {
@@ -39,7 +41,7 @@ func (q *plainQueue) push(c *event.Change) {
 		next.due = c.Time.Add(q.window)
 	}
 	if first := q.newest[c.ID]; !inSnapshot && first != nil &&
-		(len(q.changes) >= q.limit || c.Time.Before(first.due)) {
+		(q.isFull(1) || c.Time.Before(first.due)) {
 		next.due = first.due
 		foldPlain(&next.Change, &first.Change)
 		q.changes = slices.DeleteFunc(q.changes, func(p *plainChange) bool { return p == first })
@@ -47,7 +49,7 @@ func (q *plainQueue) push(c *event.Change) {
 	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
 		delete(q.newest, c.ID)
-		if !next.WasThere && len(q.changes) >= 2*q.limit {
+		if !next.WasThere && forgets {
 			q.forgotten++
 			return
 		}
@@ -111,18 +113,26 @@ func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
 // little room there is: the queue gives the events that the oracle gives, to the byte.
 func FuzzQueue(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+	f.Add([]byte("\x0a0\x05\xff\x05\xfe\x05\xff\x00\x13\x05\xf7\x03\x00\x05\xef\x06\x01\x08\x01\x05\xff\x05\xfb\x07\x01\x05\xf0"))
 	f.Add([]byte("\x020000000100020003ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) < 2 {
 			return
 		}
-		limit, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
+		n, window := int(script[0]%8)+1, time.Duration(script[1]%3)*time.Second
+		limit := linktest.Events(n)
+		if script[0]&8 != 0 {
+			limit = linktest.Bytes(n << 10)
+		}
 		tested := through{
 			track.NewTable(excluding("x*"), event.Namespace{Name: "blue", Inode: 42}),
 			queue.New(limit, window),
 		}
 		writer := event.Writer{ID: event.Identity{Host: "web01", BootID: "boot"}}
-		oracle := &plainQueue{limit: limit, window: window, newest: map[event.LinkID]*plainChange{}}
+		oracle := &plainQueue{isFull: tested.IsFull, window: window, newest: map[event.LinkID]*plainChange{}}
+		if script[0]&8 == 0 { // else the oracle does not know what the queue counts
+			oracle.isFull = func(times int) bool { return len(oracle.changes) >= times*n }
+		}
 		both := func(c *event.Change) {
 			oracle.push(c)
 			tested.Push(c)
@@ -130,6 +140,9 @@ func FuzzQueue(f *testing.F) {
 		now, seq := time.Unix(1000, 0), uint64(0)
 		var taken [1]event.Delta
 		take := func(n int) {
+			if counted, sum := tested.Recount(); counted != sum {
+				t.Fatalf("counted %d bytes, and the sum is %d", counted, sum)
+			}
 			for range n {
 				want, ok := oracle.take(now, seq+1)
 				got, _ := tested.Take(taken[:], now)
@@ -183,6 +196,9 @@ func FuzzQueue(f *testing.F) {
 		take(1 << 20)
 		if n, _, _ := tested.Size(); n != 0 {
 			t.Fatalf("%d changes are left", n)
+		}
+		if counted, _ := tested.Recount(); counted != 0 {
+			t.Fatalf("%d bytes are left", counted)
 		}
 	})
 }

@@ -5,9 +5,11 @@
 package queue
 
 import (
+	"math"
 	"sync"
 	"time"
 
+	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
@@ -16,10 +18,10 @@ import (
 
 // A Queue holds changes between the kernel's reader, which never waits, and the
 // publisher, which may have to for hours. It is first in, first out, until it
-// holds its limit: from then on a change takes up the queued change of the same
-// link and stands at the tail, as one event that says for how many it stands. So
-// what is held is bounded by the limit and the number of links, and the state
-// that the changes lead to is always right.
+// holds its limit, which is one of changes and of the memory that they take: from then on
+// a change takes up the queued change of the same link and stands at the tail, as one
+// event that says for how many it stands. So what is held is bounded by the limit and the
+// number of links, and the state that the changes lead to is always right.
 //
 // Two kinds of change are not folded: those of a snapshot, of which there is one
 // for each link; and a link that came and went while nobody could see it, of
@@ -33,12 +35,13 @@ import (
 // of a link and what happens to namespaces are kept whole, and so are snapshots, each
 // in one node.
 type Queue struct {
-	limit  int
+	limit  config.QueueLimit
 	window time.Duration // fold what comes within this time; 0: only when full
 
 	mu        sync.Mutex
 	nodes     nodeRing
 	held      int // changes
+	bytes     int // of memory that they take
 	histories map[event.LinkID]*history
 	byHandle  []*history // by history.handle; nil where there is none
 	handles   []int32    // of byHandle that are free
@@ -58,9 +61,9 @@ type Queue struct {
 	began  chan struct{} // closed when the first snapshot was pushed, or none will be
 }
 
-// New returns an empty queue that folds the changes of a link when limit changes wait, and
+// New returns an empty queue that folds the changes of a link when the limit is reached, and
 // besides those that come within the window, if that is not 0.
-func New(limit int, window time.Duration) *Queue {
+func New(limit config.QueueLimit, window time.Duration) *Queue {
 	return &Queue{
 		limit: limit, window: window, nodes: newRing(), histories: map[event.LinkID]*history{},
 		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{}, large: map[int32][]byte{},
@@ -112,11 +115,11 @@ func (q *Queue) pushLocked(c *event.Change) {
 		due = c.Time.Add(q.window).UnixNano()
 	}
 	h := q.historyOf(c.ID)
-	i := h.newest
-	if i != 0 && (q.held >= q.limit || c.Time.UnixNano() < q.nodes.at(i).due) {
+	i, forgets := h.newest, q.isFull(2)
+	if i != 0 && (q.isFull(1) || c.Time.UnixNano() < q.nodes.at(i).due) {
+		q.unlink(h, i)
 		q.fold(h, i, c)
 		q.folded++
-		q.unlink(h, i)
 		due = q.nodes.at(i).due // a link that never rests is not held back for ever
 	} else {
 		i = q.nodes.get()
@@ -126,7 +129,7 @@ func (q *Queue) pushLocked(c *event.Change) {
 	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
 		h.newest = 0 // nothing comes after it
-		if w := q.whole[i]; w != nil && !w.WasThere && q.held >= 2*q.limit {
+		if w := q.whole[i]; w != nil && !w.WasThere && forgets {
 			q.forgotten++
 			q.release(i)
 			q.drop(h)
@@ -135,6 +138,7 @@ func (q *Queue) pushLocked(c *event.Change) {
 	}
 	q.nodes.push(i)
 	q.held++
+	q.bytes += q.size(i)
 	h.queued++
 	if !gone {
 		h.newest = i
@@ -205,10 +209,18 @@ func (q *Queue) Size() (waiting int, folded, forgotten uint64) {
 	return q.held, q.folded, q.forgotten
 }
 
+// Bytes returns how much memory the changes take that are waiting.
+func (q *Queue) Bytes() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes
+}
+
 // unlink takes a node out of the ring.
 func (q *Queue) unlink(h *history, i int32) {
 	q.nodes.unlink(i)
 	q.held--
+	q.bytes -= q.size(i)
 	h.queued--
 }
 
@@ -251,8 +263,18 @@ func (q *Queue) valuesOf(i int32) []byte {
 
 // Register registers what the queue counts.
 func (q *Queue) Register(to metrics.Registry) {
-	to.GaugeFunc("queue_limit_events", "Events that may wait before those of one link are folded (IFACE_QUEUE).",
-		func() float64 { return float64(q.limit) })
+	to.GaugeFunc("queue_limit_events",
+		"Events that may wait before those of one link are folded (IFACE_QUEUE); +Inf where that is a size.",
+		func() float64 {
+			if q.limit.Events == math.MaxInt {
+				return math.Inf(1)
+			}
+			return float64(q.limit.Events)
+		})
+	to.GaugeFunc("queue_bytes", "Memory that the events in the queue take.",
+		func() float64 { return float64(q.Bytes()) })
+	to.GaugeFunc("queue_limit_bytes", "Memory that they may take before those of one link are folded (IFACE_QUEUE).",
+		func() float64 { return float64(q.limit.Bytes) })
 	to.CounterFunc("events_folded_total", "Notifications that were folded into a later event of the same link.",
 		func() float64 { _, folded, _ := q.Size(); return float64(folded) })
 	to.CounterFunc("events_forgotten_total",

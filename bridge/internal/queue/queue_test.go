@@ -1,6 +1,8 @@
 package queue_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ type through struct {
 }
 
 func newThrough(limit int, window time.Duration, filter config.Filter) through {
-	return through{track.NewTable(filter, event.Namespace{}), queue.New(limit, window)}
+	return through{track.NewTable(filter, event.Namespace{}), queue.New(linktest.Events(limit), window)}
 }
 
 func (q through) created(l schema.Link) { q.Apply(newMsg(l), 0, q.Push) }
@@ -91,6 +93,37 @@ func TestQueueForgetsWhatNobodySaw(t *testing.T) {
 	}
 	if forgotten := into[n-1].Overruns; notifications+2*forgotten != 40 {
 		t.Errorf("%d notifications are told of and %d links forgotten, of 40 notifications", notifications, forgotten)
+	}
+}
+
+// Full of bytes, it folds as when it is full of events, however few those are: what it holds
+// stays within the limit and one change of each link.
+func TestQueueIsBoundedInBytes(t *testing.T) {
+	const links, limit = 50, 256 << 10
+	q := through{track.NewTable(config.Filter{}, event.Namespace{}), queue.New(linktest.Bytes(limit), 0)}
+	names := func(turn int) string { return strings.Repeat(fmt.Sprint(turn%10), 1000) }
+	for turn := range 100 {
+		for i := range int32(links) {
+			q.created(link(i+1, "a", alias(names(turn))))
+		}
+	}
+	waiting, folded, forgotten := q.Size()
+	if most := limit + links*3000; q.Bytes() > most || waiting < links || forgotten > 0 {
+		t.Errorf("%d changes wait in %d bytes of at most %d, %d were forgotten", waiting, q.Bytes(), most, forgotten)
+	}
+	if folded == 0 || waiting+int(folded) != links*100 {
+		t.Errorf("%d changes wait and %d were folded, of %d", waiting, folded, links*100)
+	}
+	into := make([]event.Delta, queue.MaxTake)
+	notifications := uint64(0)
+	for n := 1; n > 0; {
+		n, _ = q.Take(into, time.Now())
+		for i := range into[:n] {
+			notifications += into[i].Count
+		}
+	}
+	if notifications != links*100 || q.Bytes() != 0 {
+		t.Errorf("the events stand for %d changes, of %d; %d bytes are left", notifications, links*100, q.Bytes())
 	}
 }
 
@@ -169,7 +202,7 @@ func TestQueueFoldsRenames(t *testing.T) {
 // the name that a consumer knows, and the one that holds.
 func TestQueueFoldsNamesOfNamespaces(t *testing.T) {
 	table := track.NewTable(config.Filter{}, event.Namespace{Name: "blue", Inode: 42})
-	q := queue.New(1, 0)
+	q := queue.New(linktest.Events(1), 0)
 	into := make([]event.Delta, 10)
 	table.Apply(newMsg(link(2, "a")), 0, q.Push)
 	q.Take(into, time.Time{})

@@ -64,7 +64,7 @@ func (s *Spool) check(db *bbolt.DB) error {
 	if err != nil {
 		return err
 	}
-	s.low, s.high, s.done = 0, 0, event.Mark{}
+	s.low, s.high, s.bytes, s.done = 0, 0, 0, event.Mark{}
 	isNew := false
 	err = db.View(func(tx *bbolt.Tx) error {
 		if info.Size() < tx.Size() {
@@ -110,6 +110,7 @@ func (s *Spool) count(events *bbolt.Bucket) error {
 			return fmt.Errorf("event %d stands behind event %d", k, s.high-1)
 		}
 		s.high = k + 1
+		s.bytes += len(value)
 		_, err := decode(value)
 		return err
 	})
@@ -129,17 +130,25 @@ func guard(f func() error) (err error) {
 
 // update makes the file hold the events of [low, high) and more, and the mark.
 func (s *Spool) update(more [][]byte) error {
-	return guard(func() error {
+	bytes := 0
+	err := guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
+			bytes = s.bytes
 			events := tx.Bucket(eventsBucket)
 			events.FillPercent = 1 // keys only count up
 			cursor := events.Cursor()
-			for key, _ := cursor.First(); key != nil && binary.BigEndian.Uint64(key) < s.low; key, _ = cursor.First() {
+			for {
+				key, value := cursor.First()
+				if key == nil || binary.BigEndian.Uint64(key) >= s.low {
+					break
+				}
+				bytes -= len(value)
 				if err := cursor.Delete(); err != nil {
 					return err
 				}
 			}
 			for i := range more {
+				bytes += len(more[i])
 				if err := events.Put(eventKey(s.high+uint64(i)), more[i]); err != nil {
 					return err
 				}
@@ -151,6 +160,10 @@ func (s *Spool) update(more [][]byte) error {
 			return tx.Bucket(metaBucket).Put(markKey, data)
 		})
 	})
+	if err == nil {
+		s.bytes = bytes
+	}
+	return err
 }
 
 // eventKey is the key of an event in its bucket.

@@ -4,14 +4,15 @@
 package spool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,9 +46,9 @@ import (
 type Spool struct {
 	path    string
 	id      event.Identity
-	limit   int          // events on disk; more wait in the queue
-	writer  event.Writer // of Fill
-	scratch []byte       // of Fill
+	limit   config.QueueLimit // on disk; more wait in the queue
+	writer  event.Writer      // of Fill
+	scratch []byte            // of Fill
 	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
@@ -60,6 +61,7 @@ type Spool struct {
 	mu         sync.Mutex
 	db         *bbolt.DB  // nil: cannot be written at the moment
 	low, high  uint64     // keys of the events on disk: [low, high)
+	bytes      int        // that they take there, and those that were dropped since the last update
 	unsaved    [][]byte   // events, encoded as on disk
 	current    string     // the run of which Next returns events
 	taken      int        // events that Next returned, not confirmed
@@ -80,7 +82,7 @@ const saveRetry = time.Second
 func Open(cfg config.Config, id event.Identity, log *slog.Logger) (*Spool, error) {
 	s := &Spool{
 		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.Epoch,
-		limit: cfg.Queue, writer: event.Writer{ID: id}, log: log,
+		limit: onDisk(cfg.Queue), writer: event.Writer{ID: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(cfg.SpoolDir, 0o700); err != nil {
@@ -101,6 +103,12 @@ func Open(cfg config.Config, id event.Identity, log *slog.Logger) (*Spool, error
 	return s, nil
 }
 
+// onDisk is how much of what may wait may do so on disk.
+func onDisk(l config.QueueLimit) config.QueueLimit {
+	l.Bytes = min(l.Bytes, math.MaxInt/config.SpoolFactor) * config.SpoolFactor
+	return l
+}
+
 // unusable is the error of a directory that cannot be used.
 func unusable(err error) error {
 	return config.Error{
@@ -109,7 +117,7 @@ func unusable(err error) error {
 }
 
 // Fill moves changes from the queue to the disk until the queue is closed and
-// empty, or ctx ends. When the disk does not take them, up to [event.MaxBatch] wait in
+// empty, or ctx ends. When the disk does not take them, up to a batch of them waits in
 // memory, where the publisher finds them too, and the others in the queue.
 func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
 	links, at, err := q.FirstSnapshot(ctx)
@@ -152,15 +160,24 @@ func (s *Spool) free() int {
 	if len(s.unsaved) > 0 {
 		return 0
 	}
-	return s.limit - int(s.high-s.low)
+	return s.freeOnDisk()
+}
+
+// freeOnDisk returns how many more events the disk is to take.
+func (s *Spool) freeOnDisk() int {
+	if s.bytes >= s.limit.Bytes {
+		return 0
+	}
+	return s.limit.Events - int(s.high-s.low)
 }
 
 // takeFrom takes changes out of the queue into memory, as many as there is room for and
 // are worth one write. It returns how many, and else how long to wait for the next.
 func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait time.Duration) {
-	for room := min(s.free(), event.MaxBatch); n < room; {
+	bytes := 0
+	for room := min(s.free(), event.MaxBatch); n < room && bytes < event.MaxBatchBytes; {
 		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
-		s.add(changes[:m])
+		bytes += s.add(changes[:m])
 		if n += m; m < queue.MaxTake {
 			return n, wait
 		}
@@ -168,14 +185,17 @@ func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait tim
 	return n, 0
 }
 
-// add puts events of changes into memory, encoded as on disk.
-func (s *Spool) add(changes []event.Delta) {
+// add puts events of changes into memory, encoded as on disk, and returns how many bytes
+// those are.
+func (s *Spool) add(changes []event.Delta) (bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range changes {
 		s.scratch, _ = s.writer.Append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.Epoch, 0)
-		s.unsaved = append(s.unsaved, withSum(bytes.Clone(s.scratch)))
+		s.unsaved = append(s.unsaved, withSum(slices.Clone(s.scratch)))
+		bytes += len(s.scratch)
 	}
+	return bytes
 }
 
 // save puts what is in memory on disk, and notes there how far NATS has come.
@@ -237,14 +257,13 @@ func (s *Spool) Opening(ctx context.Context) (event.Opening, error) {
 	}
 }
 
-// Next adds the oldest events to the encoder, all of one run, up to [event.MaxBatch]. They
-// stay until they are confirmed. It never asks to wait, but until Ready. Its error is a file
+// Next adds the oldest events to the encoder, all of one run. They stay until they are confirmed. It never asks to wait, but until Ready. Its error is a file
 // that was damaged while in use: the next start moves it aside, and makes the published
 // state right.
 func (s *Spool) Next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
-		if n == event.MaxBatch || e.Epoch != s.current {
+		if to.Room() == 0 || e.Epoch != s.current {
 			return false
 		}
 		to.AddEvent(e)
@@ -279,7 +298,8 @@ func (s *Spool) drop(n int, m event.Mark) {
 	onDisk := min(n, int(s.high-s.low))
 	s.low += uint64(onDisk)
 	s.unsaved = append(s.unsaved[:0], s.unsaved[n-onDisk:]...)
-	if s.db != nil && s.low == s.high { // with more to come, the note can wait for it
+	// With more to come, the note can wait for it.
+	if s.db != nil && (s.low == s.high || s.freeOnDisk() <= 0) {
 		s.note(s.update(nil))
 	}
 	loop.Signal(s.room)

@@ -27,7 +27,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *Spool {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s, err := Open(
-		config.Config{SpoolDir: dir, Token: "h", Queue: 10000},
+		config.Config{SpoolDir: dir, Token: "h", Queue: linktest.Events(10000)},
 		event.Identity{Host: "h", BootID: "boot", Epoch: epoch},
 		log,
 	)
@@ -40,7 +40,7 @@ func testSpool(t *testing.T, dir, epoch string, log *slog.Logger) *Spool {
 
 // filled returns a queue of a snapshot of link 1 and changes of it, which is closed.
 func filled(changes uint32) *queue.Queue {
-	q, table := queue.New(10000, 0), track.NewTable(config.Filter{}, event.Namespace{})
+	q, table := queue.New(linktest.Events(10000), 0), track.NewTable(config.Filter{}, event.Namespace{})
 	table.Apply(linktest.New(linktest.Link(1, "a")), 0, func(*event.Change) {})
 	q.PushSnapshot(func(emit func(*event.Change)) { table.Snapshot(0, time.Now(), 0, emit) })
 	for i := range changes {
@@ -214,7 +214,7 @@ func TestSpoolRefused(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := config.Config{SpoolDir: file, Token: "h", Queue: 10}
+	cfg := config.Config{SpoolDir: file, Token: "h", Queue: linktest.Events(10)}
 	_, err := Open(cfg, event.Identity{}, slog.New(slog.DiscardHandler))
 	want := "IFACE_SPOOL_DIR: cannot be used: mkdir " + file + ": not a directory; " +
 		"accepted: a directory that can be written"
@@ -233,7 +233,7 @@ func TestSpoolRefused(t *testing.T) {
 // some are confirmed.
 func TestSpoolIsBounded(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
-	s.limit = 30
+	s.limit = linktest.Events(30)
 	done := make(chan struct{})
 	go func() { s.Fill(context.Background(), filled(99)); close(done) }()
 	most, got := 0, 0
@@ -248,6 +248,29 @@ func TestSpoolIsBounded(t *testing.T) {
 	}
 }
 
+// The same with bytes.
+func TestSpoolIsBoundedInBytes(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	s.limit = linktest.Bytes(100 << 10)
+	done := make(chan struct{})
+	go func() { s.Fill(context.Background(), filled(2999)); close(done) }()
+	most, got := 0, 0
+	for got < 3000 {
+		<-s.Ready()
+		s.mu.Lock()
+		most = max(most, s.bytes)
+		s.mu.Unlock()
+		got += len(takeSpooled(t, s, "one", uint64(got)))
+	}
+	<-done
+	if most > 100<<10+event.MaxBatch*1000 || got != 3000 {
+		t.Errorf("held %d bytes of at most %d and a batch, and gave %d of 3000", most, 100<<10, got)
+	}
+	if s.bytes != 0 {
+		t.Errorf("counts %d bytes in an empty file", s.bytes)
+	}
+}
+
 // An epoch opens with a snapshot of each namespace: with some of them missing it is
 // not whole, and what the bucket has of those did not go.
 func TestSpoolOpeningOfNamespaces(t *testing.T) {
@@ -259,7 +282,7 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 	}
 	fill := func(dir string, tables ...*track.Table) {
 		s := testSpool(t, dir, "one", nil)
-		q := queue.New(100, 0)
+		q := queue.New(linktest.Events(100), 0)
 		q.PushSnapshot(func(emit func(*event.Change)) {
 			for i, table := range tables {
 				table.Snapshot(uint32(1-i), time.Now(), 0, emit)

@@ -13,6 +13,7 @@ import (
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/linktest"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/netlinksrc"
@@ -40,7 +41,7 @@ func TestDumpOfManyLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	q := queue.New(1<<20, 0)
+	q := queue.New(linktest.Events(1<<20), 0)
 	w := &watcher{
 		src:      src,
 		table:    NewTable(config.Filter{}, event.Namespace{}),

@@ -91,7 +91,7 @@ func (s *script) Drain(handle func(*netlinksrc.Message)) error {
 // changes that it pushed.
 func runScript(t *testing.T, s *script) []string {
 	t.Helper()
-	q := queue.New(100, 0)
+	q := queue.New(linktest.Events(100), 0)
 	w := &watcher{
 		src:      s,
 		table:    NewTable(config.Filter{}, event.Namespace{}),
