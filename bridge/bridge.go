@@ -59,6 +59,7 @@ import (
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
@@ -107,7 +108,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 	if !cfg.FollowHost {
 		return RunFrom(ctx, cfg, nil, log, reg)
 	}
-	host, err := openHostname()
+	host, err := patiently(ctx, log, openHostname)
 	if err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func runFrom(
 	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason,
 	log *slog.Logger, reg *prometheus.Registry,
 ) error {
-	id, err := newIdentity(cfg)
+	id, err := patiently(ctx, log, func() (event.Identity, error) { return newIdentity(cfg) })
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func runFrom(
 	registerProcess(counted, cfg.Version)
 	q := queue.New(cfg.Queue, cfg.Coalesce)
 	q.Register(counted)
-	n, err := track.New(cfg, src, q, log, counted)
+	n, err := patiently(ctx, log, func() (*track.Namespaces, error) { return track.New(cfg, src, q, log, counted) })
 	if err != nil {
 		return err
 	}
@@ -205,6 +206,18 @@ func runFrom(
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.Epoch, "boot_id", id.BootID)
 	return run(ctx, n, q, p, log)
+}
+
+// patiently does what a start needs, again when it fails in a way that passes: the machine
+// may be short of memory or descriptors at the moment.
+func patiently[T any](ctx context.Context, log *slog.Logger, do func() (T, error)) (done T, err error) {
+	err = loop.Persist(ctx, func() error { done, err = do(); return err }, netlinksrc.Passes,
+		func(err error, again bool) {
+			if !again {
+				log.Warn("cannot start yet; retrying", "cause", err)
+			}
+		})
+	return done, err
 }
 
 // newIdentity returns the identity of a run that begins now.

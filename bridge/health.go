@@ -21,6 +21,7 @@ import (
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/track"
+	"ifacebridge/netlinksrc"
 )
 
 // health answers for a bridge.
@@ -119,8 +120,8 @@ func (h *health) handler(reg *prometheus.Registry) http.Handler {
 const listenRetry = 5 * time.Second
 
 // serveHTTP serves handler on cfg.HTTPAddr until the returned function is called.
-// An address that cannot be used is an error; only the default one, when it is
-// taken, is waited for: events matter more than their metrics.
+// An address that cannot be used is an error. The default one, when it is taken, is waited
+// for, and so is what passes: events matter more than their metrics.
 func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop func(), err error) {
 	if cfg.HTTPAddr == "" {
 		return func() {}, nil
@@ -130,8 +131,8 @@ func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop 
 		ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	listener, err := net.Listen("tcp", cfg.HTTPAddr)
-	waits := cfg.HTTPAddr == config.DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
-	if err != nil && !waits {
+	taken := cfg.HTTPAddr == config.DefaultHTTPAddr && errors.Is(err, syscall.EADDRINUSE)
+	if err != nil && !taken && !netlinksrc.Passes(err) {
 		return nil, fmt.Errorf("IFACE_HTTP_ADDR: cannot serve /healthz, /readyz and /metrics: %w; "+
 			"set it to an address that is free, or empty to serve none", err)
 	}
@@ -140,13 +141,21 @@ func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop 
 	go func() {
 		defer close(ended)
 		if listener == nil {
-			log.Error("cannot serve /healthz, /readyz and /metrics: another process has the default address; "+
-				"retrying until it is free", "address", cfg.HTTPAddr)
+			if taken {
+				log.Error("cannot serve /healthz, /readyz and /metrics: another process has the default address; "+
+					"retrying until it is free", "address", cfg.HTTPAddr)
+			} else {
+				log.Error("cannot serve /healthz, /readyz and /metrics yet; retrying", "address", cfg.HTTPAddr, "cause", err)
+			}
 			if listener = listenLater(ctx, cfg.HTTPAddr); listener == nil {
 				return
 			}
 		}
-		log.Info("serving /healthz, /readyz and /metrics", "address", listener.Addr().String())
+		address := cfg.HTTPAddr
+		if own := listener.Addr(); own != nil { // which is so when the kernel did not tell
+			address = own.String()
+		}
+		log.Info("serving /healthz, /readyz and /metrics", "address", address)
 		_ = srv.Serve(listener) // ends with Close
 	}()
 	return func() {

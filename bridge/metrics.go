@@ -11,6 +11,7 @@ import (
 
 	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 )
@@ -87,7 +88,7 @@ func (p *publisher) register(to metrics.Registry) {
 	to.GaugeFunc("unconfirmed_age_seconds", "How long the oldest event that was sent has waited to be confirmed.",
 		func() float64 {
 			if oldest := p.oldest.Load(); oldest != 0 {
-				return time.Since(time.Unix(0, oldest)).Seconds()
+				return (loop.Uptime() - time.Duration(oldest)).Seconds()
 			}
 			return 0
 		})

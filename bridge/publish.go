@@ -8,6 +8,7 @@ import (
 
 	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/schema"
 )
@@ -45,7 +46,7 @@ func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.T
 func (p *publisher) publish(ctx context.Context) error {
 	rest := p.encoder.Batch
 	p.inFlight.Store(int64(len(rest)))
-	p.oldest.Store(time.Now().UnixNano())
+	p.oldest.Store(int64(loop.Uptime()))
 	defer p.oldest.Store(0)
 	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
 		began := time.Now()

@@ -38,7 +38,7 @@ type publisher struct {
 
 	confirmed  atomic.Uint64     // events of this run
 	inFlight   atomic.Int64      // events
-	oldest     atomic.Int64      // when the first of those was sent first, in Unix nanoseconds; 0: none is
+	oldest     atomic.Int64      // when the first of those was sent first, by loop.Uptime; 0: none is
 	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
 	opened     bool              // the backlog's opening was looked at
 	reason     event.EpochReason // of the first epoch

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
@@ -105,5 +106,14 @@ func (s *Source) ask(typ uint16, body []byte) (replies []netlink.Message, err er
 			return nil, fmt.Errorf("netlink: %w", err)
 		}
 	}
-	return s.asks.Execute(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request}, Data: body})
+	if err = s.asks.SetDeadline(time.Now().Add(answerTimeout)); err == nil {
+		replies, err = s.asks.Execute(netlink.Message{
+			Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request}, Data: body,
+		})
+	}
+	if Passes(err) { // the answer may still come, and be taken for the next one's
+		s.asks.Close()
+		s.asks = nil
+	}
+	return replies, err
 }

@@ -76,6 +76,17 @@ type Namespace struct {
 // Own reports whether it is the process's own.
 func (n *Namespace) Own() bool { return n.Name == "" }
 
+// gone reports whether the file by which the namespace was found last shows that it is not
+// there any more. An error that says nothing of it, such as a lack of memory, does not: the
+// links of a namespace that is there must not be taken for gone.
+func (n *Namespace) gone() bool {
+	inode, err := inodeOf(n.Path)
+	if err == nil {
+		return inode != n.Inode
+	}
+	return errors.Is(err, errNoNamespace) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+}
+
 // A Missed is something that may be a namespace and could not be looked at.
 type Missed struct {
 	What string // a path, or "/proc"
@@ -189,6 +200,11 @@ func (f *Finder) Find() (found []Namespace, missed []Missed) {
 		before = slices.Collect(maps.Keys(s.byInode))
 		s = f.search()
 	}
+	for _, n := range f.found {
+		if s.byInode[n.Inode] == nil && !n.Own() && !n.gone() {
+			s.at(n.Inode).files = []string{n.Path}
+		}
+	}
 	if !s.blind || len(f.found) == 0 {
 		f.found = s.name(f.found)
 		f.followProcesses()
@@ -285,7 +301,8 @@ func (s *search) files(glob string) {
 			c := s.at(inode)
 			c.named = true
 			c.files = append(c.files, file)
-		case file == glob || errors.Is(err, fs.ErrPermission):
+		case file == glob || errors.Is(err, fs.ErrPermission) || Passes(err):
+			s.blind = s.blind || Passes(err)
 			s.missed = append(s.missed, Missed{file, err})
 		}
 	}
@@ -307,6 +324,9 @@ func (s *search) processes() {
 		s.blind = true
 		s.missed = append(s.missed, Missed{"/proc", err})
 	}
+	if s.sel.All && err == nil && hidesProcesses() {
+		s.missed = append(s.missed, Missed{"/proc", errHidden})
+	}
 	denied := false
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -314,9 +334,8 @@ func (s *search) processes() {
 			continue
 		}
 		target, err := os.Readlink("/proc/" + name + "/ns/net")
-		if errors.Is(err, fs.ErrPermission) {
-			denied = true
-		}
+		denied = denied || errors.Is(err, fs.ErrPermission)
+		s.blind = s.blind || Passes(err)
 		if err != nil { // it may have ended
 			continue
 		}
@@ -400,7 +419,9 @@ func inodeOf(file string) (uint64, error) {
 		return 0, &fs.PathError{Op: "stat", Path: file, Err: err}
 	}
 	if stat.Dev != own.Dev {
-		return 0, fmt.Errorf("%s: is no namespace", file)
+		return 0, fmt.Errorf("%s: %w", file, errNoNamespace)
 	}
 	return stat.Ino, nil
 }
+
+var errNoNamespace = errors.New("is no namespace")

@@ -180,7 +180,7 @@ func (s *Source) prepare(cfg Config) error {
 func setReadBuffer(fd, size int) (granted int, err error) {
 	if size > 0 {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size); err != nil {
-			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size); err != nil {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size); Passes(err) {
 				return 0, fmt.Errorf("receive buffer: %w", err)
 			}
 		}
@@ -439,6 +439,18 @@ func interruptible(ctx context.Context, c interface{ SetReadDeadline(time.Time) 
 	return err
 }
 
+// answerTimeout is how long a question may take to be sent, and to be answered where the
+// kernel answers at once. After EAGAIN Go's poller waits for a socket to become ready once
+// more, and that does not happen to one that is.
+const answerTimeout = 2 * time.Second
+
+// readable reports whether there is something to read now, whatever the last read returned.
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
 // dial opens one more socket in the namespace.
 func (s *Source) dial() (*netlink.Conn, error) {
 	cfg := &netlink.Config{}
@@ -476,6 +488,9 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 	if err != nil {
 		return false, err
 	}
+	if err := s.dumps.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return false, err
+	}
 	request, err := s.dumps.Send(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
 		Data:   body,
@@ -494,7 +509,7 @@ func (s *Source) dump(ctx context.Context, handle func(*Message)) (interrupted b
 				s.Lock()
 				defer s.Unlock()
 				n, readErr := s.readWhole(int(fd))
-				if readErr == unix.EAGAIN {
+				if readErr == unix.EAGAIN && !readable(int(fd)) {
 					return false
 				}
 				answer = os.NewSyscallError("read", readErr)

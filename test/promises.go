@@ -16,7 +16,8 @@
 //	    or is folded into one that says so         TestCoalesce, TestLongOutage
 //	    overruns are said, and made good           TestSoak, TestNamespaceChurn, TestWatcher
 //	    by default they do not come                TestManyLinksAtOnce
-//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel
+//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart
+//	    a sandbox refuses something                TestSandboxes
 //	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
 //	    an event that is too large                 TestTruncated, TestEncoderFits

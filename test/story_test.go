@@ -4,10 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -229,51 +226,6 @@ func testLoss(t *testing.T, l loss, withSpool, down bool) {
 		if n != 1 {
 			t.Errorf("the change to %q, which the spool had kept, is in the stream %d times", alias, n)
 		}
-	}
-}
-
-// The kernel's calls fail for a while, in ways that pass: the bridge lives, and gives no
-// link a del that is there.
-func TestPassingErrorsOfTheKernel(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		netnstest.Skip(t, "strace", err.Error())
-	}
-	for _, inject := range []string{
-		"recvmmsg:error=ENOBUFS", "recvmmsg:error=ENOMEM", "recvmmsg:error=EINTR", "sendmsg:error=ENOBUFS", "sendmsg:error=ENOMEM",
-		"recvfrom:error=ENOMEM", "recvfrom:error=EINTR", "socket:error=EMFILE",
-	} {
-		t.Run(inject, func(t *testing.T) {
-			k := netnstest.Parallel(t)
-			s := natstest.Start(t, "")
-			a := upLink(t, k)
-			b := bridge(t, s, "IFACE_RESYNC=100ms")
-			b.Ready()
-			holds(t, s)
-			call, _, _ := strings.Cut(inject, ":")
-			tracer := exec.Command(strace, "-f", "-qq", "-o", filepath.Join(t.TempDir(), "trace"), "-e", "trace="+call,
-				"-e", "inject="+inject+":when=2+2", "-p", strconv.Itoa(b.Pid()))
-			must(t, tracer.Start())
-			for i := range 20 {
-				must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
-				time.Sleep(50 * time.Millisecond) // as long as the tracer is to see dumps and notifications
-			}
-			must(t, tracer.Process.Signal(unix.SIGINT))
-			_ = tracer.Wait()
-			must(t, k.SetAlias(a, "afterwards"))
-			f := settled(t, s)
-			holds(t, s)
-			b.Signal(unix.SIGTERM)
-			if status := b.Wait(); status != 0 {
-				t.Errorf("exit status %d", status)
-			}
-			for _, e := range stored(t, connect(t, s), "IFACE") {
-				if e.Kind == schema.Del {
-					t.Errorf("a del of a link that is there: %s", e.AppendJSON(nil))
-				}
-			}
-			t.Logf("%d events", f.Events)
-		})
 	}
 }
 

@@ -177,17 +177,15 @@ func (n *Namespaces) open(ctx context.Context) error {
 	var begun []*namespace
 	failed := map[string]error{}
 	for _, ns := range found {
-		w, err := n.begin(ctx, ns)
-		pause := minRestorePause
-		for ; ns.Own() && netlinksrc.Passes(err) && ctx.Err() == nil; pause = min(2*pause, maxRestorePause) {
-			n.metrics.failures.Inc()
-			n.log.Warn("cannot read the kernel's links yet; retrying", "cause", err)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			w, err = n.begin(ctx, ns)
-		}
+		var w *namespace
+		err := loop.Persist(ctx, func() (err error) { w, err = n.begin(ctx, ns); return err },
+			func(err error) bool { return ns.Own() && netlinksrc.Passes(err) },
+			func(err error, again bool) {
+				n.metrics.failures.Inc()
+				if !again {
+					n.log.Warn("cannot read the kernel's links yet; retrying", "cause", err)
+				}
+			})
 		if err == nil {
 			begun = append(begun, w)
 		} else if failed[ns.Name] = err; ns.Own() || ctx.Err() != nil {
@@ -263,7 +261,10 @@ func (n *Namespaces) openSource(ns netlinksrc.Namespace) (src *netlinksrc.Source
 // reopen gives a watcher new sockets in its namespace. The old ones keep it alive until
 // then, so that it is the same.
 func (n *Namespaces) reopen(w *namespace) error {
-	src, err := n.openSource(w.ns)
+	n.lock.Lock()
+	ns := w.ns
+	n.lock.Unlock()
+	src, err := n.openSource(ns)
 	if err != nil {
 		return err
 	}
@@ -376,7 +377,9 @@ func (n *Namespaces) renameAll(there map[uint64]netlinksrc.Namespace) {
 		if there[w.ns.Inode].Name != w.ns.Name {
 			left = append(left, w)
 		}
+		n.lock.Lock()
 		w.ns.Path = there[w.ns.Inode].Path
+		n.lock.Unlock()
 	}
 	for len(left) > 0 {
 		i := slices.IndexFunc(left, func(w *namespace) bool { return !taken[there[w.ns.Inode].Name] })

@@ -76,47 +76,38 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-const (
-	minRestorePause = 100 * time.Millisecond
-	maxRestorePause = 5 * time.Second
-)
-
 // restore makes the table true again after the kernel could not be read: with a source
 // that is opened anew, and a dump that is compared with the table. It tries until that
 // works, with growing pauses.
-func (w *watcher) restore(ctx context.Context, err error) error {
+func (w *watcher) restore(ctx context.Context, failure error) error {
 	if w.reopen == nil {
-		return err
+		return failure
 	}
-	began, text := time.Now(), ""
-	published := 0
-	for pause := minRestorePause; ; pause = min(2*pause, maxRestorePause) {
-		w.metrics.failures.Inc()
-		if err.Error() != text {
-			text = err.Error()
-			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
-				"cause", text)
-		}
-		w.progress.Rest()
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
+	began, published := time.Now(), 0
+	err := loop.Persist(ctx, func() error {
+		if err := failure; err != nil {
+			failure = nil
+			return err
 		}
 		w.progress.Work()
-		if err = w.reopen(); err != nil {
-			continue
+		if err := w.reopen(); err != nil {
+			return err
 		}
-		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
-		if err == nil || errors.Is(err, netlinksrc.ErrOverrun) {
-			break
+		return w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
+	}, func(err error) bool { return !errors.Is(err, netlinksrc.ErrOverrun) }, func(err error, again bool) {
+		w.metrics.failures.Inc()
+		if !again {
+			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
+				"cause", err)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		w.progress.Rest()
+	})
+	w.progress.Work()
+	if err != nil && !errors.Is(err, netlinksrc.ErrOverrun) {
+		return err
 	}
 	w.log.Info("reading the kernel's links again", "after", time.Since(began).Round(time.Millisecond), "events", published)
-	if errors.Is(err, netlinksrc.ErrOverrun) {
+	if err != nil {
 		return w.recoverOverrun(ctx)
 	}
 	return nil
