@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/schema"
 )
@@ -64,8 +65,8 @@ type Options struct {
 	Hosts  []string // names as the bridges know them; none: all
 	Prefix string   // of the subjects, "" for "iface"
 	Stream string   // "" for "IFACE"
-	Bucket string   // "" for "iface_links"
-	// HostsBucket is the bucket of the hosts that are there, "" for "iface_hosts".
+	Bucket string   // "" for that of the prefix, "iface_links"
+	// HostsBucket is the bucket of the hosts that are there, "" for that of the prefix, "iface_hosts".
 	HostsBucket string
 	Since       time.Time // FromStream: begin here rather than at the beginning
 
@@ -73,6 +74,10 @@ type Options struct {
 	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
 	// that the bucket of hosts has are not asked: it tells.
 	Presence time.Duration
+
+	// JetStreamAPI is what the subjects of JetStream's API begin with: "$JS.<domain>.API"
+	// for that of another domain; "" for "$JS.API".
+	JetStreamAPI string
 
 	Log *slog.Logger // nil: none
 }
@@ -181,8 +186,10 @@ type input struct {
 
 // New returns a Fleet that follows nothing yet. The connection stays the caller's.
 func New(nc *nats.Conn, o Options) (*Fleet, error) {
-	o.Prefix, o.Stream, o.Bucket = cmp.Or(o.Prefix, "iface"), cmp.Or(o.Stream, "IFACE"), cmp.Or(o.Bucket, "iface_links")
-	o.HostsBucket = cmp.Or(o.HostsBucket, "iface_hosts")
+	o.Prefix, o.Stream = cmp.Or(o.Prefix, schema.DefaultPrefix), cmp.Or(o.Stream, "IFACE")
+	o.Bucket = cmp.Or(o.Bucket, schema.LinksBucket(o.Prefix))
+	o.JetStreamAPI = cmp.Or(o.JetStreamAPI, jetstream.DefaultAPIPrefix)
+	o.HostsBucket = cmp.Or(o.HostsBucket, schema.HostsBucket(o.Prefix))
 	o.Presence = cmp.Or(o.Presence, 10*time.Second)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -419,7 +426,7 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 		case <-ctx.Done():
 			return
 		}
-		answer, err := Query(ctx, f.nc, token)
+		answer, err := QueryUnder(ctx, f.nc, f.o.Prefix, token)
 		f.give(ctx, input{token: token, answer: answer, failed: err})
 	})
 }

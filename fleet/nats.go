@@ -24,11 +24,16 @@ var errNobody = errors.New("no bridge answers for this host")
 // Query asks the bridge of a host, by its token ([schema.HostToken]), for its
 // links, all pages of them. The answer is true at its Epoch and Seq.
 func Query(ctx context.Context, nc *nats.Conn, token string) (*schema.Links, error) {
+	return QueryUnder(ctx, nc, schema.DefaultPrefix, token)
+}
+
+// QueryUnder is [Query] of a bridge that publishes under another prefix.
+func QueryUnder(ctx context.Context, nc *nats.Conn, prefix, token string) (*schema.Links, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	var whole *schema.Links
 	for request := []byte(nil); ; {
-		reply, err := nc.RequestWithContext(ctx, schema.QuerySubject(token), request)
+		reply, err := nc.RequestWithContext(ctx, schema.QuerySubjectUnder(prefix, token), request)
 		if errors.Is(err, nats.ErrNoResponders) {
 			return nil, errNobody
 		} else if err != nil {
@@ -68,7 +73,7 @@ func tokenOf(prefix, subject string) (string, bool) {
 
 // fromStream replays the stream and follows it, until that fails.
 func (f *Fleet) fromStream(ctx context.Context) error {
-	js, err := jetstream.New(f.nc)
+	js, err := jetstream.NewWithAPIPrefix(f.nc, f.o.JetStreamAPI)
 	if err != nil {
 		return err
 	}
@@ -180,7 +185,7 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 
 // fromBucket follows the bucket of current state, until that fails.
 func (f *Fleet) fromBucket(ctx context.Context) error {
-	js, err := jetstream.New(f.nc)
+	js, err := jetstream.NewWithAPIPrefix(f.nc, f.o.JetStreamAPI)
 	if err != nil {
 		return err
 	}

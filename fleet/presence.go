@@ -66,7 +66,7 @@ func (f *Fleet) followHosts(ctx context.Context) {
 // fromHosts follows the bucket of hosts, until that fails. A watcher of nats.go would not
 // tell a host that is silent from one that was retired.
 func (f *Fleet) fromHosts(ctx context.Context) error {
-	js, err := jetstream.New(f.nc, jetstream.WithDefaultTimeout(answerTimeout))
+	js, err := jetstream.NewWithAPIPrefix(f.nc, f.o.JetStreamAPI, jetstream.WithDefaultTimeout(answerTimeout))
 	if err != nil {
 		return err
 	}

@@ -67,10 +67,53 @@ func Subject(prefix, token string, k Kind) string { return prefix + "." + token 
 // ServiceName is the bridge's name as a NATS micro service.
 const ServiceName = "ifacebridge"
 
+// DefaultPrefix is what the subjects of events begin with unless a bridge is told otherwise.
+const DefaultPrefix = "iface"
+
 // QuerySubject returns where the bridge of a host, by its token from [HostToken],
 // is asked for its links. It answers with [Links].
-func QuerySubject(token string) string { return ServiceName + "." + token + ".links" }
+func QuerySubject(token string) string { return QuerySubjectUnder(DefaultPrefix, token) }
+
+// QuerySubjectUnder is [QuerySubject] of a bridge that publishes its events under a prefix:
+// under another than the default one, hosts may have the same names and are others.
+func QuerySubjectUnder(prefix, token string) string { return service(prefix) + "." + token + ".links" }
 
 // OwnerSubject returns where to ask which bridge publishes as a host. It answers with
 // [Owner].
-func OwnerSubject(token string) string { return ServiceName + "." + token + ".owner" }
+func OwnerSubject(token string) string { return OwnerSubjectUnder(DefaultPrefix, token) }
+
+// OwnerSubjectUnder is [OwnerSubject] under a prefix, as [QuerySubjectUnder].
+func OwnerSubjectUnder(prefix, token string) string { return service(prefix) + "." + token + ".owner" }
+
+// service is what the subjects of the service begin with under a prefix: no two prefixes
+// have one in common.
+func service(prefix string) string {
+	if prefix == DefaultPrefix {
+		return ServiceName
+	}
+	return ServiceName + "." + prefix
+}
+
+// LinksBucket returns the name that the bucket of links has by default under a prefix of
+// subjects: "iface_links" under the default one. No two prefixes have one in common, so that
+// hosts of one name do not meet there.
+func LinksBucket(prefix string) string { return bucketPrefix(prefix) + "_links" }
+
+// HostsBucket is [LinksBucket] for the bucket of hosts.
+func HostsBucket(prefix string) string { return bucketPrefix(prefix) + "_hosts" }
+
+// bucketPrefix makes a part of a bucket's name of a prefix.
+func bucketPrefix(prefix string) string {
+	var b strings.Builder
+	for _, c := range []byte(prefix) {
+		switch {
+		case c == '.':
+			b.WriteByte('_')
+		case isTokenByte(c) && c != '-':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "-%02X", c)
+		}
+	}
+	return b.String()
+}

@@ -64,6 +64,7 @@ var commands = []struct{ begins, test string }{
 	{"ifacebridge permissions --all-hosts", "TestPermissionsOfAllHosts"},
 	{"ifacebridge permissions web01.example.com --nsc", "TestPermissionsForNSC"},
 	{"ifacebridge permissions web01.example.com", "TestPermissions"},
+	{"IFACE_INBOX_PREFIX=_INBOX_alice ifacebridge permissions --viewer", "TestInboxesAreOnesOwn"},
 	{"dpkg -i ", "TestDeb"},
 	{"editor /etc/ifacebridge/ifacebridge.env", "TestDeb"},
 	{"systemctl enable --now ifacebridge", "TestDeb"},

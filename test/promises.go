@@ -69,6 +69,7 @@
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer, TestRotation
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
+//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage

@@ -26,8 +26,10 @@ type Credentials struct {
 }
 
 // authVariables are those that Auth reads.
-var authVariables = []string{"NATS_CREDS", "NATS_NKEY", "NATS_JWT", "NATS_SEED", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN",
-	"NATS_CA", "NATS_CERT", "NATS_KEY"}
+var authVariables = []string{
+	"NATS_CREDS", "NATS_NKEY", "NATS_JWT", "NATS_SEED", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN",
+	"NATS_CA", "NATS_CERT", "NATS_KEY",
+}
 
 // set returns which of the variables are set.
 func (a *Auth) set() (names []string) {

@@ -161,6 +161,17 @@ func (c *Config) InboxPrefix() string {
 // hostInboxes is what the inboxes of all bridges begin with.
 const hostInboxes = "_INBOX.ifacebridge"
 
+// PutSubject is what a put of a bucket's key is published to. Where JetStream is elsewhere,
+// so is the subject space of buckets, and puts get there behind its API, as nats.go's
+// KeyValue has it.
+func (c *Config) PutSubject(bucket, key string) string {
+	subject := "$KV." + bucket + "." + key
+	if c.JSAPI != "" {
+		return c.JSAPI + "." + subject
+	}
+	return subject
+}
+
 // API is what the subjects of JetStream's API begin with.
 func (c *Config) API() string {
 	if c.JSAPI == "" {

@@ -67,7 +67,9 @@ func (e *environment) contextFile(name string) (string, error) {
 		dir = filepath.Join(home, ".config")
 	}
 	if dir == "" {
-		return "", &settingError{"NATS_CONTEXT", "neither XDG_CONFIG_HOME nor HOME tells where contexts are", name, "the path of its file"}
+		return "", &settingError{
+			"NATS_CONTEXT", "neither XDG_CONFIG_HOME nor HOME tells where contexts are", name, "the path of its file",
+		}
 	}
 	return filepath.Join(dir, "nats", "context", name+".json"), nil
 }
@@ -83,7 +85,9 @@ func (c *natsContext) unusable() error {
 	case c.WinCertStoreType != "":
 		return refuse("windows_cert_store", "cert and key, with files (PEM)")
 	case c.JSDomain != "" && c.JSAPIPrefix != "":
-		return &settingError{"NATS_CONTEXT", "jetstream_domain and jetstream_api_prefix exclude each other", "", "one of them"}
+		return &settingError{
+			"NATS_CONTEXT", "jetstream_domain and jetstream_api_prefix exclude each other", "", "one of them",
+		}
 	}
 	return nil
 }

@@ -12,7 +12,8 @@ import (
 // Permissions are the subjects that a NATS user has to be allowed on a server.
 type Permissions struct {
 	Publish, Subscribe []string
-	Responses          bool // may answer the requests that it receives
+	DenySubscribe      []string // of those in Subscribe, what it may not
+	Responses          bool     // may answer the requests that it receives
 }
 
 // HostPermissions are what the bridge of a host needs, and no more: its own events,
@@ -23,27 +24,28 @@ func (c *Config) HostPermissions() Permissions {
 	service := schema.ServiceName
 	p := Permissions{
 		Publish: []string{
-			c.Prefix + "." + c.Token + ".*", schema.OwnerSubject(c.Token), "$SYS.REQ.USER.INFO", "$SRV.INFO." + service,
+			c.Prefix + "." + c.Token + ".*", schema.OwnerSubjectUnder(c.Prefix, c.Token),
+			"$SYS.REQ.USER.INFO", "$SRV.INFO." + service,
 		},
 		Subscribe: []string{
-			c.InboxPrefix() + ".>", schema.QuerySubject(c.Token), schema.OwnerSubject(c.Token),
+			c.InboxPrefix() + ".>", schema.QuerySubjectUnder(c.Prefix, c.Token), schema.OwnerSubjectUnder(c.Prefix, c.Token),
 			"$SRV.*", "$SRV.*." + service, "$SRV.*." + service + ".*",
 		},
 		Responses: true,
 	}
 	if c.Delivery == JetStream {
-		kv := "KV_" + c.Bucket
+		api, kv := c.API(), "KV_"+c.Bucket
 		p.Publish = append(p.Publish,
-			"$KV."+c.Bucket+"."+c.Token+".>",
-			"$JS.API.INFO",
-			"$JS.API.STREAM.CREATE."+c.Stream, "$JS.API.STREAM.INFO."+c.Stream, "$JS.API.STREAM.MSG.GET."+c.Stream,
-			"$JS.API.STREAM.CREATE."+kv, "$JS.API.STREAM.INFO."+kv,
-			"$JS.API.DIRECT.GET."+kv,
+			c.PutSubject(c.Bucket, c.Token+".>"),
+			api+".INFO",
+			api+".STREAM.CREATE."+c.Stream, api+".STREAM.INFO."+c.Stream, api+".STREAM.MSG.GET."+c.Stream,
+			api+".STREAM.CREATE."+kv, api+".STREAM.INFO."+kv,
+			api+".DIRECT.GET."+kv,
 		)
 		if c.Presence > 0 {
 			hosts := "KV_" + c.HostsBucket
-			p.Publish = append(p.Publish, "$KV."+c.HostsBucket+"."+c.Token,
-				"$JS.API.STREAM.CREATE."+hosts, "$JS.API.STREAM.INFO."+hosts)
+			p.Publish = append(p.Publish, c.PutSubject(c.HostsBucket, c.Token),
+				api+".STREAM.CREATE."+hosts, api+".STREAM.INFO."+hosts)
 		}
 	}
 	return p
@@ -57,22 +59,29 @@ func (c *Config) AllHostsPermissions() Permissions {
 	return all.HostPermissions()
 }
 
-// ViewerPermissions are what a consumer of all hosts needs: it can change nothing.
+// ViewerPermissions are what a consumer of all hosts needs: it can change nothing, and read
+// no answers to bridges; with an inbox prefix of its own, only answers to itself.
 func (c *Config) ViewerPermissions() Permissions {
 	p := Permissions{
-		Publish:   []string{schema.QuerySubject("*"), "$SRV.>"},
-		Subscribe: []string{c.Prefix + ".>", "_INBOX.>"},
+		Publish:   []string{schema.QuerySubjectUnder(c.Prefix, "*"), "$SRV.>"},
+		Subscribe: []string{c.Prefix + ".>"},
+	}
+	if c.Inbox != "" {
+		p.Subscribe = append(p.Subscribe, c.Inbox+".>")
+	} else {
+		p.Subscribe, p.DenySubscribe = append(p.Subscribe, "_INBOX.>"), []string{hostInboxes + ".>"}
 	}
 	if c.Delivery == JetStream {
+		api := c.API()
 		for _, stream := range []string{c.Stream, "KV_" + c.Bucket, "KV_" + c.HostsBucket} {
 			p.Publish = append(p.Publish,
-				"$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream,
-				"$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>",
-				"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>",
-				"$JS.API.CONSUMER.INFO."+stream+".*", "$JS.API.CONSUMER.DELETE."+stream+".*",
-				"$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
+				api+".STREAM.INFO."+stream, api+".STREAM.MSG.GET."+stream,
+				api+".DIRECT.GET."+stream, api+".DIRECT.GET."+stream+".>",
+				api+".CONSUMER.CREATE."+stream, api+".CONSUMER.CREATE."+stream+".>",
+				api+".CONSUMER.INFO."+stream+".*", api+".CONSUMER.DELETE."+stream+".*",
+				api+".CONSUMER.MSG.NEXT."+stream+".*", "$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
 		}
-		p.Publish = append(p.Publish, "$JS.API.INFO", "$JS.API.STREAM.NAMES")
+		p.Publish = append(p.Publish, api+".INFO", api+".STREAM.NAMES")
 	}
 	return p
 }
@@ -80,16 +89,20 @@ func (c *Config) ViewerPermissions() Permissions {
 // String returns the permissions as a block of a nats-server configuration.
 func (p Permissions) String() string {
 	var b strings.Builder
-	list := func(name string, subjects []string) {
+	list := func(name string, subjects, denied []string) {
 		fmt.Fprintf(&b, "  %s: { allow: [\n", name)
 		for _, s := range subjects {
 			fmt.Fprintf(&b, "    %q\n", s)
 		}
-		b.WriteString("  ] }\n")
+		b.WriteString("  ]")
+		for _, s := range denied {
+			fmt.Fprintf(&b, ", deny: %q", s)
+		}
+		b.WriteString(" }\n")
 	}
 	b.WriteString("permissions: {\n")
-	list("publish", p.Publish)
-	list("subscribe", p.Subscribe)
+	list("publish", p.Publish, nil)
+	list("subscribe", p.Subscribe, p.DenySubscribe)
 	if p.Responses {
 		b.WriteString("  allow_responses: true\n")
 	}
@@ -108,6 +121,9 @@ func (p Permissions) NSC(user string) string {
 	}
 	for _, s := range p.Subscribe {
 		b.WriteString(" \\\n  --allow-sub " + quoted(s))
+	}
+	for _, s := range p.DenySubscribe {
+		b.WriteString(" \\\n  --deny-sub " + quoted(s))
 	}
 	if p.Responses {
 		b.WriteString(" \\\n  --allow-pub-response")

@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"ifacebridge/schema"
 )
 
 // A Variable is one environment variable: what it is for, and what it is set to.
@@ -26,6 +28,8 @@ type variable struct {
 	secret    bool // never shown
 	secretURL bool // shown without the secrets in it
 	noUnset   bool // set but empty differs from unset
+
+	ofPrefix func(prefix string) string // the default under another prefix; nil: it is the same
 }
 
 // variables are all that there are, in the order in which `ifacebridge config`
@@ -62,15 +66,15 @@ var variables = []variable{
 		description: "name of this host in subjects and events; unset: the kernel's host name"},
 	{name: "IFACE_LABELS",
 		description: "where or what this host is, in every event: key=value, comma-separated, at most 16"},
-	{name: "IFACE_SUBJECT_PREFIX", standard: "iface",
+	{name: "IFACE_SUBJECT_PREFIX", standard: schema.DefaultPrefix,
 		description: "first token or tokens of the subjects"},
 	{name: "IFACE_DELIVERY", standard: string(JetStream),
 		description: "jetstream: stored, in order, exactly once; core: plain NATS, at least once to the server"},
 	{name: "IFACE_STREAM", standard: "IFACE",
 		description: "stream, created if it is missing"},
-	{name: "IFACE_BUCKET", standard: "iface_links",
+	{name: "IFACE_BUCKET", standard: schema.LinksBucket(schema.DefaultPrefix), ofPrefix: schema.LinksBucket,
 		description: "KV bucket with the current state of every link, created if it is missing"},
-	{name: "IFACE_HOSTS_BUCKET", standard: "iface_hosts",
+	{name: "IFACE_HOSTS_BUCKET", standard: schema.HostsBucket(schema.DefaultPrefix), ofPrefix: schema.HostsBucket,
 		description: "KV bucket of the hosts that are there, created if it is missing"},
 	{name: "IFACE_PRESENCE", standard: "30s",
 		description: "say in that bucket this often that this host is there; after three times that it is silent; 0: never"},
@@ -145,6 +149,8 @@ func (e environment) value(v *variable) string {
 		return value
 	case e.context[v.name] != "":
 		return e.context[v.name]
+	case v.ofPrefix != nil:
+		return v.ofPrefix(e.get("IFACE_SUBJECT_PREFIX"))
 	}
 	return v.standard
 }

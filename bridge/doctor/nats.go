@@ -144,7 +144,7 @@ func (e *examination) ask(ctx context.Context, subject string, answer any) error
 
 // checkJetStream looks at the stream and the bucket.
 func (e *examination) checkJetStream(ctx context.Context) {
-	js, err := jetstream.New(e.nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
+	js, err := natsio.JetStream(&e.cfg, e.nc)
 	if err != nil {
 		e.fault("JetStream", err)
 		return
@@ -203,7 +203,7 @@ func (e *examination) checkClock(ctx context.Context) {
 		Time time.Time `json:"ts"`
 	}
 	began := time.Now()
-	if err := e.ask(ctx, "$JS.API.STREAM.INFO."+e.cfg.Stream, &answer); err != nil || answer.Time.IsZero() {
+	if err := e.ask(ctx, e.cfg.API()+".STREAM.INFO."+e.cfg.Stream, &answer); err != nil || answer.Time.IsZero() {
 		return // older servers do not tell; what else is wrong was reported
 	}
 	if off := answer.Time.Sub(began); off < -time.Second || off > time.Since(began)+time.Second {
@@ -256,7 +256,8 @@ func (e *examination) others(ctx context.Context) (here, elsewhere []string, err
 			return here, elsewhere, nil // nobody else has answered
 		}
 		var info micro.Info
-		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["token"] != e.cfg.Token {
+		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["token"] != e.cfg.Token ||
+			info.Metadata["prefix"] != e.cfg.Prefix {
 			continue
 		}
 		if info.Metadata["boot_id"] == bootID {

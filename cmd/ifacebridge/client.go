@@ -75,12 +75,12 @@ func (c *client) lastError() error {
 // options are what a fleet is followed with.
 func (c *client) options(join fleet.Join, hosts []string) fleet.Options {
 	return fleet.Options{Join: join, Hosts: hosts, Prefix: c.cfg.Prefix, Stream: c.cfg.Stream, Bucket: c.cfg.Bucket,
-		HostsBucket: c.cfg.HostsBucket}
+		HostsBucket: c.cfg.HostsBucket, JetStreamAPI: c.cfg.JSAPI}
 }
 
 // hasBucket reports whether there is a bucket of current state.
 func (c *client) hasBucket(ctx context.Context) bool {
-	js, err := jetstream.New(c.nc)
+	js, err := jetstream.NewWithAPIPrefix(c.nc, c.cfg.API())
 	if err != nil {
 		return false
 	}

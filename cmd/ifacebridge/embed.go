@@ -59,8 +59,8 @@ func serveNATS(cfg config.Config, log *slog.Logger) (shutdown func(), err error)
 		return nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
 			cfg.StoreDir, failed.last())
 	}
-	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only", "url", embeddedURL, "store", cfg.StoreDir,
-		"subscribe", "ifacebridge watch, or: nats sub '"+cfg.Prefix+".>'")
+	log.Info("NATS_URL is unset: serving NATS with JetStream, on this machine only",
+		"url", embeddedURL, "store", cfg.StoreDir, "subscribe", "ifacebridge watch, or: nats sub '"+cfg.Prefix+".>'")
 	return func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
 }
 

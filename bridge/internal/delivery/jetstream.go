@@ -58,7 +58,7 @@ type jetStream struct {
 var _ Delivery = (*jetStream)(nil)
 
 func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStream, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
+	js, err := natsio.JetStream(&cfg, nc)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (d *jetStream) find(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
-	reply, err := d.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+d.cfg.Stream, request)
+	reply, err := d.nc.RequestWithContext(ctx, d.cfg.API()+".STREAM.MSG.GET."+d.cfg.Stream, request)
 	if err != nil {
 		return fmt.Errorf("read what is stored: %w", err)
 	}

@@ -113,7 +113,8 @@ var kinds = []kind{
 	}, {
 		reason: NoJetStream, transient: true,
 		meaning: "JetStream is off or not ready",
-		advice:  "enable JetStream on the server, or set IFACE_DELIVERY=core",
+		advice: "enable JetStream on the server, or set IFACE_DELIVERY=core, " +
+			"or name the domain that has it in IFACE_JS_DOMAIN",
 		errs: []error{jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount,
 			nats.ErrNoResponders},
 	}, {

@@ -47,7 +47,7 @@ func TestClassify(t *testing.T) {
 				"nats: no response from stream: nats: no responders available for request", ""}},
 		{nats.ErrNoResponders,
 			Fault{NoJetStream, true, "JetStream is off or not ready: nats: no responders available for request",
-				"enable JetStream on the server, or set IFACE_DELIVERY=core"}},
+				"enable JetStream on the server, or set IFACE_DELIVERY=core, or name the domain that has it in IFACE_JS_DOMAIN"}},
 		{context.DeadlineExceeded, Fault{Timeout, true, "no answer in time: context deadline exceeded", ""}},
 		{nats.ErrMaxPayload, Fault{TooLarge, false, "nats: maximum payload exceeded", ""}},
 		{unavailable, Fault{Unavailable, true,

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/bridge/config"
@@ -20,6 +21,13 @@ const (
 	// has no leader, since it is being made or elects one, does not answer at all.
 	LookupTimeout = 2 * time.Second
 )
+
+// JetStream returns what asks JetStream where the configuration has it: in the domain of the
+// servers, or in another one.
+func JetStream(cfg *config.Config, nc *nats.Conn, opts ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
+	opts = append([]jetstream.JetStreamOpt{jetstream.WithDefaultTimeout(ConfirmTimeout)}, opts...)
+	return jetstream.NewWithAPIPrefix(nc, cfg.API(), opts...)
+}
 
 // StreamConfig is the stream that the bridge creates when there is none, on a server
 // of that version.

@@ -63,7 +63,7 @@ const (
 
 // NewBucket returns what keeps st in the bucket that cfg names. Nothing is asked yet.
 func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*Bucket, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout),
+	js, err := natsio.JetStream(&cfg, nc,
 		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ func (b *Bucket) takeDirty() (puts []keyPut) {
 // message is the put of a key, as nats.go's KeyValue makes it; of no data, its
 // purge.
 func (b *Bucket) message(key string, data []byte) *nats.Msg {
-	msg := nats.NewMsg(b.subject(key))
+	msg := nats.NewMsg(b.cfg.PutSubject(b.cfg.Bucket, key))
 	if data != nil {
 		msg.Data = data
 		return msg

@@ -60,7 +60,7 @@ const (
 func NewPresence(
 	cfg config.Config, id event.Identity, st *State, nc *nats.Conn, namespaces func() int, log *slog.Logger,
 ) (*Presence, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(natsio.ConfirmTimeout))
+	js, err := natsio.JetStream(&cfg, nc)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (p *Presence) value(epoch string) []byte {
 
 // message is the put of a value that is good for a while, or, of none, the purge of the key.
 func (p *Presence) message(value []byte, ttl time.Duration) *nats.Msg {
-	msg := nats.NewMsg("$KV." + p.cfg.HostsBucket + "." + p.cfg.Token)
+	msg := nats.NewMsg(p.cfg.PutSubject(p.cfg.HostsBucket, p.cfg.Token))
 	if msg.Data = value; value == nil {
 		msg.Header = purgeHeader()
 	}

@@ -27,13 +27,13 @@ import (
 // An answer that is larger than a message comes in pages. The pages of one answer
 // are made together, and kept for a while for the one who asks for the next.
 type Query struct {
-	id    event.Identity
-	state *State
-	nc    *nats.Conn
-	ready func() bool // whether the state is whole
-	token string
-	cfg   micro.Config
-	log   *slog.Logger
+	id            event.Identity
+	state         *State
+	nc            *nats.Conn
+	ready         func() bool // whether the state is whole
+	token, prefix string
+	cfg           micro.Config
+	log           *slog.Logger
 
 	mu      sync.Mutex
 	owner   schema.Owner
@@ -62,7 +62,7 @@ func NewQuery(
 		version = m[1]
 	}
 	q := &Query{
-		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token,
+		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix,
 		owner: schema.Owner{
 			Schema: schema.Name, Host: cfg.Host, BootID: id.BootID, Started: time.Now().UTC(), NetnsInode: id.OwnNetns,
 		},
@@ -102,9 +102,9 @@ func (q *Query) Serve(epoch string) {
 	service, err := micro.AddService(q.nc, q.cfg)
 	if err == nil {
 		err = errors.Join(
-			q.add(service, "links", schema.QuerySubject(q.token), q.answer,
+			q.add(service, "links", schema.QuerySubjectUnder(q.prefix, q.token), q.answer,
 				`the links of this host; {"next":…} asks for the next page`),
-			q.add(service, "owner", schema.OwnerSubject(q.token), q.answerOwner,
+			q.add(service, "owner", schema.OwnerSubjectUnder(q.prefix, q.token), q.answerOwner,
 				"who publishes as this host"))
 	}
 	if err != nil {
@@ -186,7 +186,7 @@ func (q *Query) AskOwner(ctx context.Context) (*schema.Owner, error) {
 	ctx, cancel := context.WithTimeout(ctx, AskTimeout)
 	defer cancel()
 	lastErr := q.nc.LastError()
-	reply, err := q.nc.RequestWithContext(ctx, schema.OwnerSubject(q.token), nil)
+	reply, err := q.nc.RequestWithContext(ctx, schema.OwnerSubjectUnder(q.prefix, q.token), nil)
 	if err != nil {
 		if refused := natsio.PermissionError(q.nc, lastErr); refused != nil {
 			return nil, refused

@@ -1,0 +1,195 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// A bridge beside a leaf node stores in the hub: where the leaf has no JetStream, and where it
+// has one of its own, by the name of the hub's domain or by the prefix of its API. What the
+// leaf has stays empty, and the readers beside it read the hub.
+func TestJetStreamDomain(t *testing.T) {
+	t.Parallel()
+	const domain, byContext = "IFACE_JS_DOMAIN=hub", "context"
+	for _, tt := range []struct{ name, leaf, setting string }{
+		{"a leaf without", "jetstream: disabled", domain},
+		{"a leaf with its own", `jetstream { store_dir: %q, domain: leaf }`, domain},
+		{"a leaf with its own, by a prefix", `jetstream { store_dir: %q, domain: leaf }`, byContext},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			upLink(t, k)
+			port := natstest.FreePort(t)
+			hub := natstest.Start(t, fmt.Sprintf("server_name: hub\njetstream { store_dir: %q, domain: hub }\n"+
+				"leafnodes { listen: \"127.0.0.1:%d\" }", t.TempDir(), port))
+			conf := tt.leaf
+			if strings.Contains(conf, "%q") {
+				conf = fmt.Sprintf(conf, t.TempDir())
+			}
+			leaf := natstest.Start(t, fmt.Sprintf("server_name: leaf\n%s\nleafnodes { remotes: [ { url: \"nats://127.0.0.1:%d\" } ] }", conf, port))
+			env := []string{"NATS_URL=" + leaf.URL, "IFACE_HOST=test", tt.setting, "IFACE_PRESENCE=1s"}
+			if tt.setting == byContext {
+				env = []string{"IFACE_HOST=test", "NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/leaf.json",
+					map[string]any{"url": leaf.URL, "jetstream_api_prefix": "$JS.hub.API"})}
+			}
+			b := start(t, env)
+			b.Ready()
+			settled(t, hub)
+			holds(t, hub)
+			if strings.Contains(tt.leaf, "domain") {
+				js, err := jetstream.New(connect(t, leaf))
+				must(t, err)
+				if info, err := js.AccountInfo(context.Background()); err != nil || info.Streams != 0 {
+					t.Errorf("the leaf has %+v, %v", info, err)
+				}
+			}
+			links := start(t, env, "links")
+			if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
+				t.Errorf("links: status %d:\n%s", status, links.Output())
+			}
+			start(t, env, "watch", "--since", "1h").Says(`"ifname":"veth0"`)
+			doctor := start(t, env, "doctor")
+			if status := doctor.Wait(); status != 0 {
+				t.Errorf("doctor: status %d", status)
+			}
+			doctor.Says("ok    stream")
+			doctor.Says("ok    bucket")
+
+			wrong := start(t, append(env, "IFACE_JS_DOMAIN=nowhere", "IFACE_HOST=other", "IFACE_HTTP_ADDR="))
+			wrong.Says("name the domain that has it in IFACE_JS_DOMAIN")
+			doctor = start(t, append(env, "IFACE_JS_DOMAIN=nowhere"), "doctor")
+			if status := doctor.Wait(); status != 1 {
+				t.Errorf("doctor, with a domain that is not there: status %d", status)
+			}
+			doctor.Says("name the domain that has it in IFACE_JS_DOMAIN")
+		})
+	}
+}
+
+// Two regions whose hosts have the same names, under two prefixes on the same servers: each
+// has a query, an owner, presence and a bucket of its own, by the prefix alone.
+func TestTwoPrefixesDoNotMeet(t *testing.T) {
+	k := netnstest.Parallel(t)
+	upLink(t, k)
+	s := natstest.Start(t, "")
+	nc := connect(t, s)
+	env := func(region string) []string {
+		return []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_SUBJECT_PREFIX=" + region + ".iface",
+			"IFACE_STREAM=" + region, "IFACE_PRESENCE=1s"}
+	}
+	bridges := map[string]*process{}
+	for i, region := range []string{"eu", "us"} {
+		address := fmt.Sprint("IFACE_HTTP_ADDR=127.0.0.1:", 9469+i)
+		bridges[region] = start(t, append(env(region), address))
+		bridges[region].Ready()
+	}
+	for region, b := range bridges {
+		eventually(t, region+" is in its bucket", func() bool { return len(bucketOf(t, nc, region+"_iface_links")) == 3 })
+		eventually(t, region+" answers", func() bool {
+			reply, err := nc.Request(schema.QuerySubjectUnder(region+".iface", "test"), nil, time.Second)
+			return err == nil && strings.Contains(string(reply.Data), `"veth0"`)
+		})
+		links := start(t, env(region), "links", "test")
+		if status := links.Wait(); status != 0 || strings.Count(links.Output(), "\n") != 3 {
+			t.Errorf("links: status %d:\n%s", status, links.Output())
+		}
+		doctor := start(t, env(region), "doctor")
+		doctor.Wait()
+		doctor.Says("one runs on this machine")
+		if strings.Contains(b.Output(), "standing by") {
+			t.Errorf("%s stands by for the other", region)
+		}
+	}
+	bridges["us"].Kill()
+	if n := len(bucketOf(t, nc, "eu_iface_links")); n != 3 {
+		t.Errorf("%d links of eu are left", n)
+	}
+	if _, err := nc.Request(schema.QuerySubject("test"), nil, time.Second); err != nats.ErrNoResponders {
+		t.Errorf("under the default prefix: %v", err)
+	}
+}
+
+// Whoever has the permissions of a viewer does not hear the answers to others: not those to
+// bridges, and with an inbox prefix of their own none but theirs, with which the commands
+// work.
+func TestInboxesAreOnesOwn(t *testing.T) {
+	netnstest.Parallel(t)
+	permissions := func(env []string, args ...string) string {
+		cmd := exec.Command(harness.Command(t), append([]string{"permissions"}, args...)...)
+		cmd.Env = env
+		out, err := cmd.Output()
+		must(t, err)
+		return string(out)
+	}
+	const prefix = "IFACE_INBOX_PREFIX="
+	s := natstest.Start(t, fmt.Sprintf(`authorization { users: [
+		{ user: test, password: p, %s }
+		{ user: mine, password: p, %s }
+		{ user: viewer, password: p, %s }
+		{ user: alice, password: p, %s }
+		{ user: admin, password: p }
+	] }`, permissions(nil, "test"), permissions([]string{prefix + "_MINE"}, "mine"), permissions(nil, "--viewer"),
+		permissions([]string{prefix + "_INBOX_alice"}, "--viewer")))
+	heard := map[string]chan *nats.Msg{}
+	for _, user := range []string{"viewer", "admin", "alice"} {
+		nc := harness.ConnectTo(t, s.URL, nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		heard[user] = make(chan *nats.Msg, 1000)
+		for _, subject := range []string{"_INBOX.>", "_INBOX.ifacebridge.>", "_INBOX.ifacebridge.test.>", "_MINE.>"} {
+			_, err := nc.ChanSubscribe(subject, heard[user])
+			must(t, err)
+		}
+		must(t, nc.Flush())
+	}
+	as := func(user, host, inbox string) []string {
+		env := []string{"NATS_URL=" + s.URL, "NATS_USER=" + user, "NATS_PASSWORD=p", "IFACE_HOST=" + host}
+		if inbox != "" {
+			env = append(env, prefix+inbox)
+		}
+		return env
+	}
+	bridges := []*process{start(t, as("test", "test", "")), start(t, append(as("mine", "mine", "_MINE"), "IFACE_HTTP_ADDR="))}
+	for _, b := range bridges {
+		b.Says("read the links of this host")
+	}
+	admin := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "p"), nats.CustomInboxPrefix("_ADMIN"))
+	eventually(t, "both are in the bucket", func() bool { return len(bucketOf(t, admin, "iface_links")) == 2 })
+	doctor := start(t, as("mine", "mine", "_MINE"), "doctor")
+	if status := doctor.Wait(); status != 0 {
+		t.Errorf("doctor with an inbox prefix: status %d", status)
+	}
+	for user, inbox := range map[string]string{"viewer": "", "alice": "_INBOX_alice"} {
+		links := start(t, as(user, "x", inbox), "links")
+		if status := links.Wait(); status != 0 || strings.Count(links.Output(), " lo ") != 2 {
+			t.Errorf("links of %s: status %d:\n%s", user, status, links.Output())
+		}
+		start(t, as(user, "x", inbox), "watch", "--since", "1h").Says(`"ifname":"lo"`)
+	}
+	if n := len(heard["admin"]); n == 0 {
+		t.Error("there were no answers to hear")
+	}
+	for _, user := range []string{"viewer", "alice"} {
+		for len(heard[user]) > 0 {
+			m := <-heard[user]
+			if strings.HasPrefix(m.Subject, "_INBOX.ifacebridge.") || user == "alice" || strings.HasPrefix(m.Subject, "_MINE.") {
+				t.Errorf("%s hears %s", user, m.Subject)
+			}
+		}
+	}
+	for _, b := range bridges {
+		if strings.Contains(b.Output(), "ermissions") {
+			t.Errorf("something was refused to a bridge:\n%s", b.Output())
+		}
+	}
+}
