@@ -81,13 +81,8 @@ func (s *subjects) lacks(needed []string) (missing []string) {
 // checkPermissions compares what the server lets this user do with what a bridge
 // needs: the server is asked, so that nothing need be tried.
 func (e *examination) checkPermissions(ctx context.Context) {
-	var info struct {
-		Data struct {
-			User        string
-			Permissions *struct{ Publish, Subscribe subjects }
-		}
-	}
-	if err := e.ask(ctx, "$SYS.REQ.USER.INFO", &info); err != nil {
+	info, err := e.userInfo(ctx)
+	if err != nil {
 		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: ifacebridge permissions")
 		return
 	}
@@ -140,6 +135,45 @@ func (e *examination) ask(ctx context.Context, subject string, answer any) error
 		return natsio.ExplainPermission(e.nc, before, err)
 	}
 	return json.Unmarshal(reply.Data, answer)
+}
+
+// userInfo is what a server tells of the user of a connection.
+type userInfo struct {
+	Server struct{ ID string }
+	Data   struct {
+		User        string
+		Permissions *struct{ Publish, Subscribe subjects }
+	}
+}
+
+// userInfo asks the server that this connection is to. Beside a leaf node the hub answers,
+// too: about the user that the leaf is there.
+func (e *examination) userInfo(ctx context.Context) (info userInfo, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	before := e.nc.LastError()
+	inbox := e.nc.NewInbox()
+	sub, err := e.nc.SubscribeSync(inbox)
+	if err != nil {
+		return info, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := e.nc.PublishRequest("$SYS.REQ.USER.INFO", inbox, nil); err != nil {
+		return info, err
+	}
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return info, natsio.ExplainPermission(e.nc, before, err)
+		}
+		info = userInfo{}
+		if err := json.Unmarshal(m.Data, &info); err != nil {
+			return info, err
+		}
+		if info.Server.ID == e.nc.ConnectedServerId() {
+			return info, nil
+		}
+	}
 }
 
 // checkJetStream looks at the stream and the bucket.
