@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -89,6 +90,72 @@ func TestPermissionsForNSC(t *testing.T) {
 	}
 	if !slices.Equal(got, want) || args[len(args)-1] != "--allow-pub-response" {
 		t.Errorf("got %q, want %q and a response", got, want)
+	}
+}
+
+// What --nsc prints, run as it is with the real nsc, makes users of an account of JWTs: the
+// bridge of a host, that of all hosts, and a reader work in full with their credentials,
+// and a host's user cannot publish as another.
+func TestPermissionsWithJWTs(t *testing.T) {
+	nsc := netnstest.Tool(t, "nsc")
+	netnstest.Parallel(t)
+	dir := t.TempDir()
+	shell := func(script string) string {
+		t.Helper()
+		cmd := exec.Command("/bin/sh", "-euc", script)
+		cmd.Dir = dir
+		cmd.Env = []string{"HOME=" + dir, "PATH=" + filepath.Dir(nsc) + ":" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return string(out)
+	}
+	shell(`nsc add operator --name ops --sys
+		nsc add account --name network
+		nsc edit account --name network --js-mem-storage -1 --js-disk-storage -1 --js-streams -1 --js-consumer -1`)
+	creds := func(user string, args ...string) string {
+		t.Helper()
+		printed, err := exec.Command(harness.Command(t), append([]string{"permissions", "--nsc"}, args...)...).Output()
+		must(t, err)
+		shell(string(printed))
+		shell("nsc generate creds --account network --name " + user + " --output-file " + user + ".creds")
+		return filepath.Join(dir, user+".creds")
+	}
+	one, all, viewer := creds("web01.example.com", "web01.example.com"), creds("ifacebridge", "--all-hosts"), creds("viewer", "--viewer")
+	shell("nsc generate config --mem-resolver --sys-account SYS --config-file accounts.conf")
+	accounts, err := os.ReadFile(filepath.Join(dir, "accounts.conf"))
+	must(t, err)
+	s := natstest.Start(t, string(accounts))
+
+	var bridges []*process
+	for host, file := range map[string]string{"web01.example.com": one, "web02.example.com": all} {
+		bridges = append(bridges, start(t, []string{"NATS_URL=" + s.URL, "NATS_CREDS=" + file, "IFACE_HOST=" + host, "IFACE_HTTP_ADDR="}))
+	}
+	reads := []string{"NATS_URL=" + s.URL, "NATS_CREDS=" + viewer}
+	eventually(t, "a reader sees the links of both hosts", func() bool {
+		links := start(t, reads, "links", "--json")
+		links.Wait()
+		seen := links.Output()
+		return strings.Contains(seen, "web01.example.com") && strings.Contains(seen, "web02.example.com")
+	})
+	for _, b := range bridges {
+		if strings.Contains(b.Output(), "ermissions") {
+			t.Errorf("something was refused:\n%s", b.Output())
+		}
+	}
+	refused := make(chan error, 9)
+	nc := harness.ConnectTo(t, s.URL, nats.UserCredentials(one),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	must(t, nc.Publish("iface.web02_example_com.new", nil))
+	must(t, nc.Flush())
+	select {
+	case err := <-refused:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(harness.Patience):
+		t.Error("one host's user may publish as another host")
 	}
 }
 

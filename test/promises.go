@@ -67,7 +67,7 @@
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
-//	    credentials and permissions                TestAuthentication, TestPermissions, TestRefusedCredentialsDoNotHammer, TestRotation
+//	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestRefusedCredentialsDoNotHammer, TestRotation
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    domains, prefixes, inboxes                 TestJetStreamDomain, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
