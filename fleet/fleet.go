@@ -70,6 +70,11 @@ type Options struct {
 	HostsBucket string
 	Since       time.Time // FromStream: begin here rather than at the beginning
 
+	// After resumes FromStream: begin behind this place in the stream, the StreamSeq of the
+	// last change that was dealt with; 0 is the beginning. What the stream does not have any
+	// more is Expired. Not together with Since.
+	After uint64
+
 	// Presence is how often the bridges are asked whether they are there, and how
 	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
 	// that the bucket of hosts has are not asked: it tells.
@@ -105,10 +110,15 @@ const (
 	// Retired: the host is gone for good, with all of its links, and not in View any
 	// more. Should it come back, it is Joined again.
 	Retired
+	// Expired: messages behind Options.After, or behind what has been given, are not in
+	// the stream any more, Missed at most; or it is another stream, which is read from its
+	// beginning. It is about all hosts, so that Host is empty. What a consumer keeps of a
+	// host is out of date until that is Joined or Healed.
+	Expired
 )
 
 func (k Kind) String() string {
-	return [...]string{"applied", "gone", "joined", "gap", "healed", "quiet", "back", "retired"}[k]
+	return [...]string{"applied", "gone", "joined", "gap", "healed", "quiet", "back", "retired", "expired"}[k]
 }
 
 // A Change is one step of the fleet's state, or of what is known of it.
@@ -117,8 +127,13 @@ type Change struct {
 	Host   string
 	Event  *schema.Event // of Applied and Gone
 	Data   []byte        // the event as it was published
-	Missed uint64        // of Gap: how many events, 0 when that is not known
+	Missed uint64        // of Gap and Expired: how many events, 0 when that is not known
 	Since  time.Time     // of Quiet: when it fell silent, as far as that is known
+
+	// StreamSeq is the place in the stream of the event that led to this, FromStream; of
+	// what has another reason it is 0. Run that begins behind it (Options.After) gives
+	// what comes behind it, and nothing of what came before.
+	StreamSeq uint64
 }
 
 // A Host is what is known of one host.
@@ -162,6 +177,7 @@ type Fleet struct {
 
 	slots   chan struct{} // bounds how many bridges are asked at once
 	changed func(Change)
+	resume  resumption
 }
 
 // input is what Run's one loop takes.
@@ -172,6 +188,9 @@ type input struct {
 	answer *schema.Links
 	failed error
 	token  string
+
+	streamSeq uint64  // FromStream
+	expired   *uint64 // so many messages, which have not been given, are not in the stream any more
 
 	gone     bool // FromBucket: the key is gone
 	key      schema.LinkKey
@@ -198,6 +217,9 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 		if _, err := schema.HostToken(name); err != nil {
 			return nil, err
 		}
+	}
+	if o.After > 0 && (o.Join != FromStream || !o.Since.IsZero()) {
+		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); accepted: with Join FromStream and without Since", o.After)
 	}
 	return &Fleet{nc: nc, o: o, hosts: map[string]*host{}, input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8)}, nil
 }
@@ -292,6 +314,8 @@ func (f *Fleet) take(ctx context.Context, in input) {
 				h.restart()
 			}
 		}
+	case in.expired != nil:
+		changes = f.expire(ctx, *in.expired)
 	case in.lost:
 		for _, h := range f.hosts {
 			f.ask(ctx, h)
@@ -313,6 +337,7 @@ func (f *Fleet) take(ctx context.Context, in input) {
 	}
 	f.mu.Unlock()
 	for _, c := range changes {
+		c.StreamSeq = in.streamSeq
 		f.changed(c)
 	}
 }
@@ -327,6 +352,7 @@ func (f *Fleet) host(token, name string) *host {
 			}
 		}
 		h = newHost(token, name)
+		h.inStream = f.o.Join == FromStream
 		f.hosts[token] = h
 	}
 	return h

@@ -34,7 +34,12 @@ type host struct {
 	leaving    bool      // its last event has retired a link
 	retiredAt  time.Time // when it was gone for good; zero: it is not
 
+	inStream bool   // FromStream: every event is given, in the stream's order
+	given    uint64 // FromStream: the seq of the last event of epoch that was given
+	ahead    bool   // FromStream: the epoch is that of an answer, and the stream has not come to it
+
 	behind  uint64 // what the bridge had confirmed at the last presence, when that was more
+	lost    bool   // it was so already at the presence before that
 	quiet   bool
 	awayFor int // presences in a row without an answer
 	asked   bool
@@ -74,8 +79,16 @@ func (h *host) restart() { h.marked = map[schema.LinkKey]bool{} }
 // then, until the bridge has answered. Lenient is for a beginning in the middle,
 // behind which all the rest will come.
 func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Change) {
+	applied := Change{Kind: Applied, Host: h.name, Event: e, Data: data}
+	if h.ahead = h.ahead && e.Epoch != h.epoch; h.ahead {
+		return []Change{applied}
+	}
 	switch {
 	case slices.Contains(h.past, e.Epoch), e.Epoch == h.epoch && e.Seq <= h.seq:
+		if h.inStream && e.Epoch == h.epoch && e.Seq > h.given { // an answer has overtaken it
+			h.given = e.Seq
+			return []Change{applied}
+		}
 		h.repeats++
 		return nil
 	case e.Epoch != h.epoch && e.Seq == 1:
@@ -84,7 +97,7 @@ func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Chan
 	default:
 		changes = h.lose(e, lenient)
 	}
-	h.seq, h.last = e.Seq, e.Time
+	h.seq, h.given, h.last = e.Seq, e.Seq, e.Time
 	h.leaving = e.Kind == schema.Del && e.Cause == schema.Retired
 	if h.isRetired() && !h.leaving {
 		h.comeBack()
@@ -93,7 +106,7 @@ func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Chan
 		h.waiting = append(h.waiting, *e)
 		h.waiting = h.waiting[max(0, len(h.waiting)-maxWaiting):]
 	}
-	changes = append(changes, Change{Kind: Applied, Host: h.name, Event: e, Data: data})
+	changes = append(changes, applied)
 	return append(append(changes, h.change(e)...), h.retire()...)
 }
 
@@ -129,13 +142,21 @@ func (h *host) retire() []Change {
 	return []Change{{Kind: Retired, Host: h.name}}
 }
 
+// doubt notes that events may be missing, with nothing that shows it.
+func (h *host) doubt() {
+	if h.whole {
+		h.gaps++
+	}
+	h.whole, h.marked, h.opening, h.gap = false, nil, false, true
+}
+
 // begin goes over to the epoch of e. It is whole when its snapshot is.
 func (h *host) begin(e *schema.Event) {
 	if h.epoch != "" && h.epoch != e.Epoch {
 		h.past = append(h.past, h.epoch)
 		h.past = h.past[max(0, len(h.past)-maxPast):]
 	}
-	h.epoch, h.bootID, h.labels, h.seq = e.Epoch, e.BootID, e.Labels, 0
+	h.epoch, h.bootID, h.labels, h.seq, h.given = e.Epoch, e.BootID, e.Labels, 0, 0
 	h.whole, h.gap, h.waiting, h.marked = false, false, nil, nil
 	h.opening = e.Seq == 1
 }
@@ -244,10 +265,15 @@ func (h *host) goneEvent(k schema.LinkKey, link schema.Link) Change {
 
 // adopt takes the bridge's answer for the host's state, and applies what has come
 // behind it. The host is not whole afterwards when the answer is of an earlier
-// moment than what is missing: the bridge has to be asked again.
+// moment than what is missing: the bridge has to be asked again. So it has when the
+// stream has not come to the answer's epoch, which opens with a snapshot there; unless
+// that has been waited for in vain (lost).
 func (h *host) adopt(a *schema.Links) (changes []Change) {
-	if slices.Contains(h.past, a.Epoch) || a.Epoch == h.epoch && h.whole && a.Seq <= h.seq {
-		return nil // late, or as expected
+	if slices.Contains(h.past, a.Epoch) || a.Epoch == h.epoch && h.whole && (h.inStream || a.Seq <= h.seq) {
+		return nil // late, or as expected, or the stream has it
+	}
+	if h.inStream && a.Epoch != h.epoch && h.epoch != "" && !h.lost {
+		return nil
 	}
 	seq := a.Seq
 	var behind []schema.Event
@@ -261,6 +287,7 @@ func (h *host) adopt(a *schema.Links) (changes []Change) {
 	}
 	if a.Epoch != h.epoch {
 		h.begin(&schema.Event{Epoch: a.Epoch, BootID: a.BootID, Labels: a.Labels})
+		h.ahead = h.inStream
 	} else if h.whole { // it knows of events that never came
 		h.gaps++
 		h.whole = false

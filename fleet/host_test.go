@@ -156,6 +156,54 @@ func TestHostBeginsInTheMiddle(t *testing.T) {
 	}
 }
 
+// In the stream's order every event is given once, also one that an answer has
+// overtaken; an answer of an epoch that the stream has not come to changes nothing, unless
+// that was waited for in vain.
+func TestHostInStream(t *testing.T) {
+	begins := []string{"e1 7 new a -> applied a", "e1 8 new b -> applied b", "? e1 10 a c -> gone b, joined"}
+	after := func(steps ...string) []string { return append(append([]string{}, begins...), steps...) }
+	for _, tt := range []struct {
+		name  string
+		steps []string
+		want  string
+	}{
+		{"an answer has overtaken events", after("e1 9 del b -> applied b", "e1 10 new c -> applied c", "e1 11 new d -> applied d"), "e1-11 a c d"},
+		{"each once", after("e1 8 new b -> ", "e1 9 del b -> applied b", "e1 9 del b -> "), "e1-10 a c"},
+		{"a new epoch behind that", after("e1 9 del b -> applied b", "e1 10 new c -> applied c", "e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
+		{"whole: the stream has it", after("? e1 12 a -> ", "e1 9 del b -> applied b"), "e1-10 a c"},
+		{"ahead of the stream", after("? e2 3 c d -> ", "e1 9 del b -> applied b", "e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
+		{"never in the stream", []string{"? e3 9 a -> joined", "e2 4 new b -> applied b", "e3 1 snap a 1/1 -> applied a", "e3 9 new a -> applied a",
+			"e3 10 new b -> applied b"}, "e3-10 a b"},
+		{"waited for in vain", after("lost", "e1 9 del b -> applied b", "doubt", "? e3 2 d -> gone a, gone c, healed", "e1 10 new c -> applied c", "e3 2 new d -> applied d"), "e3-2 d"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost("h", "h")
+			h.inStream = true
+			for i, step := range tt.steps {
+				step, want, _ := strings.Cut(step, " -> ")
+				text, isAnswer := strings.CutPrefix(step, "? ")
+				got := ""
+				switch {
+				case step == "lost":
+					h.lost = true
+				case step == "doubt":
+					h.doubt()
+				case isAnswer:
+					got = said(h.adopt(answer(t, text)))
+				default:
+					got = said(h.apply(in(t, step), nil, i < 2))
+				}
+				if got != want {
+					t.Errorf("%s: gave %q, want %q", step, got, want)
+				}
+			}
+			if got := state(h); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // A bucket that is read again from the beginning, after it was made anew: what is
 // not in it any more is gone.
 func TestHostReadsTheBucketAgain(t *testing.T) {

@@ -71,7 +71,8 @@ func tokenOf(prefix, subject string) (string, bool) {
 	return token, ok && dot && (kind == "new" || kind == "del")
 }
 
-// fromStream replays the stream and follows it, until that fails.
+// fromStream replays the stream and follows it, until that fails. The next time it goes
+// on behind what it has given.
 func (f *Fleet) fromStream(ctx context.Context) error {
 	js, err := jetstream.NewWithAPIPrefix(f.nc, f.o.JetStreamAPI)
 	if err != nil {
@@ -81,11 +82,7 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: f.subjects()}
-	if !f.o.Since.IsZero() {
-		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &f.o.Since
-	}
-	consumer, err := js.OrderedConsumer(ctx, f.o.Stream, cfg)
+	consumer, err := js.OrderedConsumer(ctx, f.o.Stream, f.begin(ctx, stream.CachedInfo()))
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
@@ -96,8 +93,13 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 	}
 	failed := make(chan error, 1)
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		f.publish(ctx, m.Subject(), m.Data())
-		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 && !caughtUp {
+		meta, err := m.Metadata()
+		if err != nil { // no message of a stream
+			return
+		}
+		f.publish(ctx, m.Subject(), m.Data(), meta.Sequence.Stream)
+		f.resume.after.Store(meta.Sequence.Stream)
+		if meta.NumPending == 0 && !caughtUp {
 			caughtUp = true
 			f.give(ctx, input{caughtUp: true})
 		}
@@ -146,13 +148,15 @@ func (f *Fleet) whileSame(ctx context.Context, stream jetstream.Stream, failed <
 	}
 }
 
-// publish gives a message to the loop, if it is an event.
-func (f *Fleet) publish(ctx context.Context, subject string, data []byte) {
+// publish gives a message to the loop, if it is an event. StreamSeq is its place in the
+// stream, 0 of what comes from elsewhere.
+func (f *Fleet) publish(ctx context.Context, subject string, data []byte, streamSeq uint64) {
 	in, err := decode(f.o.Prefix, subject, data)
 	if err != nil {
 		f.o.Log.Warn("ignoring a message that is no event", "cause", err)
 		return
 	}
+	in.streamSeq = streamSeq
 	f.give(ctx, in)
 }
 
@@ -174,7 +178,7 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 	for {
 		select {
 		case m := <-messages:
-			f.publish(ctx, m.Subject, m.Data)
+			f.publish(ctx, m.Subject, m.Data, 0)
 		case <-again: // what was published meanwhile went to others
 			f.give(ctx, input{lost: true})
 		case <-ctx.Done():
@@ -365,12 +369,12 @@ func (f *Fleet) isThere(ctx context.Context, h *host, p presence, labels schema.
 	}
 	// What the bridge had confirmed at the last presence and is still not here will
 	// never come; where nothing comes at all, nothing is waited for.
-	lost := h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
+	h.lost = h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
 	h.behind = 0
 	if p.epoch != h.epoch || p.seq > h.seq {
 		h.behind = max(p.seq, 1)
 	}
-	if !h.whole || lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
+	if !h.whole || h.lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
 		f.ask(ctx, h)
 	}
 	return changes

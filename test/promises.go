@@ -46,6 +46,7 @@
 //	    by a question                              TestQuery, TestFleetPresence
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
+//	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge
 //	Across a crash, and the end
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash, TestSpoolSurvivesCrashInCore
 //	    it is stopped                              TestSigterm, TestSpoolAtStop

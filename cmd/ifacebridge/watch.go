@@ -121,6 +121,8 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 			}
 		case fleet.Gap:
 			log.Warn("events are missing; asking the bridge for its links", "host", change.Host, "missed", change.Missed)
+		case fleet.Expired:
+			log.Warn("events are not in the stream any more; reading the hosts anew", "missed", change.Missed)
 		case fleet.Joined:
 		case fleet.Gone:
 			log.Warn("a link is gone, and its event was missed", "host", change.Host, "link", printable(change.Event.Link.Name))

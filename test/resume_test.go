@@ -1,0 +1,231 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// recipe returns the command that runs one of docs/recipes. Where its language has no
+// client of NATS here, it is checked by its runtime, and the test is skipped.
+func recipe(t *testing.T, file string) []string {
+	t.Helper()
+	path, err := filepath.Abs("../docs/recipes/" + file)
+	must(t, err)
+	checked := func(language, has string, check ...string) []string {
+		netnstest.Tool(t, check[0])
+		if exec.Command(check[0], check[1], has).Run() != nil {
+			if out, err := exec.Command(check[0], append(check[2:], path)...).CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			netnstest.Skip(t, "nats-for-"+language, "checked, not run: no NATS client for it here")
+		}
+		return []string{check[0], path}
+	}
+	switch filepath.Ext(file) {
+	case ".py":
+		return checked("python", "import nats", "python3", "-c", "-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())")
+	case ".mjs":
+		return checked("javascript", "require.resolve('@nats-io/jetstream')", "node", "-e", "--check")
+	}
+	program := filepath.Join(t.TempDir(), "recipe")
+	build := exec.Command("go", "build", "-o", program, path)
+	build.Dir = ".." // the module whose packages it imports
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return []string{program}
+}
+
+// ids are those of the events that a recipe has recorded; a line that was cut off is not
+// recorded.
+func ids(t testing.TB, path string) (list []string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(data[:bytes.LastIndexByte(data, '\n')+1]) {
+		var e schema.Event
+		must(t, json.Unmarshal(line[bytes.IndexByte(line, '{'):], &e))
+		list = append(list, e.ID())
+	}
+	return list
+}
+
+// A consumer that is killed at random points, again and again, and resumes: it has each
+// event once, in the stream's order, and is given nothing from before its place.
+func TestConsumersResume(t *testing.T) {
+	k := netnstest.Parallel(t)
+	r := seed(t)
+	s := natstest.Start(t, "")
+	bridge(t, s)
+	holds(t, s)
+	nc := connect(t, s)
+	index, err := k.Add("busy", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	for _, file := range []string{"resume.go", "durable.go", "durable.py", "durable.mjs"} {
+		t.Run(file, func(t *testing.T) {
+			command := recipe(t, file)
+			path := filepath.Join(t.TempDir(), "events")
+			env := append(os.Environ(), "NATS_URL="+s.URL, "ACK_WAIT=1", "DURABLE="+file[:len(file)-3])
+			stop := changeMTU(t, k, index)
+			kills := number(t, "IFACE_TEST_RESUMES", 8)
+			for range kills {
+				p := startWith(t, launch{On: k}, command[0], env, append(command[1:], path)...)
+				until := len(ids(t, path)) + 1 + r.IntN(30)
+				eventually(t, "some more events", func() bool { return len(ids(t, path)) >= until })
+				p.Kill()
+			}
+			stop()
+			startWith(t, launch{On: k}, command[0], env, append(command[1:], path)...)
+			var got, want []string
+			eventually(t, "the last event", func() bool {
+				want = want[:0]
+				for _, e := range stored(t, nc, "IFACE") {
+					want = append(want, e.ID())
+				}
+				got = ids(t, path)
+				return len(got) >= len(want)
+			})
+			if !slices.Equal(got[:len(want)], want) {
+				t.Errorf("it has recorded %d events, not those of the stream, in its order", len(got))
+			}
+			t.Logf("killed %d times: %d events, each once", kills, len(want))
+		})
+	}
+}
+
+// changeMTU changes a link again and again until stop is called, or the test ends.
+func changeMTU(t testing.TB, k *netnstest.Kernel, index int32) (stop func()) {
+	end := make(chan struct{})
+	var changing sync.WaitGroup
+	changing.Go(func() {
+		for n := uint32(0); ; n++ {
+			select {
+			case <-end:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+			if err := k.SetUint32(index, unix.IFLA_MTU, 1000+n%500); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() { close(end); changing.Wait() })
+	t.Cleanup(stop)
+	return stop
+}
+
+// What is given by a fleet that resumes until a host is whole.
+func resumeUntilWhole(t testing.TB, s *natstest.Server, after uint64) (changes []fleet.Change, view []fleet.Host) {
+	t.Helper()
+	f, err := fleet.New(connect(t, s), fleet.Options{After: after, Presence: time.Second})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var mu sync.Mutex
+	done := make(chan error, 1)
+	go func() {
+		done <- f.Run(ctx, func(c fleet.Change) {
+			mu.Lock()
+			defer mu.Unlock()
+			changes = append(changes, c)
+		})
+	}()
+	eventually(t, "the host is whole", func() bool {
+		view = f.View()
+		return len(view) == 1 && view[0].Whole
+	})
+	cancel()
+	must(t, <-done)
+	return changes, view
+}
+
+// expired are the changes that tell of messages which are not there any more.
+func expired(changes []fleet.Change) (list []fleet.Change) {
+	return slices.DeleteFunc(slices.Clone(changes), func(c fleet.Change) bool { return c.Kind != fleet.Expired })
+}
+
+// A place in the stream that is beyond its edge, or of a stream that was made anew: that
+// is reported, and the hosts are joined anew.
+func TestFleetResumesBeyondTheEdge(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	bridge(t, s)
+	holds(t, s)
+	changes, _ := resumeUntilWhole(t, s, 0)
+	if len(expired(changes)) > 0 {
+		t.Errorf("from the beginning: %+v", expired(changes))
+	}
+	last := changes[len(changes)-1]
+	if last.StreamSeq == 0 {
+		t.Fatalf("the place of %v is not known", last.Kind)
+	}
+	for i := range 5 {
+		_, err := k.Add(fmt.Sprintf("a%d", i), 0, netnstest.Kind{Name: "ifb"})
+		must(t, err)
+	}
+	settled(t, s)
+	whole := func(what string, after uint64, missed func(uint64) bool, applied func(int) bool) {
+		t.Helper()
+		changes, view := resumeUntilWhole(t, s, after)
+		told, count := expired(changes), 0
+		for _, c := range changes {
+			if c.Kind == fleet.Applied {
+				count++
+			}
+			if c.StreamSeq > 0 && c.StreamSeq <= after && missed == nil {
+				t.Errorf("%s: something from before: %+v", what, c)
+			}
+		}
+		if missed == nil && len(told) > 0 || missed != nil && (len(told) != 1 || !missed(told[0].Missed) || told[0].Host != "") {
+			t.Errorf("%s: told %+v", what, told)
+		}
+		if !applied(count) {
+			t.Errorf("%s: %d events", what, count)
+		}
+		links := map[int32]schema.Link{}
+		for _, l := range view[0].Links {
+			links[l.Link.Index] = l.Link
+		}
+		if _, diffs := sameAsIP(t, links); len(diffs) > 0 {
+			t.Errorf("%s: %q", what, diffs)
+		}
+	}
+	whole("behind the first", last.StreamSeq, nil, func(n int) bool { return n >= 5 })
+
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	stream, err := js.Stream(t.Context(), "IFACE")
+	must(t, err)
+	must(t, stream.Purge(t.Context(), jetstream.WithPurgeKeep(2)))
+	whole("beyond the edge", last.StreamSeq, func(n uint64) bool { return n > 0 && n < 20 }, func(n int) bool { return n == 2 })
+
+	must(t, js.DeleteStream(t.Context(), "IFACE"))
+	_, err = k.Add("last", 0, netnstest.Kind{Name: "ifb"}) // the bridge notices when it publishes
+	must(t, err)
+	eventually(t, "the stream is there again", func() bool {
+		again, err := js.Stream(t.Context(), "IFACE")
+		return err == nil && again.CachedInfo().State.LastSeq > 0
+	})
+	settled(t, s)
+	whole("another stream", 1000, func(n uint64) bool { return n == 0 }, func(n int) bool { return n >= 6 })
+}
