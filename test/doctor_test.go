@@ -2,13 +2,49 @@ package test
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
+
+// permissionsOf returns the block that the program prints for a host.
+func permissionsOf(t *testing.T, host string) string {
+	t.Helper()
+	block, err := exec.Command(harness.Command(t), "permissions", host).Output()
+	must(t, err)
+	return string(block)
+}
+
+// A stream of somebody else has the subjects: the bridge cannot create its own, and the
+// log, /readyz and doctor tell which remedies there are. With one of them it works.
+func TestAnotherStreamHasTheSubjects(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"iface.>"}})
+	must(t, err)
+	b := bridge(t, s)
+	b.Says("another stream has the subjects (`nats stream ls --subject 'iface.*.*'` shows it): name it in IFACE_STREAM")
+	d := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
+	if status := d.Wait(); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	d.Says("FAIL  stream          IFACE is not there, and cannot be created: stream OTHER has its subjects")
+	d.Says("set IFACE_STREAM=OTHER, or take the subjects from that stream")
+	b.Kill()
+	bridge(t, s, "IFACE_STREAM=OTHER")
+	eventually(t, "events in the other stream", func() bool {
+		other, err := js.Stream(t.Context(), "OTHER")
+		return err == nil && other.CachedInfo().State.Msgs > 0
+	})
+}
 
 // doctor says what is wrong and what to do about it, with the status that a script
 // needs, and leaves no trace.
@@ -24,17 +60,25 @@ func TestDoctor(t *testing.T) {
 		status     int
 		says       []string
 	}{
-		{"all is well", "", nil, true, 0, []string{"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket", "one runs on this machine", "user \"\" may do everything"}},
+		{"all is well", "", nil, true, 0, []string{"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket", "ok    last event      of this host was stored", "one runs on this machine", "user \"\" may do everything"}},
 		{"nothing there yet", "", nil, false, 0, []string{"IFACE is not there; the bridge creates it, if it may", "nats stream add IFACE", "none writes as this host now"}},
 		{"a wrong password", users(""), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-wrong"}, false, 1, []string{"FAIL  NATS", "Authorization Violation", "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
 		{"no JetStream", "jetstream: false", nil, false, 1, []string{"FAIL  JetStream", "set IFACE_DELIVERY=core"}},
 		{"core needs none", "jetstream: false", []string{"IFACE_DELIVERY=core"}, false, 0, []string{"none writes as this host now"}},
 		{"a subject is missing", users(`permissions: { publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}, false, 1,
 			[]string{"FAIL  permissions", `user "u" may not publish to iface.test.del, publish to ifacebridge.test.owner, publish to $KV.iface_links.test.>`, "ifacebridge permissions test"}},
+		{"a user of another host", "authorization { users: [ { user: u, password: s3cr3t-p, " + permissionsOf(t, "web02") + " } ] }",
+			[]string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}, false, 1, []string{"FAIL  permissions     the server does not let this user ask for them",
+				`Permissions Violation for Subscription to "_INBOX.ifacebridge.test.`, "give it what this prints: ifacebridge permissions test",
+				"warn  other bridges   they cannot be asked"}},
+		{"a filter for all links", "", []string{"IFACE_INCLUDE=nothing*"}, false, 0, []string{`warn  filter          it leaves out every link: "lo"`}},
+		{"a filter for some", "", []string{"IFACE_EXCLUDE=veth*"}, false, 0, []string{`ok    filter          it leaves out "veth0"; IFACE_INCLUDE and IFACE_EXCLUDE decide`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			netnstest.Parallel(t)
+			k := netnstest.Parallel(t)
+			_, _, err := k.AddVeth("veth0", "eth1")
+			must(t, err)
 			s := natstest.Start(t, tt.conf)
 			var r *harness.Recorder
 			if tt.conf == "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/netlinksrc"
@@ -22,19 +24,20 @@ func (e *examination) checkKernel(ctx context.Context) {
 	}
 	defer src.Close()
 	var links []*schema.Link
-	published := 0
+	var leftOut []string
 	_, err = src.Dump(ctx, func(m *netlinksrc.Message) {
 		link := m.Link // the message is the source's
 		links = append(links, &link)
-		if e.cfg.Filter.Publishes(&m.Link, "") {
-			published++
+		if !e.cfg.Filter.Publishes(&m.Link, "") {
+			leftOut = append(leftOut, strconv.Quote(m.Link.Name))
 		}
 	})
 	if err != nil {
 		e.fail("netlink", err.Error(), "")
 		return
 	}
-	e.good("netlink", "%d links, %d of them published", len(links), published)
+	e.good("netlink", "%d links, %d of them published", len(links), len(links)-len(leftOut))
+	e.checkFilter(leftOut, len(links))
 	if config.InContainer(slices.Values(links)) {
 		e.warn("netlink", "only a container's own links are visible", config.ContainerAdvice)
 	}
@@ -47,6 +50,22 @@ func (e *examination) checkKernel(ctx context.Context) {
 		fmt.Sprintf("%d bytes of the %d asked for, about %d notifications", granted, wanted, granted/notificationBytes),
 		fmt.Sprintf("sysctl -w net.core.rmem_max=%d, or run with CAP_NET_ADMIN; a burst that does not fit is an overrun, "+
 			"which the events tell and a comparison mends", wanted))
+}
+
+// checkFilter reports which links the filter leaves out.
+func (e *examination) checkFilter(leftOut []string, of int) {
+	const advice = "IFACE_INCLUDE and IFACE_EXCLUDE decide; ifacebridge config shows them"
+	names := strings.Join(leftOut[:min(len(leftOut), 8)], ", ")
+	if more := len(leftOut) - 8; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	switch {
+	case len(leftOut) == 0:
+	case len(leftOut) == of:
+		e.warn("filter", "it leaves out every link: "+names, advice)
+	default:
+		e.good("filter", "it leaves out %s; %s", names, advice)
+	}
 }
 
 // checkNamespaces opens every selected namespace as the bridge does.

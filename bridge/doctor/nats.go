@@ -82,7 +82,10 @@ func (s *subjects) lacks(needed []string) (missing []string) {
 // needs: the server is asked, so that nothing need be tried.
 func (e *examination) checkPermissions(ctx context.Context) {
 	info, err := e.userInfo(ctx)
-	if err != nil {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		e.fail("permissions", "the server does not let this user ask for them: "+err.Error(), e.permissionAdvice())
+		return
+	} else if err != nil {
 		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: ifacebridge permissions")
 		return
 	}
@@ -101,10 +104,14 @@ func (e *examination) checkPermissions(ctx context.Context) {
 	}
 	if len(missing) > 0 {
 		e.fail("permissions", fmt.Sprintf("user %q may not %s", user, strings.Join(missing, ", ")),
-			"give it what this prints: ifacebridge permissions "+e.cfg.Host)
+			e.permissionAdvice())
 		return
 	}
 	e.good("permissions", "user %q may do what a bridge needs", user)
+}
+
+func (e *examination) permissionAdvice() string {
+	return "give it what this prints: ifacebridge permissions " + e.cfg.Host
 }
 
 // published returns the subjects with that of all events replaced by those that there
@@ -189,9 +196,7 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	stream, err := js.Stream(ctx, e.cfg.Stream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		command := natsio.AddCommand(natsio.StreamConfig(&e.cfg, e.nc.ConnectedServerVersion()))
-		e.warn("stream", e.cfg.Stream+" is not there; the bridge creates it, if it may",
-			"or have someone who may run: "+command)
+		e.checkMissingStream(ctx, js)
 		return
 	case err != nil:
 		e.fault("JetStream", natsio.ExplainPermission(e.nc, before, err))
@@ -200,6 +205,7 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	if !e.checkStream(stream.CachedInfo()) {
 		return
 	}
+	e.checkStored(ctx, stream)
 	e.checkClock(ctx)
 	if _, err := js.KeyValue(ctx, e.cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
 		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may", "")
@@ -208,6 +214,31 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	} else {
 		e.good("bucket", "%s is there", e.cfg.Bucket)
 	}
+}
+
+// checkMissingStream finds out whether the bridge can create its stream.
+func (e *examination) checkMissingStream(ctx context.Context, js jetstream.JetStream) {
+	cfg := natsio.StreamConfig(&e.cfg, e.nc.ConnectedServerVersion())
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if other, err := js.StreamNameBySubject(ctx, cfg.Subjects[0]); err == nil { // a bridge's user may not ask
+		e.fail("stream", fmt.Sprintf("%s is not there, and cannot be created: stream %s has its subjects", cfg.Name, other),
+			fmt.Sprintf("set IFACE_STREAM=%s, or take the subjects from that stream", other))
+		return
+	}
+	e.warn("stream", cfg.Name+" is not there; the bridge creates it, if it may",
+		"or have someone who may run: "+natsio.AddCommand(cfg))
+}
+
+// checkStored reports when the stream had this host's last event.
+func (e *examination) checkStored(ctx context.Context, stream jetstream.Stream) {
+	m, err := stream.GetLastMsgForSubject(ctx, e.cfg.Prefix+"."+e.cfg.Token+".*")
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		e.good("last event", "none of this host is stored yet")
+	case err == nil:
+		e.good("last event", "of this host was stored %v ago", time.Since(m.Time).Round(time.Second))
+	} // what is refused was reported
 }
 
 // checkStream looks at how the stream is set up. It reports whether it can be used.
@@ -253,7 +284,7 @@ func (e *examination) checkOthers(ctx context.Context) {
 	here, elsewhere, err := e.others(ctx)
 	switch {
 	case err != nil:
-		e.warn("other bridges", err.Error(), "")
+		e.warn("other bridges", "they cannot be asked: "+err.Error(), e.permissionAdvice())
 	case len(elsewhere) > 0:
 		e.fail("other bridges",
 			fmt.Sprintf("another machine writes as host %q: epoch %s", e.cfg.Host, strings.Join(elsewhere, ", ")),
@@ -271,6 +302,7 @@ func (e *examination) checkOthers(ctx context.Context) {
 // others returns the epochs of the bridges that answer for this host, of those on this
 // machine and of those on others.
 func (e *examination) others(ctx context.Context) (here, elsewhere []string, err error) {
+	before := e.nc.LastError()
 	inbox := e.nc.NewInbox()
 	sub, err := e.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -286,8 +318,8 @@ func (e *examination) others(ctx context.Context) (here, elsewhere []string, err
 	defer cancel()
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return here, elsewhere, nil // nobody else has answered
+		if err != nil { // nobody else has answered, or nobody was asked
+			return here, elsewhere, natsio.PermissionError(e.nc, before)
 		}
 		var info micro.Info
 		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["token"] != e.cfg.Token ||

@@ -100,8 +100,7 @@ func (d *jetStream) prepareStream(ctx context.Context) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		cfg := d.streamConfig()
 		if stream, err = d.js.CreateStream(ctx, cfg); err != nil {
-			return natsio.WithAdvice(fmt.Errorf("create stream %s: %w", cfg.Name, err),
-				"let this user create it, or have someone who may run: %s", natsio.AddCommand(cfg))
+			return natsio.ExplainCreation(cfg, err)
 		}
 		d.log.Info("created the stream",
 			"stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)

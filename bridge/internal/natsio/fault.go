@@ -70,6 +70,7 @@ var (
 // Error codes of the server that the client libraries do not name.
 const (
 	codeUnavailable jetstream.ErrorCode = 10008 // JSClusterNotAvailErr
+	codeOverlap     jetstream.ErrorCode = 10065 // JSStreamSubjectOverlapErr
 )
 
 // A kind is a set of errors that mean the same.

@@ -1,6 +1,7 @@
 package natsio
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -71,6 +72,17 @@ func CheckServer(version string) error {
 	}
 	return WithAdvice(fmt.Errorf("JetStream delivery needs nats-server 2.11.7 or later, and this one is %s", version),
 		"upgrade the server, or set IFACE_DELIVERY=core")
+}
+
+// ExplainCreation returns what is to be done about a stream that could not be created.
+func ExplainCreation(cfg jetstream.StreamConfig, err error) error {
+	failed := fmt.Errorf("create stream %s: %w", cfg.Name, err)
+	var answer *jetstream.APIError
+	if errors.As(err, &answer) && answer.ErrorCode == codeOverlap {
+		return WithAdvice(failed, "another stream has the subjects (`nats stream ls --subject '%s'` shows it): "+
+			"name it in IFACE_STREAM, or take the subjects from it", cfg.Subjects[0])
+	}
+	return WithAdvice(failed, "let this user create it, or have someone who may run: %s", AddCommand(cfg))
 }
 
 // AddCommand is the nats command that creates the stream.
