@@ -67,10 +67,23 @@ func (d *Decoder) attributeAgain(l *schema.Link, was, is []byte) bool {
 		unix.IFLA_LINK, unix.IFLA_MASTER, unix.IFLA_CARRIER, unix.IFLA_CARRIER_CHANGES, unix.IFLA_CARRIER_UP_COUNT,
 		unix.IFLA_CARRIER_DOWN_COUNT, unix.IFLA_IFALIAS, unix.IFLA_PROMISCUITY, unix.IFLA_ALLMULTI:
 		return d.attribute(l, typ, v)
+	case unix.IFLA_LINKINFO: // a failover, or a timer
+		return d.linkInfoAgain(l, v)
 	case unix.IFLA_STATS, unix.IFLA_STATS64: // no news
 		return true
 	}
 	return false
+}
+
+// linkInfoAgain decodes IFLA_LINKINFO. It reports false, and counts nothing, when something
+// in it is bad.
+func (d *Decoder) linkInfoAgain(l *schema.Link, nest []byte) bool {
+	bad := d.BadAttributes
+	l.Info = schema.LinkInfo{}
+	d.linkInfo(&l.Info, nest)
+	good := d.BadAttributes == bad
+	d.BadAttributes = bad
+	return good
 }
 
 // remember keeps a message that was decoded without a fault.

@@ -396,6 +396,9 @@ func BenchmarkDecode(b *testing.B) {
 		{"veth", [][]byte{plainVeth(b, all)}},
 		{"bond-slave", [][]byte{enslaved(b, plainVeth(b, all), "bond-test_parsing_link_bond_port_ad.hex")}},
 		{"bridge-port", [][]byte{enslaved(b, plainVeth(b, all), "bridge-test_bridge_port_link_info.hex")}},
+		{"veth-anew", anew(plainVeth(b, all))},
+		{"bond-slave-anew", anew(enslaved(b, plainVeth(b, all), "bond-test_parsing_link_bond_port_ad.hex"))},
+		{"bridge-port-anew", anew(enslaved(b, plainVeth(b, all), "bridge-test_bridge_port_link_info.hex"))},
 		{"bridge-port-timer", ticking(enslaved(b, plainVeth(b, all), "bridge-test_bridge_port_link_info.hex"))},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
@@ -407,6 +410,13 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		})
 	}
+}
+
+// anew is the message, and one that is longer: which of them comes, it is not the last one again.
+func anew(body []byte) [][]byte {
+	alias := binary.NativeEndian.AppendUint16(bytes.Clone(body), 8)
+	alias = binary.NativeEndian.AppendUint16(alias, unix.IFLA_IFALIAS)
+	return [][]byte{body, append(alias, 'a', 'b', 'c', 0)}
 }
 
 // plainVeth is a captured message of a veth link without a master.

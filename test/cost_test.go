@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -111,6 +113,61 @@ func TestManyLinks(t *testing.T) {
 	if kib >= 128<<10 {
 		t.Errorf("%.1f MiB, want less than 128", float64(kib)/1024)
 	}
+}
+
+// A link whose messages are larger than the room for one, on a host with very many links:
+// each change of it is an event, costs what that link costs and not what the host does, and
+// is no overrun. IFACE_TEST_LINKS=5000 is the long form.
+func TestLargeLinkAmongMany(t *testing.T) {
+	k := netnstest.Parallel(t)
+	for i := range number(t, "IFACE_TEST_LINKS", 1000) / 2 {
+		_, err := k.Add(fmt.Sprint("a", i), 0, netnstest.VethKind(fmt.Sprint("b", i)))
+		must(t, err)
+	}
+	wide, err := k.Add("wide", 0, netnstest.Kind{Name: "ifb"})
+	must(t, err)
+	for i := range 80 {
+		must(t, k.AddAltName(wide, fmt.Sprintf("%0120d", i)))
+	}
+	s := natstest.Start(t, "")
+	sub, err := connect(t, s).SubscribeSync("iface.test.*")
+	must(t, err)
+	must(t, sub.SetPendingLimits(-1, -1))
+	next := func() (e schema.Event) {
+		m, err := sub.NextMsg(time.Minute)
+		must(t, err)
+		must(t, json.Unmarshal(m.Data, &e))
+		return e
+	}
+	b := startBinary(t, release(t), []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_DELIVERY=core"})
+	for e := next(); e.Snapshot.Pos < e.Snapshot.Of; e = next() {
+	}
+	dumps, cpu := b.Metric("ifacebridge_netlink_dumps_total"), cpuTime(t, b)
+	const changes = 300
+	for i := range changes {
+		must(t, k.SetUint32(wide, unix.IFLA_MTU, uint32(2000+i)))
+		e := next() // before the next change: what is asked for is the state of that moment
+		if mtu, _ := e.Link.MTU.Get(); e.Kind != schema.New || mtu != uint32(2000+i) || len(e.Link.Alt.List()) != 80 || e.Overruns > 0 {
+			t.Fatalf("change %d: %s", i, e.AppendJSON(nil)[:400])
+		}
+	}
+	perChange := (cpuTime(t, b) - cpu) / changes
+	t.Logf("%v of CPU for a change of a link with 80 alternative names", perChange)
+	if n := b.Metric("ifacebridge_netlink_dumps_total") - dumps; n > 0 || b.Metric("ifacebridge_netlink_overruns_total") > 0 {
+		t.Errorf("%v dumps, and %v overruns", n, b.Metric("ifacebridge_netlink_overruns_total"))
+	}
+}
+
+// cpuTime returns what a process has used of CPUs, in the kernel too.
+func cpuTime(t testing.TB, p *process) time.Duration {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
+	must(t, err)
+	_, fields, _ := strings.Cut(string(stat), ") ")
+	var user, system time.Duration
+	_, err = fmt.Sscan(strings.Join(strings.Fields(fields)[11:13], " "), &user, &system)
+	must(t, err)
+	return (user + system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
 // As many links at once as the receive buffer that was granted has room for, 1,000 if

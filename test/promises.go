@@ -38,6 +38,7 @@
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm, TestManyLinks
 //	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestQueueIsBoundedInBytes, TestSpoolIsBounded
 //	    no work when nothing happens               TestIdle
+//	    a large link costs what it is              TestLargeLinkAmongMany, TestLargeLinks
 //	    no memory for an event                     TestEventAllocates
 //	Late joiners are whole
 //	    by the stream                              TestLifeOfALink, TestSoak

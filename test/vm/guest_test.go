@@ -33,7 +33,8 @@ func guest(t *testing.T) {
 func ip(line string) error {
 	out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("ip %s: %w: %s", line, err, bytes.TrimSpace(out))
+		why, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
+		return fmt.Errorf("ip %s: %w: %s", line, err, why)
 	}
 	return nil
 }
