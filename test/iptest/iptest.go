@@ -120,6 +120,13 @@ func (c *comparison) values(path string, got, want any) {
 		c.objects(path+".", inner, object)
 		return
 	}
+	if list, ok := want.([]any); ok && path == "xdp.attached" { // objects, with a program each
+		inner, _ := got.([]any)
+		for i := range list {
+			c.values(fmt.Sprint(path, ".", i), append(inner, make([]any, len(list))...)[i], list[i])
+		}
+		got, want = len(inner), len(list)
+	}
 	c.compared++
 	switch {
 	case reflect.DeepEqual(got, want):

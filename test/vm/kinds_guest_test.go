@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lines are what makes links of every kind, with many of their settings. A line that this
@@ -203,6 +205,9 @@ func TestGuestKinds(t *testing.T) {
 	for _, line := range not {
 		t.Log("not here: " + line)
 	}
+	attach(t, "d1", unix.XDP_FLAGS_SKB_MODE)
+	attach(t, "ab0", unix.XDP_FLAGS_DRV_MODE)
+	serialCAN(t)
 	if made < len(lines)*3/4 {
 		t.Errorf("%d of %d lines only", made, len(lines))
 	}

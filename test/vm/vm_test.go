@@ -98,7 +98,7 @@ func initramfs(t *testing.T, s system) string {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	run(t, "", "cp", "-L", path(t, "busybox"), root+"/bin/busybox")
-	for _, tool := range []string{"sh", "mount", "modprobe", "insmod", "poweroff", "sleep", "cat", "ifconfig", "ls", "dmesg"} {
+	for _, tool := range []string{"sh", "mount", "mkdir", "modprobe", "insmod", "poweroff", "sleep", "cat", "ifconfig", "ls", "dmesg"} {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", tool)))
 	}
 	must(t, os.Symlink("bin", filepath.Join(root, "sbin")))
@@ -118,6 +118,8 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/netns /tmp/home
 ip link set lo up
