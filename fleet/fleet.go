@@ -177,7 +177,9 @@ type Fleet struct {
 
 	slots   chan struct{} // bounds how many bridges are asked at once
 	changed func(Change)
-	resume  resumption
+
+	bucketMade time.Time // FromBucket: when the bucket that was read last was made
+	resume     resumption
 }
 
 // input is what Run's one loop takes.
@@ -196,6 +198,7 @@ type input struct {
 	key      schema.LinkKey
 	caughtUp bool // all that was there has been given
 	restart  bool // the source begins again, from the beginning
+	anew     bool // and it is a bucket that was made anew
 	presence []presence
 	hosts    *hostEntry
 	noHosts  bool // the bucket of hosts cannot be read
@@ -316,6 +319,12 @@ func (f *Fleet) take(ctx context.Context, in input) {
 		}
 	case in.expired != nil:
 		changes = f.expire(ctx, *in.expired)
+	case in.anew:
+		for _, h := range f.hosts {
+			if h.stored {
+				h.restartAnew()
+			}
+		}
 	case in.lost:
 		for _, h := range f.hosts {
 			f.ask(ctx, h)
@@ -370,7 +379,11 @@ func (f *Fleet) isCaughtUp() bool {
 func (f *Fleet) event(ctx context.Context, in input) []Change {
 	h := f.host(in.token, in.event.Host)
 	if f.o.Join == FromBucket {
-		return h.latest(&in.event, in.data)
+		changes := h.latest(&in.event, in.data)
+		if h.unsure {
+			f.ask(ctx, h)
+		}
+		return changes
 	}
 	// What a stream begins with may be the middle of an epoch. It is no gap, as long
 	// as what follows is still to come; who is not whole in the end is asked.

@@ -26,6 +26,7 @@ type host struct {
 	waiting []schema.Event // since the gap; at most maxWaiting
 
 	stored     bool          // FromBucket: the bucket has had it, so that there is nothing to ask
+	unsure     bool          // FromBucket: it was made anew, and its bridge has not said yet what there is
 	standing   standing      // in the bucket of hosts
 	stale      bool          // that was so before the bucket is read again
 	heard      time.Time     // when its value came last, and
@@ -73,6 +74,14 @@ func (h *host) view() Host {
 // restart prepares for a bucket that is read again from the beginning: what it does
 // not have any more is gone.
 func (h *host) restart() { h.marked = map[schema.LinkKey]bool{} }
+
+// restartAnew prepares for a bucket that was made anew. The bridge fills it link by link:
+// what it does not have yet may be there all the same, which only the bridge can say.
+func (h *host) restartAnew() {
+	h.doubt()
+	h.restart()
+	h.unsure, h.stored = true, false
+}
 
 // apply takes the next event. It is applied also when events before it are
 // missing, so that nobody waits for news; what is known of the host is not whole
@@ -300,7 +309,11 @@ func (h *host) adopt(a *schema.Links) (changes []Change) {
 	for i := range behind {
 		h.change(&behind[i])
 	}
-	h.seq, h.bootID, h.marked, h.opening = seq, a.BootID, nil, false
+	h.seq, h.bootID, h.opening = seq, a.BootID, false
+	if h.unsure {
+		h.unsure, h.stored = false, len(h.marked) > 0
+	}
+	h.marked = nil
 	for _, l := range sortedLinks(before) {
 		if k := l.Key(); !has(h.links, k) {
 			changes = append(changes, h.goneEvent(k, l.Link))
@@ -315,11 +328,11 @@ func has(links map[schema.LinkKey]schema.Link, k schema.LinkKey) bool {
 }
 
 // latest takes the last event of a link, as the bucket has it.
-func (h *host) latest(e *schema.Event, data []byte) []Change {
+func (h *host) latest(e *schema.Event, data []byte) (changes []Change) {
 	if h.isRetired() {
 		h.comeBack()
 	}
-	h.stored = true
+	h.stored = !h.unsure
 	h.last, h.bootID = e.Time, e.BootID
 	if e.Epoch != h.epoch || e.Seq > h.seq {
 		h.epoch, h.labels, h.seq = e.Epoch, e.Labels, e.Seq
@@ -329,7 +342,10 @@ func (h *host) latest(e *schema.Event, data []byte) []Change {
 	if h.marked != nil {
 		h.marked[k] = true
 	}
-	return append(h.complete(), Change{Kind: Applied, Host: h.name, Event: e, Data: data})
+	if h.stored {
+		changes = h.complete()
+	}
+	return append(changes, Change{Kind: Applied, Host: h.name, Event: e, Data: data})
 }
 
 // sweepUnseen removes the links that a bucket which was read from the beginning

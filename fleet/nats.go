@@ -202,6 +202,10 @@ func (f *Fleet) fromBucket(ctx context.Context) error {
 		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
 	}
 	created := stream.CachedInfo().Created
+	if former := f.bucketMade; !former.IsZero() && !former.Equal(created) {
+		f.give(ctx, input{anew: true})
+	}
+	f.bucketMade = created
 	keys := []string{">"}
 	if len(f.o.Hosts) > 0 {
 		keys = nil

@@ -70,6 +70,9 @@ func (r *Retry) Wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed 
 	if r.since.IsZero() {
 		r.since = time.Now()
 	}
+	if !nc.IsConnected() { // whatever else that led to: an answer that did not come, a buffer that is full
+		err = ErrNotConnected
+	}
 	fault := Classify(err)
 	if r.Last != nil {
 		r.Last.Store(&fault)
