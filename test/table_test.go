@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/test/harness"
@@ -129,4 +130,79 @@ func TestWatchTable(t *testing.T) {
 		t.Error("there are colours in spite of NO_COLOR")
 	}
 	plain.keys("C-c")
+}
+
+// The table begins with what the stream knows: a link's last events, its flaps and its last
+// change. A stream that was cut, or none, is no error: there is less to begin with.
+func TestWatchBeginsWithThePast(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	b := bridge(t, s, "IFACE_HOST=web01")
+	b.Ready()
+	a, peer, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	must(t, k.Up(a, peer))
+	settled(t, s)
+	for range 3 {
+		must(t, k.SetFlags(peer, unix.IFF_UP, false))
+		settled(t, s)
+		must(t, k.Up(peer))
+		settled(t, s)
+	}
+	must(t, k.SetUint32(a, unix.IFLA_MTU, 1400))
+	settled(t, s)
+	watch := func(args string) *terminal {
+		m := startTerminal(t, 180, 40, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, harness.Command(t)+" watch "+args)
+		m.shows("the table", "ifacebridge watch  1 hosts  3 links", "HOST")
+		m.keys("veth0@") // the only one that is left
+		m.shows("the filter", "1 links")
+		return m
+	}
+	m := watch("")
+	line := ""
+	eventually(t, "the last change", func() bool {
+		line = regexp.MustCompile(`(?m)^web01 .*$`).FindString(m.screen())
+		return strings.Contains(line, "mtu 1500 → 1400")
+	})
+	// HOST LINK STATE MTU MASTER CHANGED FLAPS: how often is the kernel's to say.
+	if f := strings.Fields(line); len(f) < 8 || f[5] == "-" || f[6] == "-" {
+		t.Errorf("its age and its flaps are missing: %s", line)
+	}
+	m.keys("Enter")
+	m.shows("events from before", "created", "mtu 1500 → 1400", "flags +LOWER_UP")
+	m.keys("C-c")
+
+	m = watch("--since 0s")
+	m.keys("Enter")
+	m.shows("without the past", "nothing has happened since ")
+	must(t, k.SetUint32(a, unix.IFLA_MTU, 1300))
+	m.shows("what happens", "mtu 1400 → 1300")
+	m.keys("C-c")
+
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	stream, err := js.Stream(t.Context(), "IFACE")
+	must(t, err)
+	must(t, stream.Purge(t.Context(), jetstream.WithPurgeKeep(1)))
+	m = watch("")
+	m.keys("Enter")
+	m.shows("what is left of the past", "mtu 1400 → 1300")
+	if screen := m.screen(); strings.Contains(screen, "mtu 1500 → 1400") {
+		t.Errorf("more than there is:\n%s", screen)
+	}
+	must(t, stream.Purge(t.Context()))
+	m = watch("")
+	m.keys("Enter")
+	m.shows("nothing is left of the past", "nothing has happened since ")
+	m.keys("C-c")
+	b.Signal(unix.SIGTERM)
+	b.Wait()
+
+	core := natstest.Start(t, "")
+	bridge(t, core, "IFACE_HOST=web01", "IFACE_DELIVERY=core")
+	m = startTerminal(t, 120, 20, []string{"TERM=xterm-256color", "NATS_URL=" + core.URL}, harness.Command(t)+" watch")
+	m.shows("a table without a stream", "ifacebridge watch  1 hosts  3 links")
+	must(t, k.SetUint32(a, unix.IFLA_MTU, 1200))
+	m.shows("what happens there", "1200")
+	m.keys("C-c")
 }

@@ -29,14 +29,19 @@ func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os
 		return err
 	}
 	defer c.nc.Close()
-	f, err := fleet.New(c.nc, flags.options(c))
+	o := c.options(fleet.FromQuery, flags.hosts)
+	f, err := fleet.New(c.nc, o)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	past := &history{events: map[rowKey][]schema.Event{}}
+	past := newHistory(time.Now())
 	var following sync.WaitGroup
 	following.Go(func() { _ = f.Run(ctx, past.add) }) // nil when ctx ends
+	if flags.since > 0 {
+		o.Since = time.Now().Add(-flags.since)
+		following.Go(func() { past.load(ctx, c, o) })
+	}
 	defer following.Wait()
 	defer cancel()
 	m := &table{client: c, fleet: f, past: past, flags: flags, now: time.Now()}
@@ -45,55 +50,6 @@ func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os
 		return nil
 	}
 	return err
-}
-
-// rowKey is a link in the table.
-type rowKey struct {
-	host, netns string
-	index       int32
-}
-
-// A history keeps the last events of each link. The fleet writes it, the table
-// reads it.
-type history struct {
-	mu     sync.Mutex
-	events map[rowKey][]schema.Event // the newest last, at most maxHistory
-}
-
-const maxHistory = 100
-
-func (h *history) add(c fleet.Change) {
-	if c.Event == nil || c.Event.Snapshot.Of > 0 {
-		return
-	}
-	k := rowKey{c.Host, c.Event.Netns, c.Event.Link.Index}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	list := append(h.events[k], *c.Event)
-	h.events[k] = list[max(0, len(list)-maxHistory):]
-	if c.Event.Kind == schema.Del && len(h.events) > 4*maxHistory { // a host that makes containers
-		delete(h.events, k)
-	}
-}
-
-// of returns a link's last events, the newest first.
-func (h *history) of(k rowKey) []schema.Event {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	list := slices.Clone(h.events[k])
-	slices.Reverse(list)
-	return list
-}
-
-// flaps returns how often the link's state changed in the last minute.
-func flaps(events []schema.Event, now time.Time) int {
-	n := 0
-	for i := range events {
-		if events[i].Changed.Has("operstate") && now.Sub(events[i].Time) < time.Minute {
-			n++
-		}
-	}
-	return n
 }
 
 // A row is a link as it is shown.
@@ -437,7 +393,7 @@ func (m *table) details() []string {
 			faint.Render("  "+visible(r.labels)),
 	}
 	if len(r.events) == 0 {
-		lines = append(lines, faint.Render("nothing has happened since this began"))
+		lines = append(lines, faint.Render("nothing has happened since "+m.past.since().Local().Format("15:04:05")))
 	}
 	for i := range r.events {
 		e := &r.events[i]

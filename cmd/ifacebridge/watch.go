@@ -41,7 +41,8 @@ in a pipe (or with --json) as the events, one JSON object a line. NATS_URL names
 server; unset, it is the one that "ifacebridge" embeds.
 
 In the table: type to filter, up and down to choose a link, enter for its last events,
-esc to go back, ctrl+c to leave.`,
+esc to go back, ctrl+c to leave. It begins with what the stream knows of the last ten
+minutes, or of the time of --since.`,
 		Example: `  ifacebridge watch
   ifacebridge watch web01.example.com --since 10m
   ifacebridge watch --label site=fra1,rack=b12
@@ -53,6 +54,9 @@ esc to go back, ctrl+c to leave.`,
 			}
 			out, isFile := cmd.OutOrStdout().(*os.File)
 			if isFile && isatty.IsTerminal(out.Fd()) && !flags.json {
+				if !cmd.Flags().Changed("since") {
+					flags.since = tableSince
+				}
 				return watchTable(cmd.Context(), environ, flags, out)
 			}
 			return watchLines(cmd.Context(), environ, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -60,7 +64,7 @@ esc to go back, ctrl+c to leave.`,
 	}
 	cmd.Flags().BoolVar(&flags.json, "json", false, "print the events as they were published, one JSON object a line")
 	cmd.Flags().StringSliceVar(&flags.hosts, "host", nil, "only these hosts, as the arguments")
-	cmd.Flags().DurationVar(&flags.since, "since", 0, "begin this long ago, with what the stream holds")
+	cmd.Flags().DurationVar(&flags.since, "since", 0, "begin this long ago, with what the stream holds (the table: 10m)")
 	cmd.Flags().StringVar(&flags.event, "event", "", "only events of this kind: new or del")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only links of this kind (linkinfo.info_kind), such as veth")
 	flags.labels.register(cmd)
@@ -82,6 +86,9 @@ func (w *watchFlags) wants(e *schema.Event) bool {
 	return (w.event == "" || e.Kind.String() == w.event) && (w.kind == "" || e.Link.Info.Kind == w.kind) &&
 		e.Labels.Has(w.labels.Labels)
 }
+
+// tableSince is how much of the past the table knows, unless --since says otherwise.
+const tableSince = 10 * time.Minute
 
 // options are how to join: the stream has what was, the bridges answer with what is.
 func (w *watchFlags) options(c *client) fleet.Options {

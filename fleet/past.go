@@ -1,0 +1,106 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+)
+
+// Past calls each with the events that the stream holds since o.Since of the hosts to
+// follow, in the stream's order, and returns when it has come to the stream's end as it
+// was. When there are more than about most of them, it is the newest of them. It returns
+// since when they are all: later than o.Since when there were too many, or when the stream
+// does not go back so far. The event is each's to keep.
+func Past(ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(*schema.Event)) (from time.Time, err error) {
+	f, err := New(nc, o)
+	if err != nil {
+		return time.Time{}, err
+	}
+	js, err := jetstream.NewWithAPIPrefix(nc, f.o.JetStreamAPI)
+	if err != nil {
+		return time.Time{}, err
+	}
+	stream, err := js.Stream(ctx, f.o.Stream)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	consumer, bounded, err := f.past(ctx, js, stream.CachedInfo().State.LastSeq, most)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	from = o.Since
+	if edge := edge(stream.CachedInfo()); edge.After(from) {
+		from = edge
+	}
+	first, err := f.replay(ctx, consumer, each)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
+	if bounded && first.After(from) {
+		from = first
+	}
+	return from, nil
+}
+
+// edge returns since when a stream has what was published.
+func edge(stream *jetstream.StreamInfo) time.Time {
+	switch state := stream.State; {
+	case state.FirstSeq <= 1:
+		return stream.Created
+	case state.Msgs == 0: // it was purged, or all of it has expired
+		return time.Now()
+	default:
+		return state.FirstTime
+	}
+}
+
+// past makes the consumer of the events since o.Since, or of the newest of them.
+func (f *Fleet) past(ctx context.Context, js jetstream.JetStream, last, most uint64) (c jetstream.Consumer, bounded bool, err error) {
+	cfg := jetstream.OrderedConsumerConfig{
+		FilterSubjects: f.subjects(), DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &f.o.Since,
+	}
+	if c, err = js.OrderedConsumer(ctx, f.o.Stream, cfg); err != nil || c.CachedInfo().NumPending <= most || last <= most {
+		return c, false, err
+	}
+	cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, nil, last-most+1
+	c, err = js.OrderedConsumer(ctx, f.o.Stream, cfg)
+	return c, true, err
+}
+
+// replay calls each with what a consumer had to come when it was made, and returns the time
+// of the first.
+func (f *Fleet) replay(ctx context.Context, consumer jetstream.Consumer, each func(*schema.Event)) (first time.Time, err error) {
+	if consumer.CachedInfo().NumPending == 0 {
+		return first, nil
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return first, err
+	}
+	defer messages.Stop()
+	for n := consumer.CachedInfo().NumPending; n > 0; n-- {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return first, err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return first, err
+		}
+		if first.IsZero() {
+			first = meta.Timestamp
+		}
+		if in, err := decode(f.o.Prefix, m.Subject(), m.Data()); err == nil {
+			each(&in.event)
+		}
+		if meta.NumPending == 0 {
+			break // some have expired meanwhile
+		}
+	}
+	return first, nil
+}
