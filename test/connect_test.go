@@ -1,13 +1,21 @@
 package test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nkeys"
 
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
@@ -219,5 +227,207 @@ func TestSettingsThatWouldBeIgnored(t *testing.T) {
 			t.Errorf("%s: exit status %d, want 2", variable, status)
 		}
 		b.Says(says)
+	}
+}
+
+// However the servers are reached, the bridge publishes, the commands read and doctor finds
+// nothing wrong, also after the server was restarted.
+func TestWaysToAServer(t *testing.T) {
+	t.Parallel()
+	authority := harness.NewAuthority(t, "ways")
+	cert, key := authority.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))
+	pair := fmt.Sprintf("cert_file: %q, key_file: %q", cert, key)
+	socket := func(t *testing.T) (conf string, port int) {
+		port = natstest.FreePort(t)
+		return fmt.Sprintf("websocket { listen: \"127.0.0.1:%d\", no_tls: true }", port), port
+	}
+	tests := map[string]func(t *testing.T) (s *natstest.Server, env []string){
+		"TLS first": func(t *testing.T) (*natstest.Server, []string) {
+			s := natstest.New(t, "tls { "+pair+", handshake_first: true }")
+			return s, []string{"NATS_URL=" + s.URL, "NATS_CA=" + authority.CA, "IFACE_TLS_FIRST=on"}
+		},
+		"TLS first, by a context": func(t *testing.T) (*natstest.Server, []string) {
+			s := natstest.New(t, "tls { "+pair+", handshake_first: true }")
+			return s, []string{"NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/c.json",
+				map[string]any{"url": s.URL, "ca": authority.CA, "tls_first": true})}
+		},
+		"JWT and seed": func(t *testing.T) (*natstest.Server, []string) {
+			conf, creds := jwtServer(t, true)
+			content, err := os.ReadFile(creds)
+			must(t, err)
+			token, err := nkeys.ParseDecoratedJWT(content)
+			must(t, err)
+			user, err := nkeys.ParseDecoratedNKey(content)
+			must(t, err)
+			seed, err := user.Seed()
+			must(t, err)
+			s := natstest.New(t, conf)
+			return s, []string{"NATS_URL=" + s.URL, "NATS_JWT=" + token, "NATS_SEED=" + string(seed)}
+		},
+		"ws": func(t *testing.T) (*natstest.Server, []string) {
+			conf, port := socket(t)
+			return natstest.New(t, conf), []string{fmt.Sprintf("NATS_URL=ws://127.0.0.1:%d", port)}
+		},
+		"wss": func(t *testing.T) (*natstest.Server, []string) {
+			port := natstest.FreePort(t)
+			s := natstest.New(t, fmt.Sprintf("websocket { listen: \"127.0.0.1:%d\", tls { %s } }", port, pair))
+			return s, []string{fmt.Sprintf("NATS_URL=wss://127.0.0.1:%d", port), "NATS_CA=" + authority.CA}
+		},
+		"wss, a path of a reverse proxy": func(t *testing.T) (*natstest.Server, []string) {
+			conf, port := socket(t)
+			address := reverseProxy(t, "/some/nats", port, cert, key)
+			return natstest.New(t, conf), []string{"NATS_URL=wss://" + address + "/some/nats", "NATS_CA=" + authority.CA}
+		},
+		"SOCKS": func(t *testing.T) (*natstest.Server, []string) {
+			s := natstest.New(t, "")
+			p := harness.StartProxy(t, map[string]string{"nats.internal:4222": fmt.Sprint("127.0.0.1:", s.Port)})
+			return s, []string{"NATS_URL=nats://nats.internal", "NATS_SOCKS_PROXY=socks5://proxy:s3cr3t@" + p.Address}
+		},
+		"SOCKS and TLS, by a context": func(t *testing.T) (*natstest.Server, []string) {
+			s := natstest.New(t, "tls { "+pair+" }")
+			p := harness.StartProxy(t, nil)
+			return s, []string{"NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/c.json", map[string]any{
+				"url": fmt.Sprint("tls://127.0.0.1:", s.Port), "ca": authority.CA, "socks_proxy": "socks5://proxy:s3cr3t@" + p.Address})}
+		},
+		"CONNECT": func(t *testing.T) (*natstest.Server, []string) {
+			s := natstest.New(t, "")
+			p := harness.StartProxy(t, map[string]string{"nats.internal:4222": fmt.Sprint("127.0.0.1:", s.Port)})
+			return s, []string{"NATS_URL=nats://nats.internal", fmt.Sprintf("NATS_SOCKS_PROXY=http://%s", "proxy:s3cr3t@"+p.Address)}
+		},
+		"servers that advertise what cannot be reached": func(t *testing.T) (*natstest.Server, []string) {
+			return natstest.New(t, unreachable(t)), []string{"IFACE_DELIVERY=core"}
+		},
+		"servers that advertise, and that is ignored": func(t *testing.T) (*natstest.Server, []string) {
+			return natstest.New(t, unreachable(t)), []string{"IFACE_DISCOVERY=off", "IFACE_DELIVERY=core"}
+		},
+	}
+	for name, way := range tests {
+		t.Run(name, func(t *testing.T) {
+			netnstest.Parallel(t)
+			s, env := way(t)
+			if strings.HasPrefix(env[0], "IFACE") {
+				env = append(env, "NATS_URL="+s.URL)
+			}
+			s.Start()
+			b := start(t, append(env, "IFACE_HOST=test"))
+			ready := func() bool {
+				return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_unconfirmed_events") == 0
+			}
+			eventually(t, "ready", ready)
+			if strings.HasPrefix(name, "servers that advertise") {
+				nc := connect(t, s)
+				eventually(t, "the address is advertised", func() bool { return len(nc.DiscoveredServers()) > 0 })
+			}
+			s.Kill()
+			eventually(t, "the loss is seen", func() bool { return b.Metric("ifacebridge_nats_connected") == 0 })
+			s.Start()
+			b.Says("connected to NATS again")
+			eventually(t, "ready again", ready)
+			links := start(t, env, "links")
+			if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "test  lo") {
+				t.Errorf("links: status %d:\n%s", status, links.Output())
+			}
+			if strings.HasPrefix(name, "servers that advertise") {
+				nc := connect(t, s)
+				eventually(t, "the address is advertised again", func() bool { return len(nc.DiscoveredServers()) > 0 })
+			}
+			doctor := start(t, append(env, "IFACE_HOST=test"), "doctor")
+			if status := doctor.Wait(); status != 0 {
+				t.Errorf("doctor: status %d", status)
+			}
+			doctor.Says("ok    other bridges")
+			switch name {
+			case "servers that advertise what cannot be reached":
+				b.Says("the servers advertise this address")
+				doctor.Says("warn  NATS servers")
+				doctor.Says("IFACE_DISCOVERY=off")
+			case "servers that advertise, and that is ignored":
+				if strings.Contains(b.Output(), "192.0.2.1") {
+					t.Error("it was tried")
+				}
+			}
+			for _, p := range []*process{b, links, doctor} {
+				if strings.Contains(p.Output(), "s3cr3t") {
+					t.Errorf("a secret is shown:\n%s", p.Output())
+				}
+			}
+		})
+	}
+}
+
+// unreachable is the configuration of a server, beside another one that it forms a cluster
+// with, both of which advertise addresses that cannot be reached.
+func unreachable(t testing.TB) string {
+	port := natstest.FreePort(t)
+	conf := func(i, port int) string {
+		return fmt.Sprintf("server_name: s%d\nclient_advertise: \"192.0.2.%d:4222\"\njetstream: disabled\n"+
+			"cluster { name: c, listen: \"127.0.0.1:%d\", ", i, i, port)
+	}
+	natstest.Start(t, conf(2, natstest.FreePort(t))+fmt.Sprintf("routes: [\"nats://127.0.0.1:%d\"] }", port))
+	return conf(1, port) + "routes: [] }"
+}
+
+// reverseProxy serves WebSockets at a path of its own, with TLS, for those on a port.
+func reverseProxy(t testing.TB, path string, port int, cert, key string) (address string) {
+	t.Helper()
+	place := netnstest.Where(t)
+	backend := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.URL.Path = "http", fmt.Sprint("127.0.0.1:", port), "/"
+		},
+		Transport: &http.Transport{DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return place.Dial(network, address)
+		}},
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET "+path, backend)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	srv := &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}
+	go func() { _ = srv.ServeTLS(l, cert, key) }()
+	t.Cleanup(func() { srv.Close() })
+	return l.Addr().String()
+}
+
+// A way that does not fit the server is said, with what to change.
+func TestWrongWaysToAServer(t *testing.T) {
+	t.Parallel()
+	authority := harness.NewAuthority(t, "ways")
+	cert, key := authority.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))
+	tls := fmt.Sprintf("tls { cert_file: %q, key_file: %q", cert, key)
+	for _, tt := range []struct {
+		name, conf string
+		env        []string
+		says       string
+	}{
+		{"TLS first is wanted", tls + ", handshake_first: true }", []string{"NATS_CA=" + authority.CA},
+			"if it has handshake_first, set IFACE_TLS_FIRST=on"},
+		{"TLS first is not wanted", tls + " }", []string{"NATS_CA=" + authority.CA, "IFACE_TLS_FIRST=on"},
+			"IFACE_TLS_FIRST=on for those with handshake_first"},
+		{"a proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=socks5://%s"},
+			"username/password authentication failed"},
+		{"an HTTP proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=http://%s"},
+			"407 Proxy Authentication Required"},
+		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"}, "proxy: dial tcp 127.0.0.1:9: connect: connection refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			netnstest.Parallel(t)
+			s := natstest.Start(t, tt.conf)
+			p := harness.StartProxy(t, nil)
+			env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+			for _, variable := range tt.env {
+				env = append(env, strings.ReplaceAll(variable, "%s", "proxy:s3cr3t-wrong@"+p.Address))
+			}
+			b := start(t, env)
+			b.Says(tt.says)
+			doctor := start(t, env, "doctor")
+			if status := doctor.Wait(); status != 1 {
+				t.Errorf("doctor: status %d", status)
+			}
+			doctor.Says(tt.says)
+			if strings.Contains(b.Output()+doctor.Output(), "s3cr3t") {
+				t.Errorf("a secret is shown:\n%s", b.Output())
+			}
+		})
 	}
 }

@@ -72,6 +72,7 @@
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestRefusedCredentialsDoNotHammer, TestRotation
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
+//	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
 //	    domains, prefixes, inboxes                 TestJetStreamDomain, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb

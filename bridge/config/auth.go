@@ -137,6 +137,16 @@ func (e environment) wrong(variable, accepted string) error {
 	return &settingError{e.written(variable), "has the wrong content", got, accepted}
 }
 
+// Way is the variable that says how to authenticate, and whether it is a context's; "" when
+// there is none. A URL may say it, too.
+func (a *Auth) Way() string {
+	set := append(waysOf(a.env.vars), waysOf(a.env.context)...)
+	if len(set) == 0 {
+		return ""
+	}
+	return a.env.written(set[0])
+}
+
 // HasCA reports whether the authorities to trust are set. Whether they are does not change.
 func (a *Auth) HasCA() bool { return a.env.get("NATS_CA") != "" }
 

@@ -39,11 +39,13 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	e.checkKernel(ctx)
 	e.checkNamespaces()
 	e.good("host", "%q publishes on %s.{new,del}", cfg.Host, cfg.Prefix+"."+cfg.Token)
+	e.checkCredentials()
 	if e.nc = e.connect(); e.nc == nil {
 		return
 	}
 	defer e.nc.Close()
 	e.checkTLS()
+	e.checkServers(ctx)
 	e.checkPermissions(ctx)
 	if cfg.Delivery == config.JetStream {
 		e.checkJetStream(ctx)

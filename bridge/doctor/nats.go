@@ -42,9 +42,6 @@ func (e *examination) connect() *nats.Conn {
 	return nc
 }
 
-// expiresSoon is how long before its end a certificate is worth a warning.
-const expiresSoon = 14 * 24 * time.Hour
-
 func (e *examination) checkTLS() {
 	state, err := e.nc.TLSConnectionState()
 	switch {
@@ -52,15 +49,10 @@ func (e *examination) checkTLS() {
 		e.warn("TLS", "none, and the server asks nobody who they are", "for more than a trial, see deploy/nats/nats.conf")
 		return
 	case err != nil:
-		e.warn("TLS", "none: events and passwords cross the network readable", "use tls:// in NATS_URL")
+		e.warn("TLS", "none: events and passwords cross the network readable", "use tls:// or wss:// in NATS_URL")
 		return
 	}
-	until := state.PeerCertificates[0].NotAfter
-	if time.Until(until) < expiresSoon {
-		e.warn("TLS", "the server's certificate ends on "+until.Format(time.RFC3339), "renew it")
-		return
-	}
-	e.good("TLS", "the server's certificate is good until %s", until.Format(time.DateOnly))
+	e.checkEnd("TLS", "the server's certificate", state.PeerCertificates[0].NotAfter)
 }
 
 // subjects are those that a server lets a user use: all when it names none that are

@@ -124,6 +124,26 @@ func (d *dialer) refuse(attempt uint64) {
 	}
 }
 
+// Reach returns why the server at a URL cannot be reached; nil when it can. It does not
+// matter what it is. It takes 3 s at most.
+func Reach(ctx context.Context, cfg *config.Config, server string) error {
+	d, err := newDialer(cfg)
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	c, err := d.through.DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 // throughProxy returns what dials through the proxy at a URL; "" is none.
 func throughProxy(proxyURL string, straight *net.Dialer) (proxy.ContextDialer, error) {
 	if proxyURL == "" {

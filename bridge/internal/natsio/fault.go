@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 
@@ -140,17 +141,18 @@ var kinds = []kind{
 		advice: "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates",
 		texts:  []string{"x509:", "tls:", "tls error:"},
 	}, {
-		// It waits for us to begin with TLS, while we wait for its greeting.
+		// It may wait for us to begin with TLS, while we wait for its greeting.
 		reason: Other,
-		advice: "the server accepts the connection and is silent; if it has handshake_first, set IFACE_TLS_FIRST=on",
+		advice: "the server accepts connections and does not speak; if it has handshake_first, set IFACE_TLS_FIRST=on",
 		is:     isSilence,
 	},
 }
 
-// isSilence reports whether a connection was made, and nothing read in time.
+// isSilence reports whether a connection was made, and nothing read from it, in time or
+// until it was closed.
 func isSilence(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "read" && op.Timeout()
+	return errors.Is(err, io.EOF) || errors.As(err, &op) && op.Op == "read" && op.Timeout()
 }
 
 // fits reports whether an error, with the server's answer in it if any, is of a kind.

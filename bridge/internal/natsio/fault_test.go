@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 	"testing"
@@ -57,6 +58,11 @@ func TestClassify(t *testing.T) {
 		{incomplete, Fault{Refused, false, "the server has as many batches open as it may, or is a new leader: " +
 			"nats: API error: code=400 err_code=10176 description=batch publish is incomplete and was abandoned",
 			"if it lasts, raise limits.batch.max_inflight_per_stream on the server"}},
+		{io.EOF, Fault{Other, false, "EOF",
+			"the server accepts connections and does not speak; if it has handshake_first, set IFACE_TLS_FIRST=on"}},
+		{errors.New("tls: first record does not look like a TLS handshake"),
+			Fault{TLS, false, "tls: first record does not look like a TLS handshake",
+				"tls://, wss:// and NATS_CA are for servers with TLS, IFACE_TLS_FIRST=on for those with handshake_first"}},
 		{errors.Join(errors.New("one"), errors.New("two")), Fault{Other, false, "one; two", ""}},
 		{&net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED},
 			Fault{Other, false, "dial tcp: connection refused", ""}},
