@@ -37,6 +37,10 @@ type backlog interface {
 	// Confirm removes what Next added: NATS has it, and so much is told by that.
 	Confirm(told event.Mark)
 
+	// Settle notes durably that what was confirmed is, before events are published that
+	// are in no backlog.
+	Settle()
+
 	// GiveBack has the next call of Next begin with these events, which are the last of
 	// what it added. Those before them are confirmed.
 	GiveBack(events []event.Outgoing)
@@ -103,6 +107,7 @@ type memory struct {
 
 func (memory) Fill(context.Context, *queue.Queue) {}
 func (memory) Begin(string)                       {}
+func (memory) Settle()                            {}
 func (memory) Saved() (events int, all bool)      { return 0, false }
 func (memory) Register(metrics.Registry)          {}
 func (memory) Close()                             {}

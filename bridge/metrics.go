@@ -33,6 +33,7 @@ type publishMetrics struct {
 	failures *prometheus.CounterVec
 	latency  prometheus.Histogram
 	epochs   *prometheus.CounterVec
+	renewed  prometheus.Counter
 }
 
 func newPublishMetrics(to metrics.Registry) *publishMetrics {
@@ -44,6 +45,8 @@ func newPublishMetrics(to metrics.Registry) *publishMetrics {
 		latency: to.Histogram("publish_duration_seconds",
 			"Time from sending a batch of events until NATS has confirmed it.", prometheus.ExponentialBuckets(0.00025, 4, 8)),
 		epochs: to.CounterVec("epochs_total", "Epochs that were begun, by reason.", "reason"),
+		renewed: to.Counter("snapshots_renewed_total",
+			"Snapshots that were told again within an epoch, before the stream forgets the last one, or on request."),
 	}
 	for _, reason := range event.EpochReasons {
 		m.epochs.WithLabelValues(string(reason))

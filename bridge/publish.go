@@ -135,6 +135,7 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	p.state.Apply(p.encoder.Epoch, events)
 	p.follower.Put(events)
 	p.metrics.published(events, time.Since(began))
+	p.inSnapshot = events[len(events)-1].InSnapshot
 	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
 		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {

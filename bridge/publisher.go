@@ -49,6 +49,9 @@ type publisher struct {
 	first  event.Opening
 	epochs []string
 
+	renewal    renewal // of the snapshot
+	inSnapshot bool    // the last event that was confirmed is of one, and not its last
+
 	owner    rival       // of the host's name, while that is another bridge
 	retiring func() bool // whether, when all is published, the host's links are to go
 
@@ -173,10 +176,8 @@ func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schem
 
 // publishAll publishes an epoch's beginning, and then what the backlog holds.
 func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error {
-	for i := range known {
-		e := &known[i]
-		e.Host, e.BootID, e.OwnNetnsInode, e.Labels = p.id.Host, p.id.BootID, p.id.OwnNetns, p.id.Labels
-	}
+	p.sign(known)
+	p.renewal.begun()
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
 	}
@@ -255,6 +256,7 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 		there := e.Seq == left.Seq
 		if !there {
 			there, err = p.backlog.DropThrough(e)
+			there = there || e.Cause == schema.SnapshotCause // one that was told again is in no spool
 		}
 		if !there && err == nil {
 			return p.leftoverAnew(left, event.Cloned, "the stream has events of that epoch that are not in the spool: "+
@@ -295,8 +297,15 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 	defer p.nc.RemoveStatusListener(connected)
 	verifyAt := time.Now().Add(p.verify)
 	for {
-		p.encoder.Reset()
 		closed := p.backlog.Closed() // before next: nothing comes after it
+		renewAt := p.renewAt()
+		if !renewAt.IsZero() && !time.Now().Before(renewAt) && !closed {
+			if err := p.renew(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		p.encoder.Reset()
 		wait, err := p.backlog.Next(p.encoder, time.Now())
 		if err != nil {
 			return err
@@ -318,10 +327,14 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 		if p.verify > 0 && (wait == 0 || time.Until(verifyAt) < wait) {
 			wait = max(time.Until(verifyAt), time.Millisecond)
 		}
+		if !renewAt.IsZero() && (wait == 0 || time.Until(renewAt) < wait) {
+			wait = max(time.Until(renewAt), time.Millisecond)
+		}
 		verify := false
 		p.progress.Rest()
 		select {
 		case <-p.backlog.Ready():
+		case <-p.query.AskedForSnapshot():
 		case <-loop.After(wait):
 		case <-connected: // to a server that may be another, or may have lost what it had
 			verify = true

@@ -205,8 +205,9 @@ func (h *host) change(e *schema.Event) (gone []Change) {
 }
 
 // snapshot takes note of an event of a snapshot. The epoch opens with those of all
-// namespaces, the bridge's own first: what is in none of them is gone. A later one
-// is of a namespace that appeared, and speaks for that alone.
+// namespaces, the bridge's own first: what is in none of them is gone. They are told again
+// in the middle of the epoch. Any other is of a namespace that appeared, and speaks for
+// that alone.
 func (h *host) snapshot(e *schema.Event) (gone []Change) {
 	if e.Snapshot.Pos == 1 {
 		h.opening = h.opening || e.Netns == ""

@@ -17,6 +17,17 @@ type Links struct {
 	Next   string        `json:"next,omitempty"`
 }
 
+// Told is a bridge's answer to a request for its host's snapshot ([SnapshotSubject]), when
+// that is published: it is the events from First to Seq. First is one more than Seq for a
+// host of which no link is published.
+type Told struct {
+	Schema string `json:"schema"` // [Name]
+	Host   string `json:"host"`
+	Epoch  string `json:"epoch"`
+	First  uint64 `json:"first"`
+	Seq    uint64 `json:"seq"`
+}
+
 // LinkInNetns is a link and the network namespace that it is in, "" for the
 // bridge's own.
 type LinkInNetns struct {

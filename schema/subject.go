@@ -78,6 +78,15 @@ func QuerySubject(token string) string { return QuerySubjectUnder(DefaultPrefix,
 // under another than the default one, hosts may have the same names and are others.
 func QuerySubjectUnder(prefix, token string) string { return service(prefix) + "." + token + ".links" }
 
+// SnapshotSubject returns where the bridge of a host is asked to publish the snapshot of its
+// host again, in the middle of its epoch. It answers with [Told].
+func SnapshotSubject(token string) string { return SnapshotSubjectUnder(DefaultPrefix, token) }
+
+// SnapshotSubjectUnder is [SnapshotSubject] under a prefix, as [QuerySubjectUnder].
+func SnapshotSubjectUnder(prefix, token string) string {
+	return service(prefix) + "." + token + ".snapshot"
+}
+
 // OwnerSubject returns where to ask which bridge publishes as a host. It answers with
 // [Owner].
 func OwnerSubject(token string) string { return OwnerSubjectUnder(DefaultPrefix, token) }

@@ -41,7 +41,8 @@
 //	    a large link costs what it is              TestLargeLinkAmongMany, TestLargeLinks
 //	    no memory for an event                     TestEventAllocates
 //	Late joiners are whole
-//	    by the stream                              TestLifeOfALink, TestSoak
+//	    by the stream                              TestLifeOfALink, TestSoak, TestStreamFromItsBeginning
+//	    snapshots that are told again              TestStreamFromItsBeginning, TestSnapshotOnRequest, TestRenewalsSpread
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers, TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence

@@ -29,7 +29,7 @@ func (c *Config) HostPermissions() Permissions {
 		},
 		Subscribe: []string{
 			c.InboxPrefix() + ".>", schema.QuerySubjectUnder(c.Prefix, c.Token), schema.OwnerSubjectUnder(c.Prefix, c.Token),
-			"$SRV.*", "$SRV.*." + service, "$SRV.*." + service + ".*",
+			schema.SnapshotSubjectUnder(c.Prefix, c.Token), "$SRV.*", "$SRV.*." + service, "$SRV.*." + service + ".*",
 		},
 		Responses: true,
 	}

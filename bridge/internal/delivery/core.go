@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -70,3 +71,6 @@ func (d *core) publish(batch []event.Outgoing) error {
 	}
 	return nil
 }
+
+// Keeps implements [Delivery]: nothing is kept.
+func (*core) Keeps() time.Duration { return 0 }

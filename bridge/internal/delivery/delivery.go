@@ -8,6 +8,7 @@ package delivery
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -24,6 +25,10 @@ type Delivery interface {
 
 	// Told returns how far the epoch has come.
 	Told() event.Mark
+
+	// Keeps returns for how long NATS keeps events, as far as that is known; 0: for ever,
+	// or not at all.
+	Keeps() time.Duration
 
 	// Look returns this host's last message in NATS; nil where nobody can know.
 	Look(ctx context.Context) (*Located, error)

@@ -44,12 +44,13 @@ type jetStream struct {
 	batch  int            // how many messages the stream takes as an atomic batch; 1: none
 
 	story   toldStory
-	known   bool      // whether lastSeq is true
-	lastSeq uint64    // the stream sequence of this host's last message, 0: none
-	found   Located   // that message, when it was looked for last
-	created time.Time // when the stream was made
-	seen    bool      // the stream was there, and logged
-	foreign uint64    // the stream sequence of a message that is no event, as last logged
+	known   bool          // whether lastSeq is true
+	lastSeq uint64        // the stream sequence of this host's last message, 0: none
+	found   Located       // that message, when it was looked for last
+	created time.Time     // when the stream was made
+	keeps   time.Duration // how long it keeps events; 0: for ever
+	seen    bool          // the stream was there, and logged
+	foreign uint64        // the stream sequence of a message that is no event, as last logged
 
 	already atomic.Uint64 // events that were found stored: their acknowledgment was lost
 	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
@@ -80,6 +81,9 @@ func (d *jetStream) Told() event.Mark {
 		Epoch: d.story.epoch, Seq: d.story.seq, StreamSeq: d.story.streamSeq, Created: d.story.created,
 	}
 }
+
+// Keeps implements [Delivery].
+func (d *jetStream) Keeps() time.Duration { return d.keeps }
 
 // Verify implements [Delivery].
 func (d *jetStream) Verify(ctx context.Context) error {

@@ -109,7 +109,7 @@ func (d *jetStream) prepareStream(ctx context.Context) error {
 		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
 	cfg := stream.CachedInfo().Config
-	d.created = stream.CachedInfo().Created
+	d.created, d.keeps = stream.CachedInfo().Created, cfg.MaxAge
 	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ func (c *Encoder) add(e *schema.Event, start, link int) {
 		Seq: e.Seq, Labels: Labels{e.Kind, e.Action, e.Cause},
 		Data: c.bytes[start:len(c.bytes):len(c.bytes)], LinkAt: link,
 		Key: e.Key(), former: e.NetnsPrevious, Gone: e.Kind == schema.Del,
+		InSnapshot:  e.Snapshot.Pos < e.Snapshot.Of || e.Snapshot.More > 0,
 		EndsOpening: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0,
 	}
 	o.fit(c.room)

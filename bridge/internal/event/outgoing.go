@@ -39,6 +39,7 @@ type Outgoing struct {
 	Gone    bool   // the link is
 
 	EndsOpening bool // it is the last of the snapshots that an epoch begins with
+	InSnapshot  bool // more events of its snapshot, or of others beside that, follow
 }
 
 // FormerKey is [schema.Event.FormerKey].

@@ -282,6 +282,15 @@ func (s *Spool) Confirm(told event.Mark) {
 	s.drop(s.taken, told)
 }
 
+// Settle notes on disk what was confirmed.
+func (s *Spool) Settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != nil {
+		s.note(s.update(nil))
+	}
+}
+
 // GiveBack does nothing: what is not confirmed is here.
 func (s *Spool) GiveBack([]event.Outgoing) {
 	s.mu.Lock()

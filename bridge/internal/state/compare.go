@@ -145,7 +145,7 @@ func (b *Bucket) Vanished(ctx context.Context, o event.Opening) ([]schema.Event,
 		gone = append(gone, schema.Event{
 			Host: b.cfg.Host, BootID: o.BootID, OwnNetnsInode: o.OwnNetns, Labels: o.Labels, Time: o.At,
 			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(&e),
 		})
 	}
 	return gone, nil

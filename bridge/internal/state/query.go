@@ -39,6 +39,10 @@ type Query struct {
 	owner   schema.Owner
 	service micro.Service  // nil: this bridge is not the owner
 	answers []*answerPages // the newest last, at most maxAnswers
+
+	snapshots *nats.Subscription // to requests for the snapshot
+	asking    []*nats.Msg        // those of them that are not answered, at most maxAsking
+	asked     chan struct{}      // holds a token when there is one more
 }
 
 // Codes of the query service's errors, in the header Nats-Service-Error-Code.
@@ -62,7 +66,7 @@ func NewQuery(
 		version = m[1]
 	}
 	q := &Query{
-		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix,
+		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix, asked: make(chan struct{}, 1),
 		owner: schema.Owner{
 			Schema: schema.Name, Host: cfg.Host, BootID: id.BootID, Started: time.Now().UTC(), NetnsInode: id.OwnNetns,
 		},
@@ -112,6 +116,11 @@ func (q *Query) Serve(epoch string) {
 		return
 	}
 	q.service = service
+	// Not an endpoint: a user that may not subscribe to it, as before there was such a
+	// thing, would lose the others, too.
+	if q.snapshots, err = q.nc.Subscribe(schema.SnapshotSubjectUnder(q.prefix, q.token), q.askSnapshot); err != nil {
+		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
+	}
 }
 
 // add adds an endpoint. It is in no queue group: a bridge that is being replaced must not
@@ -150,6 +159,14 @@ func (q *Query) stopLocked() {
 		_ = q.service.Stop() // fails when the connection is gone, and the service with it
 	}
 	q.service = nil
+	if q.snapshots != nil {
+		_ = q.snapshots.Unsubscribe() // as above
+	}
+	q.snapshots = nil
+	for _, m := range q.asking {
+		respondError(m, codeNotReady, "this bridge does not publish as the host any more; ask again")
+	}
+	q.asking = nil
 }
 
 // answer answers one request. Its errors are the requester's to see.

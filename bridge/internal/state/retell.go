@@ -19,7 +19,7 @@ func (s *State) Retire(id event.Identity, at time.Time) []schema.Event {
 		events = append(events, schema.Event{
 			Host: id.Host, BootID: id.BootID, OwnNetnsInode: id.OwnNetns, Labels: id.Labels, Time: at,
 			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Retired, Overruns: e.Overruns,
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(e),
 		})
 	}
 	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
@@ -31,8 +31,9 @@ func (s *State) Retire(id event.Identity, at time.Time) []schema.Event {
 func (s *State) Retell(at time.Time) []schema.Event {
 	events := s.events(func(*schema.Event) bool { return true })
 	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
-	of := map[string]uint32{} // by namespace
+	of, overruns := map[string]uint32{}, uint64(0) // by namespace; as of the last event of all
 	for i := range events {
+		overruns = max(overruns, events[i].Overruns)
 		of[events[i].Netns]++
 	}
 	more, pos := uint32(len(of)), uint32(0)
@@ -43,12 +44,16 @@ func (s *State) Retell(at time.Time) []schema.Event {
 		}
 		*e = schema.Event{
 			Host: e.Host, BootID: e.BootID, Time: at, Kind: schema.New, Action: schema.Existing, Cause: schema.SnapshotCause,
-			Overruns: e.Overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of[e.Netns], More: more},
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link,
+			Overruns: overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of[e.Netns], More: more},
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(e),
 		}
 	}
 	return events
 }
+
+// lacking are the keys of e's link that were left out, since the event was larger than the
+// server takes.
+func lacking(e *schema.Event) schema.FieldSet { return e.Truncated &^ schema.Present(&e.Link) }
 
 // RetellPart returns, as they were, the events of snapshots that these epochs have told
 // so far: the beginning of a run of which the snapshots are not all told.

@@ -1,0 +1,78 @@
+package bridge
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"ifacebridge/schema"
+)
+
+// A stream forgets what is older than its max_age, and with it the snapshot that an epoch
+// began with: a reader that begins with what is left would not know the links that have not
+// changed since. So the snapshot is told again in time, in the middle of the epoch, as
+// consumers know the links; and whenever somebody asks for it.
+
+// A renewal is when the snapshot is to be told again.
+type renewal struct {
+	toldAt time.Time // when the last one was begun
+	share  float64   // of what the stream keeps, after which the next is due
+}
+
+// begun notes that a snapshot is being told. The next is due well before it is older than
+// half of what the stream keeps, and not at once on hosts that have started together.
+func (r *renewal) begun() { r.toldAt, r.share = time.Now(), 0.25+0.2*rand.Float64() }
+
+// due returns when the next is, for a stream that keeps events so long; the zero time is
+// never.
+func (r *renewal) due(kept time.Duration) (at time.Time) {
+	if kept == 0 {
+		return at
+	}
+	return r.toldAt.Add(time.Duration(r.share * float64(kept)))
+}
+
+// askedPause is how long the snapshot is not told again on request after it was.
+const askedPause = time.Second
+
+// renewAt returns when the snapshot is to be told again; the zero time is not now, and not
+// by itself later.
+func (p *publisher) renewAt() (at time.Time) {
+	if !p.isWhole() || p.inSnapshot { // nothing may stand inside of one
+		return at
+	}
+	at = p.renewal.due(p.delivery.Keeps())
+	if p.query.SnapshotAsked() {
+		if asked := p.renewal.toldAt.Add(askedPause); at.IsZero() || asked.Before(at) {
+			at = asked
+		}
+	}
+	return at
+}
+
+// renew tells the snapshot again.
+func (p *publisher) renew(ctx context.Context) error {
+	events, first := p.state.Retell(time.Now()), p.encoder.Seq+1
+	p.sign(events)
+	p.renewal.begun()
+	p.backlog.Settle()
+	if err := p.publishEvents(ctx, events); err != nil {
+		return err
+	}
+	told := p.delivery.Told()
+	p.backlog.Confirm(told)
+	p.metrics.renewed.Inc()
+	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.id.Epoch, "seq", p.encoder.Seq)
+	p.query.SnapshotTold(schema.Told{
+		Schema: schema.Name, Host: p.id.Host, Epoch: p.id.Epoch, First: first, Seq: p.encoder.Seq,
+	})
+	return nil
+}
+
+// sign makes events those of this run.
+func (p *publisher) sign(events []schema.Event) {
+	for i := range events {
+		e := &events[i]
+		e.Host, e.BootID, e.OwnNetnsInode, e.Labels = p.id.Host, p.id.BootID, p.id.OwnNetns, p.id.Labels
+	}
+}

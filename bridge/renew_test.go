@@ -1,0 +1,32 @@
+package bridge
+
+import (
+	"testing"
+	"time"
+)
+
+// The snapshot is told again before it is older than half of what the stream keeps, by hosts
+// that have started together spread over a fifth of that; never where events are kept for
+// ever.
+func TestRenewalsSpread(t *testing.T) {
+	const hosts, kept = 10000, 168 * time.Hour
+	var slots [20]int
+	began := time.Now()
+	for range hosts {
+		var r renewal
+		r.begun()
+		after := r.due(kept).Sub(began)
+		if after < kept/4 || after >= kept*45/100+time.Minute {
+			t.Fatalf("due after %v of %v", after, kept)
+		}
+		slots[int(20*(after-kept/4)/(kept/5+time.Hour))]++
+		if !r.due(0).IsZero() {
+			t.Fatal("due although nothing is forgotten")
+		}
+	}
+	for i, n := range slots {
+		if n > 2*hosts/len(slots) {
+			t.Errorf("%d of %d hosts in a twentieth of the time, number %d", n, hosts, i)
+		}
+	}
+}
