@@ -27,15 +27,21 @@ func TestKernels(t *testing.T) {
 	if os.Getenv("IFACE_VM_GUEST") != "" {
 		t.Skip("this is the guest")
 	}
-	for program, pkg := range needed {
-		if _, err := exec.LookPath(program); err != nil {
-			netnstest.Skip(t, "vm", fmt.Sprintf("%v (Debian's package %s)", err, pkg))
-		}
-	}
+	needs(t)
 	for _, suite := range suites(t) {
 		t.Run(suite, func(t *testing.T) {
 			boot(t, fetch(t, suite))
 		})
+	}
+}
+
+// needs skips a test where a machine cannot be emulated.
+func needs(t *testing.T) {
+	t.Helper()
+	for program, pkg := range needed {
+		if _, err := exec.LookPath(program); err != nil {
+			netnstest.Skip(t, "vm", fmt.Sprintf("%v (Debian's package %s)", err, pkg))
+		}
 	}
 }
 
@@ -61,7 +67,7 @@ type system struct {
 
 // boot runs the guest's tests on a kernel, and fails with them.
 func boot(t *testing.T, s system) {
-	image := initramfs(t, s)
+	image := initramfs(t, initScript, s.ip, func(root string) { modules(t, s, root) })
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	// Emulated, also where there is a /dev/kvm: what is behind one in a virtual machine may
@@ -90,9 +96,9 @@ func boot(t *testing.T, s system) {
 	}
 }
 
-// initramfs makes the guest's file system: busybox, ip, the bridge, this test binary, and the
-// kernel's network modules. Its path is returned.
-func initramfs(t *testing.T, s system) string {
+// initramfs makes the guest's file system: busybox, ip, the bridge, this test binary, what
+// adds puts there, such as the kernel's modules, and what is run. Its path is returned.
+func initramfs(t *testing.T, script, ip string, adds func(root string)) string {
 	root := t.TempDir()
 	for _, dir := range []string{"bin", "proc", "sys", "dev", "tmp", "run", "etc", "lib/modules"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
@@ -102,12 +108,12 @@ func initramfs(t *testing.T, s system) string {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", tool)))
 	}
 	must(t, os.Symlink("bin", filepath.Join(root, "sbin")))
-	withLibraries(t, root, s.ip, "/bin/ip")
+	withLibraries(t, root, ip, "/bin/ip")
 	withLibraries(t, root, path(t, "iw"), "/bin/iw")
 	build(t, root+"/bin/ifacebridge", "build", "ifacebridge/cmd/ifacebridge")
 	build(t, root+"/guest", "test", "-c", "ifacebridge/test/vm")
-	modules(t, s, root)
-	must(t, os.WriteFile(root+"/init", []byte(initScript), 0o755))
+	adds(root)
+	must(t, os.WriteFile(root+"/init", []byte(script), 0o755))
 	out := filepath.Join(t.TempDir(), "initrd")
 	must(t, writeCPIO(out, root))
 	return out
