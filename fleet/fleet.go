@@ -72,8 +72,12 @@ type Options struct {
 
 	// After resumes FromStream: begin behind this place in the stream, the StreamSeq of the
 	// last change that was dealt with; 0 is the beginning. What the stream does not have any
-	// more is Expired. Not together with Since.
+	// more is Expired. Not together with Since or Ago.
 	After uint64
+
+	// Ago is FromStream: begin so long ago, by the clock of the server that has the stream,
+	// whatever this machine's clock is set to. It comes before Since.
+	Ago time.Duration
 
 	// Presence is how often the bridges are asked whether they are there, and how
 	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
@@ -221,8 +225,8 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 			return nil, err
 		}
 	}
-	if o.After > 0 && (o.Join != FromStream || !o.Since.IsZero()) {
-		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); accepted: with Join FromStream and without Since", o.After)
+	if o.After > 0 && (o.Join != FromStream || !o.Since.IsZero() || o.Ago > 0) {
+		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); accepted: with Join FromStream and without Since or Ago", o.After)
 	}
 	return &Fleet{nc: nc, o: o, hosts: map[string]*host{}, input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8)}, nil
 }

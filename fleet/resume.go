@@ -35,6 +35,9 @@ func (f *Fleet) begin(ctx context.Context, stream *jetstream.StreamInfo) jetstre
 		missed := stream.State.FirstSeq - after - 1
 		f.give(ctx, input{expired: &missed})
 	}
+	if f.o.Ago > 0 { // found out once: what is read again begins at the same place
+		f.o.Since, f.o.Ago = stream.TimeStamp.Add(-f.o.Ago), 0
+	}
 	switch {
 	case after > 0:
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1

@@ -22,6 +22,7 @@
 //	    what the kernel does not announce          TestParityWithIP
 //	    an event that is too large                 TestTruncated, TestEncoderFits
 //	Order, each once, whatever happens to NATS
+//	    a machine is stopped, put back, or cloned  TestMachine, TestStoryIsJudged
 //	    the server is killed                       TestServerKilled, TestCoreServerKilled
 //	    the server is down, stalled, moving        TestServerIsDown, TestServerStalled, TestLameDuck
 //	    a cluster loses servers, or is cut         TestClusterServersKilled, TestPartitions

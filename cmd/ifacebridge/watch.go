@@ -94,7 +94,7 @@ const tableSince = 10 * time.Minute
 func (w *watchFlags) options(c *client) fleet.Options {
 	o := c.options(fleet.FromQuery, w.hosts)
 	if w.since > 0 {
-		o.Join, o.Since = fleet.FromStream, time.Now().Add(-w.since)
+		o.Join, o.Ago = fleet.FromStream, w.since
 	}
 	return o
 }

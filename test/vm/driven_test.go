@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -76,6 +77,8 @@ func obey(command string) ([]byte, error) {
 			err = unix.ClockSettime(unix.CLOCK_REALTIME, &to)
 		}
 		return []byte(time.Now().Format(time.RFC3339Nano)), err
+	case "watch":
+		return watchFor(5*time.Second, words[1], words[2:])
 	case "hidden":
 		return hidden(words[1:])
 	case "poweroff":
@@ -107,6 +110,16 @@ func hidden(env []string) ([]byte, error) {
 	cmd.Env = append([]string{"HOME=/tmp/home", "PATH=/bin"}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	out, _ := cmd.CombinedOutput() // its status tells of more than this
+	return out, nil
+}
+
+// watchFor returns what ifacebridge watch prints within a while.
+func watchFor(limit time.Duration, server string, args []string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "ifacebridge", append([]string{"watch", "--json"}, args...)...)
+	cmd.Env = []string{"HOME=/tmp/home", "PATH=/bin", "NATS_URL=" + server}
+	out, _ := cmd.CombinedOutput() // it is ended
 	return out, nil
 }
 

@@ -235,6 +235,10 @@ func TestMachine(t *testing.T) {
 			}
 			return true
 		})
+		seen := d.do("watch %s --since 10m", server)
+		if !strings.Contains(seen, `"ifalias":"clockback5h"`) {
+			t.Errorf("after %s: watch --since does not show what was published before:\n%s", set, seen)
+		}
 		if healthy := d.do("get /healthz") + d.do("get /readyz"); healthy != "ok\nok\n" {
 			t.Errorf("after %s: %s", set, healthy)
 		}
@@ -337,9 +341,10 @@ func metric(t *testing.T, text, name string) (value float64) {
 // watch returns what ifacebridge watch prints within a while.
 func watch(t *testing.T, s *natstest.Server, args ...string) string {
 	t.Helper()
+	command := harness.Command(t) // which may have to be built first
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, harness.Command(t), append([]string{"watch", "--json"}, args...)...)
+	cmd := exec.CommandContext(ctx, command, append([]string{"watch", "--json"}, args...)...)
 	cmd.Env = []string{"NATS_URL=" + s.URL, "HOME=" + t.TempDir()}
 	out, _ := cmd.Output() // it is ended
 	return string(out)
