@@ -35,7 +35,7 @@ done
 export GOARM=7 # arm is armv7, which nfpm calls arm7
 for ARCH in ${ARCHES:-amd64 arm64 riscv64 arm s390x}; do
   export ARCH PACKAGE_ARCH="$(echo "$ARCH" | sed "s/^arm$/arm7/")"
-  name=ifacebridge-$VERSION-linux-$ARCH
+  name=ifacebridge-$VERSION-linux-$(echo "$ARCH" | sed "s/^arm$/armv7/")
   build "$ARCH" "$OUT/$name"
   go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 \
     bin -json -std -noserial -notimestamp -version "$VERSION" -output "$OUT/$name.cdx.json" "$OUT/$name"

@@ -20,6 +20,8 @@ var needed = map[string]string{
 	"xz": "xz-utils", "apt-get": "apt", "dpkg-deb": "dpkg",
 }
 
+func TestMain(m *testing.M) { netnstest.Summarize(func() { m.Run() }) }
+
 // The tests of this package that are called TestGuest…, on Debian's kernels. IFACE_TEST_VM says
 // on which: stable, backports, both (stable,backports), or none of them, which is the default
 // unless vm is required. IFACE_TEST_VM_RUN says which of the tests: Kinds, for TestGuestKinds.
@@ -50,10 +52,10 @@ func suites(t *testing.T) []string {
 	switch wanted := os.Getenv("IFACE_TEST_VM"); {
 	case wanted != "":
 		return strings.Split(wanted, ",")
-	case strings.Contains(","+os.Getenv("IFACE_TEST_REQUIRE")+",", ",vm,"):
+	case netnstest.Required("vm"):
 		return []string{"backports"}
 	}
-	t.Skip("IFACE_TEST_VM=stable,backports boots Debian's kernels in an emulated machine, which takes minutes")
+	netnstest.Skip(t, "vm", "IFACE_TEST_VM=stable,backports boots Debian's kernels in an emulated machine, which takes minutes")
 	return nil
 }
 
