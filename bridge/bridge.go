@@ -194,7 +194,7 @@ func runFrom(
 		return fmt.Errorf("NATS: %w", err)
 	}
 	p.reason = reason
-	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.isWhole, log)
+	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.follower.Behind, p.isWhole, log)
 	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
@@ -243,9 +243,10 @@ func newPublisher(
 		return nil, err
 	}
 	p := &publisher{
-		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, nc.MaxPayload), delivery: way, state: state.New(),
-		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, log: log, metrics: newPublishMetrics(counted),
-		owner: rival{log: log},
+		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, way.Room), delivery: way, state: state.New(),
+		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, held: cfg.Coalesce, log: log,
+		metrics: newPublishMetrics(counted),
+		owner:   rival{log: log},
 	}
 	if cfg.Delivery == config.JetStream {
 		bucket, err := state.NewBucket(cfg, p.state, nc, log)

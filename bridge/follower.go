@@ -2,8 +2,10 @@ package bridge
 
 import (
 	"context"
+	"time"
 
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/state"
 	"ifacebridge/schema"
 )
@@ -27,6 +29,13 @@ type follower interface {
 
 	// Run follows Put until done is closed and it holds everything, or ctx ends.
 	Run(ctx context.Context, done <-chan struct{})
+
+	// Behind returns how many links it does not hold as they are. It may be called from any
+	// goroutine, as may Fault.
+	Behind() int
+
+	// Fault returns for how long nothing could be put into it, and why; nil when that is not so.
+	Fault() (lasting time.Duration, why *natsio.Fault)
 
 	// Finish logs, after Run, whether it does not hold everything.
 	Finish()
@@ -64,6 +73,8 @@ func (noFollower) Vanished(context.Context, event.Opening) ([]schema.Event, erro
 func (noFollower) Put([]event.Outgoing)                                            {}
 func (noFollower) Verify()                                                         {}
 func (noFollower) Run(context.Context, <-chan struct{})                            {}
+func (noFollower) Behind() int                                                     { return 0 }
+func (noFollower) Fault() (time.Duration, *natsio.Fault)                           { return 0, nil }
 func (noFollower) Finish()                                                         {}
 
 // noPresence says nothing: with core delivery there is no bucket, or nobody wants it.

@@ -57,6 +57,28 @@ func (h *health) notReady() []string {
 	if fault := h.publishing.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
 		list = append(list, "publishing fails: "+fault.String())
 	}
+	return append(list, h.behind()...)
+}
+
+const (
+	// unconfirmedPatience is how old the oldest event may become that NATS has not
+	// confirmed: what waits longer is not stored, whatever the reason.
+	unconfirmedPatience = 30 * time.Second
+
+	// followerPatience is how long nothing may be put into the bucket.
+	followerPatience = 2 * time.Minute
+)
+
+// behind returns what of this host's state NATS has not got for long.
+func (h *health) behind() (list []string) {
+	if age := h.publishing.unconfirmedFor(); age > unconfirmedPatience {
+		list = append(list, fmt.Sprintf("the oldest event that NATS has not confirmed is %v old; %d wait",
+			age.Round(time.Second), h.publishing.unconfirmed()))
+	}
+	if lasting, why := h.publishing.follower.Fault(); why != nil && lasting > followerPatience {
+		list = append(list, fmt.Sprintf("the bucket has not followed for %v, and lacks %d links: %v",
+			lasting.Round(time.Second), h.publishing.follower.Behind(), why))
+	}
 	return list
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"ifacebridge/bridge/internal/delivery"
 	"ifacebridge/bridge/internal/event"
-	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 )
@@ -34,6 +33,7 @@ type publishMetrics struct {
 	latency  prometheus.Histogram
 	epochs   *prometheus.CounterVec
 	renewed  prometheus.Counter
+	givenUp  prometheus.Counter
 }
 
 func newPublishMetrics(to metrics.Registry) *publishMetrics {
@@ -47,6 +47,8 @@ func newPublishMetrics(to metrics.Registry) *publishMetrics {
 		epochs: to.CounterVec("epochs_total", "Epochs that were begun, by reason.", "reason"),
 		renewed: to.Counter("snapshots_renewed_total",
 			"Snapshots that were told again within an epoch, before the stream forgets the last one, or on request."),
+		givenUp: to.Counter("events_given_up_total",
+			"Events that were larger than NATS takes, whatever was left out of them."),
 	}
 	for _, reason := range event.EpochReasons {
 		m.epochs.WithLabelValues(string(reason))
@@ -89,9 +91,11 @@ func (p *publisher) register(to metrics.Registry) {
 	to.GaugeFunc("standby", "1 while another bridge publishes as this host and this one stands by.",
 		func() float64 { return metrics.Bool(p.owner.standing.Load() != nil) })
 	to.GaugeFunc("unconfirmed_age_seconds", "How long the oldest event that was sent has waited to be confirmed.",
+		func() float64 { return p.unconfirmedFor().Seconds() })
+	to.GaugeFunc("bucket_failing_seconds", "How long nothing could be put into the bucket of current state; 0: it can.",
 		func() float64 {
-			if oldest := p.oldest.Load(); oldest != 0 {
-				return (loop.Uptime() - time.Duration(oldest)).Seconds()
+			if lasting, why := p.follower.Fault(); why != nil {
+				return lasting.Seconds()
 			}
 			return 0
 		})

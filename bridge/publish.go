@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -42,24 +43,62 @@ func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.T
 	return retry.Wait(ctx, p.nc, err, p.unconfirmed())
 }
 
-// publish sends the encoder's batch until all of it is confirmed.
+// publish sends the encoder's batch until all of it is confirmed, but for events that are
+// larger than NATS takes: each of those is given up alone.
 func (p *publisher) publish(ctx context.Context) error {
 	rest := p.encoder.Batch
 	p.inFlight.Store(int64(len(rest)))
-	p.oldest.Store(int64(loop.Uptime()))
+	p.noteOldest(rest)
 	defer p.oldest.Store(0)
+	refusals := 0 // of the first, since it is too large
 	return p.keepAt(ctx, func(ctx context.Context) (progress bool, err error) {
 		began := time.Now()
 		p.encoder.Fit(rest)
 		n, err := p.delivery.Store(ctx, rest)
 		p.stored(rest[:n], began)
 		rest = rest[n:]
+		if n > 0 {
+			refusals = 0
+		}
+		var large *delivery.TooLargeError
+		if natsio.IsTooLarge(err) {
+			refusals++
+		}
+		if errors.As(err, &large) || refusals >= maxRefusals {
+			p.giveUp(rest[:1], err)
+			rest, err, refusals = rest[1:], nil, 0
+		}
 		p.inFlight.Store(int64(len(rest)))
+		p.noteOldest(rest)
 		if err == nil && len(rest) > 0 {
 			return true, errMore
 		}
 		return n > 0, err
 	})
+}
+
+// noteOldest notes how long the first of the events waits that are on their way, if there
+// are any. While changes are held to be folded they do not wait for NATS.
+func (p *publisher) noteOldest(rest []event.Outgoing) {
+	if len(rest) > 0 {
+		waited := max(time.Since(rest[0].At)-p.held, 0)
+		p.oldest.Store(int64(loop.Uptime() - waited))
+	}
+}
+
+// maxRefusals is how often a server may refuse an event as too large, though it is within
+// the limits that are known, before it is given up. Between two of them the limits are
+// looked up again.
+const maxRefusals = 4
+
+// giveUp takes note of an event that no message can hold. The state has it all the same, so
+// that who notices the gap, and asks, gets what is true.
+func (p *publisher) giveUp(one []event.Outgoing, cause error) {
+	p.metrics.givenUp.Inc()
+	p.log.Error("an event is larger than NATS takes, and is given up; its number is missing in the stream",
+		"id", fmt.Sprintf("%s-%d", p.encoder.Epoch, one[0].Seq), "link", one[0].Key.String(), "cause", cause,
+		"advice", "raise max_payload on the server, and max_msg_size of the stream")
+	p.known(one)
 }
 
 // errMore is what an attempt returns that has to go on at once.
@@ -132,12 +171,19 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 	if len(events) == 0 {
 		return
 	}
-	p.state.Apply(p.encoder.Epoch, events)
-	p.follower.Put(events)
 	p.metrics.published(events, time.Since(began))
 	p.inSnapshot = events[len(events)-1].InSnapshot
 	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
+	}
+	p.known(events)
+}
+
+// known applies events, one at least, to what this bridge tells of its links.
+func (p *publisher) known(events []event.Outgoing) {
+	p.state.Apply(p.encoder.Epoch, events)
+	p.follower.Put(events)
+	if p.encoder.Epoch == p.id.Epoch {
 		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
 			p.noteWhole(true)
 		}

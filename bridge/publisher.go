@@ -32,13 +32,14 @@ type publisher struct {
 	query    *state.Query
 	nc       *nats.Conn
 	verify   time.Duration // look at what is stored this often; 0: never
+	held     time.Duration // how long changes may be held to be folded
 	log      *slog.Logger
 	metrics  *publishMetrics
 	progress loop.Progress
 
 	confirmed  atomic.Uint64     // events of this run
 	inFlight   atomic.Int64      // events
-	oldest     atomic.Int64      // when the first of those was sent first, by loop.Uptime; 0: none is
+	oldest     atomic.Int64      // since when the first of those waits, by loop.Uptime; 0: none is
 	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
 	opened     bool              // the backlog's opening was looked at
 	reason     event.EpochReason // of the first epoch
@@ -60,6 +61,15 @@ type publisher struct {
 
 // unconfirmed returns how many events NATS has not confirmed yet.
 func (p *publisher) unconfirmed() int { return p.backlog.Waiting() + int(p.inFlight.Load()) }
+
+// unconfirmedFor returns how long the oldest event waits that was sent and is not confirmed,
+// since it was read from the kernel.
+func (p *publisher) unconfirmedFor() time.Duration {
+	if oldest := p.oldest.Load(); oldest != 0 {
+		return loop.Uptime() - time.Duration(oldest)
+	}
+	return 0
+}
 
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
 // through every failure: when the story of an epoch cannot go on, it begins another, and

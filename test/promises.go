@@ -29,6 +29,9 @@
 //	    the stream or the bucket is deleted        TestStreamDeleted, TestBucket
 //	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
+//	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestLargeEventsOfASmallStream, TestInspectStream
+//	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
+//	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions

@@ -40,6 +40,7 @@ type Config struct {
 	Presence    time.Duration // 0: never said
 	Replicas    int
 	MaxAge      time.Duration // 0: for ever
+	MaxBytes    int64         // 0: no limit
 	Netns       netlinksrc.Selection
 	Filter      Filter
 	Resync      time.Duration // 0: never
@@ -54,7 +55,13 @@ type Config struct {
 	LogFormat   string
 
 	Version string // of the program, for those who ask; not a setting
+
+	chosen []string // of the variables for a stream and a bucket that we create, those that are set
 }
+
+// Chosen reports whether a variable for a stream and a bucket that we create is set: it is
+// what somebody wants, and not only a default.
+func (c *Config) Chosen(variable string) bool { return slices.Contains(c.chosen, variable) }
 
 // A QueueLimit is how much may wait for NATS before the changes of one link are folded
 // into one: so many events, and events that take so many bytes of memory. A spool takes

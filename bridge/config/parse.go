@@ -71,18 +71,20 @@ func (p *parser) config() Config {
 		Presence:    p.presence(),
 		Replicas:    p.number("IFACE_REPLICAS", 1, 5),
 		MaxAge:      p.duration("IFACE_MAX_AGE"),
+		MaxBytes:    p.size("IFACE_MAX_BYTES", 0, 1<<60),
 		Netns:       p.netns(),
 		Filter:      Filter{p.patterns("IFACE_INCLUDE"), p.patterns("IFACE_EXCLUDE")},
 		Resync:      p.duration("IFACE_RESYNC"),
 		Coalesce:    p.duration("IFACE_COALESCE"),
 		Queue:       p.queue(),
-		ReadBuffer:  p.size("IFACE_RCVBUF", 4<<10, 1<<30),
+		ReadBuffer:  int(p.size("IFACE_RCVBUF", 4<<10, 1<<30)),
 		SpoolDir:    p.env.get("IFACE_SPOOL_DIR"),
 		HTTPAddr:    p.address("IFACE_HTTP_ADDR"),
 		Pprof:       p.flag("IFACE_PPROF"),
 		StoreDir:    p.storeDir(),
 		LogLevel:    p.oneOf("IFACE_LOG_LEVEL", "debug", "info", "warn", "error"),
 		LogFormat:   p.oneOf("IFACE_LOG_FORMAT", "text", "json"),
+		chosen:      p.env.chosen(),
 	}
 	if c.TLSFirst && c.WebSocket() {
 		p.mistake("IFACE_TLS_FIRST", "is not for WebSockets, where TLS is first always", "", "off, with wss:// in NATS_URL")
@@ -302,7 +304,7 @@ func (p *parser) duration(variable string) time.Duration {
 }
 
 // size is a number of bytes.
-func (p *parser) size(variable string, low, high int) int {
+func (p *parser) size(variable string, low, high int64) int64 {
 	s := p.env.get(variable)
 	n, ok := parseSize(s, low, high)
 	if !ok {
@@ -313,14 +315,14 @@ func (p *parser) size(variable string, low, high int) int {
 }
 
 // parseSize returns a number of bytes, with or without a unit, if it is in that range.
-func parseSize(s string, low, high int) (n int, ok bool) {
-	digits, unit := s, 1
-	for suffix, factor := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+func parseSize(s string, low, high int64) (n int64, ok bool) {
+	digits, unit := s, int64(1)
+	for suffix, factor := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
 		if rest, ok := strings.CutSuffix(s, suffix); ok {
 			digits, unit = rest, factor
 		}
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(digits))
+	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
 	if err != nil || n < 0 || n > high/unit || n*unit < low {
 		return 0, false
 	}
@@ -346,7 +348,7 @@ func (p *parser) queue() QueueLimit {
 		p.mistake("IFACE_QUEUE", "not a number or size in range", s,
 			fmt.Sprintf("1 to %d events, or a size from 64KiB to 1GiB", maxQueueEvents))
 	}
-	return QueueLimit{Events: math.MaxInt, Bytes: n}
+	return QueueLimit{Events: math.MaxInt, Bytes: int(n)}
 }
 
 // address is a TCP address to listen on; empty is none.

@@ -37,7 +37,7 @@ func (c *Config) HostPermissions() Permissions {
 		api, kv := c.API(), "KV_"+c.Bucket
 		p.Publish = append(p.Publish,
 			c.PutSubject(c.Bucket, c.Token+".>"),
-			api+".INFO",
+			api+".INFO", api+".STREAM.NAMES",
 			api+".STREAM.CREATE."+c.Stream, api+".STREAM.INFO."+c.Stream, api+".STREAM.MSG.GET."+c.Stream,
 			api+".STREAM.CREATE."+kv, api+".STREAM.INFO."+kv,
 			api+".DIRECT.GET."+kv,

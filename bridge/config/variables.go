@@ -28,6 +28,7 @@ type variable struct {
 	secret    bool // never shown
 	secretURL bool // shown without the secrets in it
 	noUnset   bool // set but empty differs from unset
+	created   bool // it is about a stream and buckets that we create
 
 	ofPrefix func(prefix string) string // the default under another prefix; nil: it is the same
 }
@@ -78,10 +79,12 @@ var variables = []variable{
 		description: "KV bucket of the hosts that are there, created if it is missing"},
 	{name: "IFACE_PRESENCE", standard: "30s",
 		description: "say in that bucket this often that this host is there; after three times that it is silent; 0: never"},
-	{name: "IFACE_REPLICAS", standard: "1",
+	{name: "IFACE_REPLICAS", standard: "1", created: true,
 		description: "replicas of a stream and a bucket that we create, 1 to 5"},
-	{name: "IFACE_MAX_AGE", standard: "168h",
+	{name: "IFACE_MAX_AGE", standard: "168h", created: true,
 		description: "how long a stream that we create keeps events; 0: for ever"},
+	{name: "IFACE_MAX_BYTES", standard: "0", created: true,
+		description: "size of a stream, and of each bucket, that we create; 0: no limit"},
 	{name: "IFACE_TLS_FIRST", standard: "off",
 		description: "on: TLS before the server's greeting, for a server with handshake_first"},
 	{name: "IFACE_DISCOVERY", standard: "on",
@@ -153,6 +156,16 @@ func (e environment) value(v *variable) string {
 		return v.ofPrefix(e.get("IFACE_SUBJECT_PREFIX"))
 	}
 	return v.standard
+}
+
+// chosen returns the names of the variables for what we create that are set.
+func (e environment) chosen() (names []string) {
+	for _, v := range variables {
+		if v.created && strings.TrimSpace(e.vars[v.name]) != "" {
+			names = append(names, v.name)
+		}
+	}
+	return names
 }
 
 // get returns the value of the variable of that name, which is in the table.

@@ -34,8 +34,10 @@ func (e *examination) connect() *nats.Conn {
 		return nil
 	}
 	if err := natsio.CheckServer(nc.ConnectedServerVersion()); err != nil && e.cfg.Delivery == config.JetStream {
-		fault := natsio.Classify(err)
-		e.fail("NATS server", fault.Cause, fault.Advice)
+		e.fault("NATS server", err)
+	}
+	if err := natsio.CheckPayload(&e.cfg, nc.MaxPayload()); err != nil {
+		e.fault("NATS server", err)
 	}
 	e.good("NATS", "%s, version %s, payloads up to %d bytes",
 		nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.MaxPayload())
@@ -175,7 +177,7 @@ func (e *examination) userInfo(ctx context.Context) (info userInfo, err error) {
 	}
 }
 
-// checkJetStream looks at the stream and the bucket.
+// checkJetStream looks at the account, the stream and the bucket.
 func (e *examination) checkJetStream(ctx context.Context) {
 	js, err := natsio.JetStream(&e.cfg, e.nc)
 	if err != nil {
@@ -185,26 +187,60 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*natsio.ConfirmTimeout)
 	defer cancel()
 	before := e.nc.LastError() // what was refused to the checks before
-	stream, err := js.Stream(ctx, e.cfg.Stream)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		e.checkMissingStream(ctx, js)
-		return
-	case err != nil:
+	account, err := js.AccountInfo(ctx)
+	if err != nil {
 		e.fault("JetStream", natsio.ExplainPermission(e.nc, before, err))
 		return
 	}
-	if !e.checkStream(stream.CachedInfo()) {
+	var info *jetstream.StreamInfo
+	stream, err := js.Stream(ctx, e.cfg.Stream)
+	if err == nil { // again, with what it holds of this host
+		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(e.cfg.Prefix+"."+e.cfg.Token+".*"))
+	}
+	missing := errors.Is(err, jetstream.ErrStreamNotFound)
+	if err != nil && !missing {
+		e.fault("stream", natsio.ExplainPermission(e.nc, before, err))
 		return
 	}
-	e.checkStored(ctx, stream)
-	e.checkClock(ctx)
-	if _, err := js.KeyValue(ctx, e.cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
-		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may", "")
-	} else if err != nil {
-		e.fault("bucket", err)
+	e.checkAccount(account, missing)
+	if missing {
+		e.checkMissingStream(ctx, js)
 	} else {
-		e.good("bucket", "%s is there", e.cfg.Bucket)
+		text := fmt.Sprintf("%s takes %v, holds %d events", info.Config.Name, info.Config.Subjects, info.State.Msgs)
+		e.judge("stream", text, natsio.InspectStream(&e.cfg, info))
+		e.checkStored(ctx, stream)
+		e.checkClock(ctx)
+	}
+	e.checkBucket(ctx, js)
+}
+
+// checkAccount looks at what the account may do, and has.
+func (e *examination) checkAccount(info *jetstream.AccountInfo, missing bool) {
+	limit := func(n int64) string {
+		if n <= 0 {
+			return "no limit"
+		}
+		return fmt.Sprint(n)
+	}
+	text := fmt.Sprintf("API level %d, %d streams (%s), %d bytes stored (%s)", info.API.Level, info.Streams,
+		limit(int64(info.Limits.MaxStreams)), info.Store, limit(info.Limits.MaxStore))
+	if info.Domain != "" {
+		text += ", domain " + info.Domain
+	}
+	e.judge("JetStream", text, natsio.InspectAccount(&e.cfg, info, missing))
+}
+
+// judge reports findings; when they are none, or let a bridge work, also that text.
+func (e *examination) judge(check, text string, findings []natsio.Finding) {
+	if len(findings) == 0 || findings[0].Weight == natsio.Differs {
+		e.good(check, "%s", text)
+	}
+	for _, f := range findings {
+		if f.Weight == natsio.Differs {
+			e.warn(check, f.Text, f.Advice)
+		} else {
+			e.fail(check, f.Text, f.Advice)
+		}
 	}
 }
 
@@ -233,24 +269,23 @@ func (e *examination) checkStored(ctx context.Context, stream jetstream.Stream) 
 	} // what is refused was reported
 }
 
-// checkStream looks at how the stream is set up. It reports whether it can be used.
-func (e *examination) checkStream(info *jetstream.StreamInfo) bool {
-	cfg := &info.Config
-	if err := natsio.CheckStream(&e.cfg, cfg); err != nil {
-		e.fault("stream", err)
-		return false
+// checkBucket looks at the bucket. Without it, or when it cannot be used, events are
+// published all the same.
+func (e *examination) checkBucket(ctx context.Context, js jetstream.JetStream) {
+	before := e.nc.LastError()
+	stream, err := js.Stream(ctx, natsio.BucketStream(e.cfg.Bucket))
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may",
+			"or have someone who may run: "+natsio.AddBucketCommand(natsio.BucketConfig(&e.cfg)))
+		return
+	case err != nil:
+		e.fault("bucket", natsio.ExplainPermission(e.nc, before, err))
+		return
 	}
-	e.good("stream", "%s takes %v, holds %d events", cfg.Name, cfg.Subjects, info.State.Msgs)
-	if cfg.Retention != jetstream.LimitsPolicy {
-		e.warn("stream",
-			fmt.Sprintf("%s keeps events by %v: the first reader takes them from the others", cfg.Name, cfg.Retention),
-			"a stream of events wants the retention \"limits\"")
-	}
-	if !cfg.AllowAtomicPublish {
-		e.warn("stream", cfg.Name+" takes no atomic batches: each event waits for the one before",
-			"nats stream edit "+cfg.Name+" --allow-batch (servers from 2.12)")
-	}
-	return true
+	info := stream.CachedInfo()
+	e.judge("bucket", fmt.Sprintf("%s is there, holds %d keys", e.cfg.Bucket, info.State.Msgs),
+		natsio.InspectBucket(&e.cfg, info))
 }
 
 // checkClock compares the host's clock with the server's, which is in every answer of

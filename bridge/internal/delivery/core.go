@@ -33,6 +33,9 @@ func (d *core) Begin(string, event.Mark) {}
 // Told tells nothing: plain NATS stores nothing.
 func (d *core) Told() event.Mark { return event.Mark{} }
 
+// Room is what the server takes.
+func (d *core) Room() int64 { return d.nc.MaxPayload() }
+
 // Look finds nothing.
 func (d *core) Look(context.Context) (*Located, error) { return nil, nil }
 
@@ -42,6 +45,10 @@ func (d *core) Verify(context.Context) error { return nil }
 // Store implements [Delivery].
 func (d *core) Store(ctx context.Context, batch []event.Outgoing) (int, error) {
 	reconnects, lastErr := d.nc.Stats().Reconnects, d.nc.LastError()
+	batch, err := fitting(batch, d.Room())
+	if err != nil {
+		return 0, err
+	}
 	if err := d.publish(batch); err != nil {
 		return 0, err
 	}
@@ -61,7 +68,7 @@ func (d *core) Store(ctx context.Context, batch []event.Outgoing) (int, error) {
 
 func (d *core) publish(batch []event.Outgoing) error {
 	if w := natsio.WireOf(d.nc); w != nil && len(batch) >= ManyEvents {
-		return d.frames.send(w, batch, nil)
+		return d.frames.send(w, batch, "", nil)
 	}
 	for i := range batch {
 		event.Yield(i)

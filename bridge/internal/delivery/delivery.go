@@ -30,6 +30,10 @@ type Delivery interface {
 	// or not at all.
 	Keeps() time.Duration
 
+	// Room returns how many bytes an event may have, its own headers included; 0 is not
+	// known yet. It may be called from any goroutine.
+	Room() int64
+
 	// Look returns this host's last message in NATS; nil where nobody can know.
 	Look(ctx context.Context) (*Located, error)
 
@@ -39,7 +43,8 @@ type Delivery interface {
 
 	// Store sends events in order and waits until NATS has confirmed them. It returns
 	// how many of them, from the first, are confirmed; the others are to be sent again,
-	// whether they arrived or not. Its errors are also those of Verify. It ends with the
+	// whether they arrived or not. Its errors are also those of Verify, and a
+	// [TooLargeError], which is about the first that is not confirmed. It ends with the
 	// context.
 	Store(ctx context.Context, batch []event.Outgoing) (int, error)
 }

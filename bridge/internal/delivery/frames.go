@@ -12,6 +12,7 @@ import (
 // A framer makes messages of events, and sends them many at a time.
 type framer struct {
 	publish [3]string // by schema.Kind: what a message begins with
+	reply   string    // where the last message of a batch is answered, "": nowhere
 	buf     []byte    // messages
 	extra   []byte    // headers of one
 }
@@ -31,11 +32,18 @@ func newFramer(cfg config.Config) *framer {
 }
 
 // send sends each event of a batch as a message with, besides its own, the headers that
-// extra appends, if there is an extra.
-func (f *framer) send(to *natsio.Wire, batch []event.Outgoing, extra func(dst []byte, i int) []byte) error {
+// extra appends, if there is an extra, and in front of them: so that a server which finds
+// a header by its name finds the one that is meant. The last one has a reply subject, if
+// there is one.
+func (f *framer) send(
+	to *natsio.Wire, batch []event.Outgoing, reply string, extra func(dst []byte, i int) []byte,
+) error {
 	f.buf = f.buf[:0]
 	for i := range batch {
 		event.Yield(i)
+		if f.reply = ""; i == len(batch)-1 {
+			f.reply = reply
+		}
 		f.add(&batch[i], i, extra)
 		if len(f.buf) >= frameBytes || i == len(batch)-1 {
 			if err := to.Send(f.buf); err != nil {
@@ -49,17 +57,20 @@ func (f *framer) send(to *natsio.Wire, batch []event.Outgoing, extra func(dst []
 
 const headerLine = "NATS/1.0\r\n"
 
-// add appends the message of an event: HPUB <subject> <size of headers> <size> CR LF
-// headers CR LF data CR LF.
+// add appends the message of an event: HPUB <subject> [<reply>] <size of headers> <size>
+// CR LF headers CR LF data CR LF.
 func (f *framer) add(o *event.Outgoing, i int, extra func([]byte, int) []byte) {
 	if f.extra = f.extra[:0]; extra != nil {
 		f.extra = extra(f.extra, i)
 	}
 	head := len(headerLine) + len(o.Headers.Block) + len(f.extra) + len("\r\n")
 	b := append(f.buf, f.publish[o.Labels.Kind]...)
+	if f.reply != "" {
+		b = append(append(b, f.reply...), ' ')
+	}
 	b = strconv.AppendInt(b, int64(head), 10)
 	b = strconv.AppendInt(append(b, ' '), int64(head+len(o.Data)), 10)
-	b = append(append(append(b, "\r\n"+headerLine...), o.Headers.Block...), f.extra...)
+	b = append(append(append(b, "\r\n"+headerLine...), f.extra...), o.Headers.Block...)
 	f.buf = append(append(append(b, "\r\n"...), o.Data...), "\r\n"...)
 }
 

@@ -2,12 +2,9 @@ package delivery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,15 +30,16 @@ import (
 // After any failure, a timeout above all, the last stored message tells which, and we go on behind it.
 // The same condition is a fence against a second bridge under this name.
 type jetStream struct {
-	cfg    config.Config
-	nc     *nats.Conn
-	js     jetstream.JetStream
-	log    *slog.Logger
-	host   string // all subjects of this host, "<prefix>.<token>.*"
-	one    *event.Message
-	many   *event.Message // of a batch
-	frames *framer        // of a batch, too
-	batch  int            // how many messages the stream takes as an atomic batch; 1: none
+	cfg     config.Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	log     *slog.Logger
+	host    string         // all subjects of this host, "<prefix>.<token>.*"
+	msg     *event.Message // where nats.go writes
+	frames  *framer        // where we do
+	answers *answers
+	batch   int  // how many messages the stream takes as an atomic batch; 1: none
+	single  bool // that is 1 for this call of Store alone
 
 	story   toldStory
 	known   bool          // whether lastSeq is true
@@ -49,11 +47,20 @@ type jetStream struct {
 	found   Located       // that message, when it was looked for last
 	created time.Time     // when the stream was made
 	keeps   time.Duration // how long it keeps events; 0: for ever
-	seen    bool          // the stream was there, and logged
 	foreign uint64        // the stream sequence of a message that is no event, as last logged
 
-	already atomic.Uint64 // events that were found stored: their acknowledgment was lost
-	refused atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
+	from      origin           // who has to confirm
+	seen      bool             // the stream was there, and logged
+	findings  []natsio.Finding // what is not as it should be, when it was looked at last
+	logged    map[string]bool  // findings that were
+	connected uint64           // the connection, by number, on which the server was looked at
+	placed    bool             // a message was seen to be stored under its subject
+	misplaced misplaced        // since when, and why, that is not so
+	largest   atomic.Int64     // bytes that a message of the stream may have, 0: no limit
+
+	already   atomic.Uint64 // events that were found stored: their acknowledgment was lost
+	refused   atomic.Uint64 // publishes that the server refused: it had them already, or somebody else's
+	elsewhere atomic.Bool   // streams elsewhere answer, too
 }
 
 var _ Delivery = (*jetStream)(nil)
@@ -63,10 +70,38 @@ func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStrea
 	if err != nil {
 		return nil, err
 	}
-	return &jetStream{
+	d := &jetStream{
 		cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
-		one: event.NewMessage(cfg), many: event.NewMessage(cfg), frames: newFramer(cfg),
-	}, nil
+		msg: event.NewMessage(cfg), frames: newFramer(cfg), logged: map[string]bool{},
+	}
+	d.answers = newAnswers(nc, d.heardElsewhere)
+	return d, nil
+}
+
+// heardElsewhere logs that another stream answers to what is published, once.
+func (d *jetStream) heardElsewhere(ack *acknowledgment) {
+	d.elsewhere.Store(true)
+	d.log.Warn("another stream stores what is published here, too; its acknowledgments are not ours",
+		"their_stream", ack.Stream, "their_domain", ack.Domain, "stream", d.from.stream, "domain", d.from.domain,
+		"advice", "have one of them take the other as its source, rather than these subjects")
+}
+
+// overhead is what a message has of headers besides its event's, at most, in bytes.
+func (d *jetStream) overhead() int {
+	const digits, id, names = 20, 22, 224 // TestOverhead
+	return names + len(d.cfg.Stream) + digits + len(d.host) + id + digits
+}
+
+// Room implements [Delivery].
+func (d *jetStream) Room() int64 {
+	limit := d.nc.MaxPayload()
+	if largest := d.largest.Load(); largest > 0 && (limit == 0 || largest < limit) {
+		limit = largest
+	}
+	if limit == 0 {
+		return 0
+	}
+	return max(limit-int64(d.overhead()), 1)
 }
 
 // Begin implements [Delivery].
@@ -95,6 +130,12 @@ func (d *jetStream) Verify(ctx context.Context) error {
 // Store implements [Delivery].
 func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored int, err error) {
 	lastErr := d.nc.LastError()
+	if err := d.misplaced.still(time.Now(), d.connection()); err != nil {
+		return 0, err
+	}
+	if d.single { // what one of the last batch was refused for may be over
+		d.known, d.single, d.batch = false, false, 0
+	}
 	for refusals := 0; !d.known || len(batch) > 0; {
 		n := 0
 		if d.known {
@@ -103,26 +144,17 @@ func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored i
 			n, err = d.locate(ctx, batch)
 		}
 		stored, batch = stored+n, batch[n:]
-		if err != nil {
-			d.known = false
-			if isTooLarge(err) && d.batch > 1 {
-				d.batch /= 2
-				continue
-			}
-			if isBatchRefused(err) && d.batch > 1 {
-				d.batch = 1
-				d.log.Warn("the server refuses batches of events; publishing one at a time, which is slower", "cause", err,
-					"advice", "upgrade nats-server to 2.12.1 or later")
-				continue
-			}
-			var broken *BrokenStoryError
-			var replaced *ReplacedError
-			if errors.As(err, &broken) || errors.As(err, &replaced) {
-				return stored, err
-			}
-			if !isRefusal(err) {
-				return stored, d.explain(err, lastErr)
-			}
+		if err == nil {
+			continue
+		}
+		d.known = false
+		switch {
+		case d.batch > 1 && d.takesFewer(err):
+		case isJudgment(err):
+			return stored, err
+		case !natsio.IsStale(err) && !errors.Is(err, errDuplicate):
+			return stored, d.explain(err, lastErr)
+		default:
 			d.refused.Add(1)
 			if refusals++; refusals > 3 {
 				return stored, d.explain(err, lastErr)
@@ -132,138 +164,126 @@ func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored i
 	return stored, nil
 }
 
-// isRefusal reports whether the server answered that something else stands where
-// the message belongs, or that it is there already: what is stored will tell.
-func isRefusal(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant,
-			errCodeBatchDuplicate:
-			return true
-		}
+// takesFewer reports whether the server would take fewer messages at once, or none but one
+// by one, and has them sent like that.
+func (d *jetStream) takesFewer(err error) bool {
+	var large *TooLargeError
+	switch {
+	case natsio.IsBatchTooLarge(err):
+		d.batch /= 2
+	case natsio.IsFull(err), natsio.IsTooLarge(err) && !errors.As(err, &large): // for one of them, perhaps
+		d.batch, d.single = 1, true
+	case natsio.IsBatchRefused(err):
+		d.batch = 1
+		d.log.Warn("the server refuses batches of events; publishing one at a time, which is slower", "cause", err,
+			"advice", "upgrade nats-server to 2.12.1 or later")
+	default:
+		return false
 	}
-	return errors.Is(err, errDuplicate)
+	return true
 }
 
-// isTooLarge reports whether the server takes fewer messages as a batch.
-func isTooLarge(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == errCodeBatchTooLarge
+// isJudgment reports whether an error is about the story, and not about NATS.
+func isJudgment(err error) bool {
+	var broken *BrokenStoryError
+	var replaced *ReplacedError
+	return errors.As(err, &broken) || errors.As(err, &replaced)
 }
-
-// isBatchRefused reports whether the server does not take batches, or not such as ours.
-func isBatchRefused(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == errCodeBatchDisabled || api.ErrorCode == errCodeBatchHeader)
-}
-
-const (
-	// errCodeBatchDisabled is the server's JSAtomicPublishDisabledErr, and
-	// errCodeBatchHeader its JSAtomicPublishUnsupportedHeaderBatchErr: 2.12.0 takes no
-	// Nats-Msg-Id in a batch.
-	errCodeBatchDisabled jetstream.ErrorCode = 10174
-	errCodeBatchHeader   jetstream.ErrorCode = 10177
-)
-
-// errCodeBatchTooLarge is the server's JSAtomicPublishTooLargeBatchErrF.
-const errCodeBatchTooLarge jetstream.ErrorCode = 10199
-
-// errCodeBatchDuplicate is the server's JSAtomicPublishContainsDuplicateMessageErr.
-const errCodeBatchDuplicate jetstream.ErrorCode = 10201
 
 // send stores one message, or as many as go into a batch.
 func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, error) {
-	if batch = batch[:min(len(batch), d.batch)]; len(batch) == 1 {
-		ack, err := d.js.PublishMsg(ctx, d.one.Of(&batch[0]), jetstream.WithRetryAttempts(0),
-			jetstream.WithExpectStream(d.cfg.Stream), jetstream.WithExpectLastSequenceForSubject(d.lastSeq, d.host))
-		if err != nil {
-			return 0, err
-		}
-		if ack.Duplicate { // the window for duplicates answered before the condition was looked at
-			return 0, errDuplicate
-		}
-		d.confirm(batch, ack.Sequence)
-		return 1, nil
+	if batch = batch[:min(len(batch), d.batch)]; !d.placed {
+		batch = batch[:1]
 	}
-	if w := natsio.WireOf(d.nc); w != nil {
-		return d.sendFrames(ctx, w, batch)
-	}
-	// No flow control: what is wrong with an earlier message, the commit is told.
-	publisher, err := jetstreamext.NewBatchPublisher(d.js,
-		jetstreamext.BatchFlowControl{AckTimeout: natsio.ConfirmTimeout})
+	batch, err := fitting(batch, d.Room())
 	if err != nil {
 		return 0, err
-	}
-	fence := jetstreamext.WithBatchExpectLastSequenceForSubject(d.lastSeq, d.host)
-	last := len(batch) - 1
-	for i := range batch[:last] {
-		event.Yield(i)
-		var opts []jetstreamext.BatchMsgOpt
-		if i == 0 {
-			opts = append(opts, fence, jetstreamext.WithBatchExpectStream(d.cfg.Stream))
-		}
-		if err := publisher.AddMsg(d.many.Of(&batch[i]), opts...); err != nil {
-			return 0, err
-		}
-		if i == 0 { // the fence is its alone
-			maps.DeleteFunc(d.many.Header, func(name string, _ []string) bool {
-				return strings.HasPrefix(name, expectHeader)
-			})
-		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 	defer cancel()
-	defer delete(d.many.Header, jetstreamext.BatchCommitHeader)
-	ack, err := publisher.CommitMsg(ctx, d.many.Of(&batch[last]))
+	reply, err := d.answers.next(ctx)
 	if err != nil {
 		return 0, err
+	}
+	id := ""
+	if len(batch) > 1 {
+		id = nuid.Next()
+	}
+	if err := d.publish(batch, id, reply); err != nil {
+		return 0, err
+	}
+	ack, err := d.answers.await(ctx, reply, d.from)
+	if err != nil {
+		return 0, err
+	}
+	if id != "" && (ack.BatchID != id || ack.BatchSize != len(batch)) {
+		return 0, fmt.Errorf("acknowledgment of another batch: %+v", *ack)
+	}
+	if !d.placed {
+		if err := d.checkPlace(ctx, ack.Sequence); err != nil {
+			return 0, err
+		}
+	}
+	if ack.Duplicate { // the window for duplicates answered before the condition was looked at
+		return 0, errDuplicate
 	}
 	d.confirm(batch, ack.Sequence)
 	return len(batch), nil
 }
 
-// sendFrames is send of a batch to a connection that takes ready-made messages.
-func (d *jetStream) sendFrames(ctx context.Context, to *natsio.Wire, batch []event.Outgoing) (int, error) {
-	id, last := nuid.Next(), len(batch)-1
-	err := d.frames.send(to, batch[:last], func(dst []byte, i int) []byte {
-		if i == 0 { // the fence
-			dst = appendHeader(dst, jetstream.ExpectedStreamHeader, d.cfg.Stream)
-			dst = appendHeaderInt(dst, jetstream.ExpectedLastSubjSeqHeader, d.lastSeq)
-			dst = appendHeader(dst, jetstream.ExpectedLastSubjSeqSubjHeader, d.host)
+// publish sends the messages of a batch, or one without an id of a batch. The last is
+// answered.
+func (d *jetStream) publish(batch []event.Outgoing, id, reply string) error {
+	n := len(batch)
+	extra := func(dst []byte, i int) []byte { return d.extra(dst, i, n, id) }
+	if w := natsio.WireOf(d.nc); w != nil {
+		return d.frames.send(w, batch, reply, extra)
+	}
+	for i := range batch {
+		event.Yield(i)
+		msg := d.msg.Of(&batch[i])
+		names := setHeaders(msg.Header, extra(nil, i))
+		if i == n-1 {
+			msg.Reply = reply
 		}
-		dst = appendHeader(dst, jetstreamext.BatchIDHeader, id)
-		return appendHeaderInt(dst, jetstreamext.BatchSeqHeader, uint64(i+1))
-	})
-	if err != nil {
-		return 0, err
+		err := d.nc.PublishMsg(msg)
+		for _, name := range names {
+			delete(msg.Header, name)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	msg := d.many.Of(&batch[last])
-	commit := nats.Msg{Subject: msg.Subject, Data: msg.Data, Header: maps.Clone(msg.Header)}
-	commit.Header.Set(jetstreamext.BatchIDHeader, id)
-	commit.Header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(len(batch)))
-	commit.Header.Set(jetstreamext.BatchCommitHeader, "1")
-	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
-	defer cancel()
-	answer, err := d.nc.RequestMsgWithContext(ctx, &commit)
-	if err != nil {
-		return 0, err
+	return nil
+}
+
+// extra appends the headers that the i-th of n messages has besides those of its event. Id
+// is that of the batch, "": it is none.
+func (d *jetStream) extra(dst []byte, i, n int, id string) []byte {
+	if i == 0 { // the fence, its sequence in front of the subject, whose name begins as its own
+		dst = appendHeader(dst, jetstream.ExpectedStreamHeader, d.cfg.Stream)
+		dst = appendHeaderInt(dst, jetstream.ExpectedLastSubjSeqHeader, d.lastSeq)
+		dst = appendHeader(dst, jetstream.ExpectedLastSubjSeqSubjHeader, d.host)
 	}
-	var ack struct {
-		Error *jetstream.APIError `json:"error"`
-		jetstreamext.BatchAck
+	if id == "" {
+		return dst
 	}
-	if err := json.Unmarshal(answer.Data, &ack); err != nil {
-		return 0, fmt.Errorf("acknowledgment of a batch: %w", err)
+	dst = appendHeader(dst, jetstreamext.BatchIDHeader, id)
+	dst = appendHeaderInt(dst, jetstreamext.BatchSeqHeader, uint64(i+1))
+	if i == n-1 {
+		dst = appendHeader(dst, jetstreamext.BatchCommitHeader, "1")
 	}
-	if ack.Error != nil {
-		return 0, ack.Error
+	return dst
+}
+
+// setHeaders sets headers that were appended, and returns their names.
+func setHeaders(to nats.Header, block []byte) (names []string) {
+	for line := range strings.Lines(string(block)) {
+		name, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ": ")
+		to[name] = []string{value}
+		names = append(names, name)
 	}
-	if ack.BatchID != id || ack.BatchSize != uint64(len(batch)) {
-		return 0, fmt.Errorf("acknowledgment of another batch: %s", answer.Data)
-	}
-	d.confirm(batch, ack.Sequence)
-	return len(batch), nil
+	return names
 }
 
 // confirm takes note of events that were stored, the last of them at this place.
@@ -273,9 +293,6 @@ func (d *jetStream) confirm(events []event.Outgoing, streamSeq uint64) {
 }
 
 var errDuplicate = errors.New("already stored")
-
-// expectHeader is what the names of headers begin with that are conditions.
-const expectHeader = "Nats-Expected-"
 
 // explain adds to an error what only the delivery knows; what it means, natsio tells.
 func (d *jetStream) explain(err, lastErr error) error {
@@ -289,7 +306,7 @@ func (d *jetStream) explain(err, lastErr error) error {
 	case d.seen && errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("stream %s: %w: %w", d.cfg.Stream, jetstream.ErrNoStreamResponse, err)
 	}
-	return err
+	return natsio.AdviseFull(err, d.findings)
 }
 
 // register registers what the delivery counts.
@@ -300,4 +317,6 @@ func (d *jetStream) register(to metrics.Registry) {
 	to.CounterFunc("publish_refused_total",
 		"Batches that the server refused because it had them already, or somebody else had written.",
 		func() float64 { return float64(d.refused.Load()) })
+	to.GaugeFunc("answered_elsewhere", "1 when another stream than ours stores what is published, too.",
+		func() float64 { return metrics.Bool(d.elsewhere.Load()) })
 }

@@ -56,63 +56,191 @@ func (d *jetStream) find(ctx context.Context) error {
 	if err := d.prepareStream(ctx); err != nil {
 		return err
 	}
-	request, err := json.Marshal(map[string]string{"last_by_subj": d.host})
+	m, err := d.get(ctx, map[string]any{"last_by_subj": d.host})
 	if err != nil {
 		return err
+	}
+	d.found = Located{Created: d.created}
+	if m != nil { // else none yet, or expired, or purged
+		d.found = Located{StreamSeq: m.Seq, Event: event.Decode(m.Data), Time: m.Time, Created: d.created}
+	}
+	return nil
+}
+
+// A storedMessage is one of the stream.
+type storedMessage struct {
+	Subject string    `json:"subject"`
+	Seq     uint64    `json:"seq"`
+	Data    []byte    `json:"data"`
+	Time    time.Time `json:"time"`
+}
+
+// get reads a message of the stream; nil when it is not there.
+func (d *jetStream) get(ctx context.Context, which map[string]any) (*storedMessage, error) {
+	request, err := json.Marshal(which)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
 	reply, err := d.nc.RequestWithContext(ctx, d.cfg.API()+".STREAM.MSG.GET."+d.cfg.Stream, request)
 	if err != nil {
-		return fmt.Errorf("read what is stored: %w", err)
+		return nil, fmt.Errorf("read what is stored: %w", err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq  uint64    `json:"seq"`
-			Data []byte    `json:"data"`
-			Time time.Time `json:"time"`
-		} `json:"message"`
+		Message storedMessage       `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return fmt.Errorf("read what is stored: %w", err)
+		return nil, fmt.Errorf("read what is stored: %w", err)
 	}
-	d.found = Located{Created: d.created}
 	switch {
 	case answer.Error == nil:
-		m := &answer.Message
-		d.found = Located{StreamSeq: m.Seq, Event: event.Decode(m.Data), Time: m.Time, Created: d.created}
-	case answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound: // none yet, or expired, or purged
-		return fmt.Errorf("read what is stored: %w", answer.Error)
+		return &answer.Message, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
 	}
+	return nil, fmt.Errorf("read what is stored: %w", answer.Error)
+}
+
+// checkPlace finds out, with the first message that is stored on a connection, that the
+// stream has it under its subject: behind a subject mapping of the account, or an import
+// that gives it another one, it has not, and would not be found again.
+func (d *jetStream) checkPlace(ctx context.Context, streamSeq uint64) error {
+	m, err := d.get(ctx, map[string]any{"seq": streamSeq})
+	if err != nil {
+		return err
+	}
+	if m != nil && !natsio.Covers([]string{d.host}, m.Subject) {
+		return d.misplaced.found(natsio.WithAdvice(
+			fmt.Errorf("stream %s has under %s what was published on %s", d.cfg.Stream, m.Subject, d.host),
+			"take that subject out of the account's mappings and imports, or set IFACE_SUBJECT_PREFIX to what it becomes"),
+			time.Now(), d.connection())
+	}
+	d.placed = true
 	return nil
 }
 
+// misplaced is that messages are stored under other subjects. Each that is sent to find
+// out whether that is over leaves one more there, so it is done rarely.
+type misplaced struct {
+	err        error
+	at         time.Time
+	connection uint64
+}
+
+// misplacedRetry is how long until it is tried again.
+const misplacedRetry = 30 * time.Second
+
+func (m *misplaced) found(err error, now time.Time, connection uint64) error {
+	m.err, m.at, m.connection = err, now, connection
+	return err
+}
+
+// still returns the error while it is not to be tried again.
+func (m *misplaced) still(now time.Time, connection uint64) error {
+	if m.err != nil && now.Sub(m.at) < misplacedRetry && m.connection == connection {
+		return m.err
+	}
+	m.err = nil
+	return nil
+}
+
+// connection is the number of the connection that there is, from 1.
+func (d *jetStream) connection() uint64 { return d.nc.Stats().Reconnects + 1 }
+
+// checkServer finds out, on each connection, that JetStream delivery does not work with
+// this server. What it refused another one may take.
+func (d *jetStream) checkServer(ctx context.Context) error {
+	if err := natsio.CheckServer(d.nc.ConnectedServerVersion()); err != nil {
+		return err
+	}
+	if err := natsio.CheckPayload(&d.cfg, d.nc.MaxPayload()); err != nil {
+		return err
+	}
+	connection := d.connection()
+	if d.connected == connection {
+		return nil
+	}
+	findings, err := d.account(ctx, false)
+	if err != nil {
+		return err
+	}
+	if err := natsio.Refusal(findings); err != nil {
+		return err
+	}
+	d.connected, d.batch, d.placed, d.logged = connection, 0, false, map[string]bool{}
+	return nil
+}
+
+// account looks at what the account may do. Missing is whether the stream has to be made.
+// An account that may not be asked is not looked at.
+func (d *jetStream) account(ctx context.Context, missing bool) ([]natsio.Finding, error) {
+	before := d.nc.LastError()
+	info, err := d.js.AccountInfo(ctx)
+	switch {
+	case err == nil:
+		return natsio.InspectAccount(&d.cfg, info, missing), nil
+	case natsio.PermissionError(d.nc, before) != nil, errors.Is(err, context.DeadlineExceeded):
+		return nil, nil
+	}
+	return nil, fmt.Errorf("look up the account: %w", err)
+}
+
 // prepareStream looks for the stream, and creates it when it is missing. A
-// stream that is there is used as it is.
+// stream that is there is used as it is, if it can be.
 func (d *jetStream) prepareStream(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
-	if err := natsio.CheckServer(d.nc.ConnectedServerVersion()); err != nil {
+	if err := d.checkServer(ctx); err != nil {
 		return err
 	}
 	stream, err := d.js.Stream(ctx, d.cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		cfg := d.streamConfig()
-		if stream, err = d.js.CreateStream(ctx, cfg); err != nil {
-			return natsio.ExplainCreation(cfg, err)
-		}
-		d.log.Info("created the stream",
-			"stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)
-		d.seen = true
+		stream, err = d.createStream(ctx)
 	} else if err != nil {
-		return fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
+		err = fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
-	cfg := stream.CachedInfo().Config
-	d.created, d.keeps = stream.CachedInfo().Created, cfg.MaxAge
-	if err := natsio.CheckStream(&d.cfg, &cfg); err != nil {
+	if err != nil {
 		return err
 	}
+	info := stream.CachedInfo()
+	d.created, d.keeps, d.from = info.Created, info.Config.MaxAge, origin{info.Config.Name, info.Domain}
+	d.findings = natsio.InspectStream(&d.cfg, info)
+	if err := natsio.Refusal(d.findings); err != nil {
+		return err
+	}
+	d.use(&info.Config)
+	return nil
+}
+
+// createStream creates the stream.
+func (d *jetStream) createStream(ctx context.Context) (jetstream.Stream, error) {
+	cfg := d.streamConfig()
+	findings, err := d.account(ctx, true)
+	if err == nil {
+		err = natsio.Refusal(findings)
+	}
+	if err != nil {
+		return nil, err
+	}
+	stream, err := d.js.CreateStream(ctx, cfg)
+	if err != nil {
+		other := ""
+		if natsio.IsOverlap(err) {
+			other, _ = d.js.StreamNameBySubject(ctx, cfg.Subjects[0]) // which this user may not be allowed to ask
+		}
+		return nil, natsio.ExplainCreation(cfg, other, err)
+	}
+	d.log.Info("created the stream",
+		"stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)
+	d.seen = true
+	return stream, nil
+}
+
+// use takes note of how the stream is to be used, and logs what is not as it was set.
+func (d *jetStream) use(cfg *jetstream.StreamConfig) {
+	d.largest.Store(max(int64(cfg.MaxMsgSize), 0))
 	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
 		d.batch = 1
 		if cfg.AllowAtomicPublish {
@@ -124,7 +252,7 @@ func (d *jetStream) prepareStream(ctx context.Context) error {
 			"stream", cfg.Name, "subjects", cfg.Subjects, "batches", cfg.AllowAtomicPublish)
 		d.seen = true
 	}
-	return nil
+	natsio.LogFindings(d.log, d.findings, d.logged)
 }
 
 func (d *jetStream) streamConfig() jetstream.StreamConfig {

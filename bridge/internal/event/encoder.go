@@ -65,13 +65,13 @@ func (c *Encoder) AddEvent(e *schema.Event) {
 // add appends to the batch the event of which the JSON stands from start on.
 func (c *Encoder) add(e *schema.Event, start, link int) {
 	o := Outgoing{
-		Seq: e.Seq, Labels: Labels{e.Kind, e.Action, e.Cause},
+		Seq: e.Seq, At: e.Time, Labels: Labels{e.Kind, e.Action, e.Cause},
 		Data: c.bytes[start:len(c.bytes):len(c.bytes)], LinkAt: link,
 		Key: e.Key(), former: e.NetnsPrevious, Gone: e.Kind == schema.Del,
 		InSnapshot:  e.Snapshot.Pos < e.Snapshot.Of || e.Snapshot.More > 0,
 		EndsOpening: e.Snapshot.Of > 0 && e.Snapshot.Pos == e.Snapshot.Of && e.Snapshot.More == 0,
 	}
-	o.fit(c.room)
 	c.bytes, o.Headers = c.headers.appendFor(c.bytes, e, c.writer.json.Time(e.Time))
+	o.fit(c.room)
 	c.Batch = append(c.Batch, o)
 }

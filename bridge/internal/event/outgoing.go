@@ -2,6 +2,7 @@ package event
 
 import (
 	"runtime"
+	"time"
 
 	"ifacebridge/schema"
 )
@@ -30,6 +31,7 @@ func Yield(i int) {
 // the same bytes however often it is sent.
 type Outgoing struct {
 	Seq     uint64
+	At      time.Time // when the bridge read it from the kernel
 	Headers Headers
 	Data    []byte // JSON
 	Labels  Labels

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -68,10 +69,31 @@ var (
 	ErrReconnected  = errors.New("the connection was lost while publishing")
 )
 
-// Error codes of the server that the client libraries do not name.
+// Error codes of the server that the client libraries do not name, with its names.
 const (
-	codeUnavailable jetstream.ErrorCode = 10008 // JSClusterNotAvailErr
-	codeOverlap     jetstream.ErrorCode = 10065 // JSStreamSubjectOverlapErr
+	codeAccountResources jetstream.ErrorCode = 10002 // JSAccountResourcesExceededErr
+	codeNoPeers          jetstream.ErrorCode = 10005 // JSClusterNoPeersErrF
+	codeUnavailable      jetstream.ErrorCode = 10008 // JSClusterNotAvailErr
+	codeInsufficient     jetstream.ErrorCode = 10023 // JSInsufficientResourcesErr
+	codeMaximumStreams   jetstream.ErrorCode = 10027 // JSMaximumStreamsLimitErr
+	codeMemoryResources  jetstream.ErrorCode = 10028 // JSMemoryResourcesExceededErr
+	codeStorageResources jetstream.ErrorCode = 10047 // JSStorageResourcesExceededErr
+	codeTooLarge         jetstream.ErrorCode = 10054 // JSStreamMessageExceedsMaximumErr
+	codeNotThisStream    jetstream.ErrorCode = 10060 // JSStreamNotMatchErr
+	codeOverlap          jetstream.ErrorCode = 10065 // JSStreamSubjectOverlapErr
+	codeReplicas         jetstream.ErrorCode = 10074 // JSStreamReplicasNotSupportedErr
+	codeStoreFailed      jetstream.ErrorCode = 10077 // JSStreamStoreFailedF
+	codeSealed           jetstream.ErrorCode = 10109 // JSStreamSealedErr
+	codeMaxBytesRequired jetstream.ErrorCode = 10113 // JSStreamMaxBytesRequired
+	codeOffline          jetstream.ErrorCode = 10118 // JSStreamOfflineErr
+	codeNoLimits         jetstream.ErrorCode = 10120 // JSNoLimitsErr
+	codeMaxStreamBytes   jetstream.ErrorCode = 10122 // JSStreamMaxStreamBytesExceeded
+	codeTooManyRequests  jetstream.ErrorCode = 10167 // JSStreamTooManyRequests
+	codeAPILevel         jetstream.ErrorCode = 10185 // JSRequiredApiLevelErr
+	codeOfflineReason    jetstream.ErrorCode = 10194 // JSStreamOfflineReasonErrF
+	codeBatchTooLarge    jetstream.ErrorCode = 10199 // JSAtomicPublishTooLargeBatchErrF
+	codeBatchDuplicate   jetstream.ErrorCode = 10201 // JSAtomicPublishContainsDuplicateMessageErr
+	codeTooManyBatches   jetstream.ErrorCode = 10210 // JSAtomicPublishTooManyInflight
 )
 
 // A kind is a set of errors that mean the same.
@@ -126,16 +148,57 @@ var kinds = []kind{
 	}, {
 		reason: TooLarge,
 		errs:   []error{nats.ErrMaxPayload},
+		codes:  []jetstream.ErrorCode{codeTooLarge},
 	}, {
 		reason: Unavailable, transient: true,
-		codes: []jetstream.ErrorCode{codeUnavailable},
+		codes: []jetstream.ErrorCode{codeUnavailable, codeOffline, codeOfflineReason, codeTooManyRequests},
+	}, {
+		reason: Refused,
+		advice: "make room: let the oldest go (discard old), or raise the limit that the server names",
+		codes:  []jetstream.ErrorCode{codeStoreFailed},
+	}, {
+		reason: Refused,
+		advice: "the account or the server has used up its storage: raise its limit, or delete what nobody needs",
+		codes:  []jetstream.ErrorCode{codeAccountResources, codeInsufficient, codeMemoryResources, codeStorageResources},
+	}, {
+		reason: Refused,
+		advice: "the account demands a limit for each stream: set IFACE_MAX_BYTES, for example to 256MiB",
+		codes:  []jetstream.ErrorCode{codeMaxBytesRequired},
+	}, {
+		reason: Refused,
+		advice: "set IFACE_MAX_BYTES to no more than the account allows for a stream (max_stream_bytes)",
+		codes:  []jetstream.ErrorCode{codeMaxStreamBytes},
+	}, {
+		reason: Refused,
+		advice: "the account has as many streams as it may: raise its limit, or name one that is there in IFACE_STREAM",
+		codes:  []jetstream.ErrorCode{codeMaximumStreams},
+	}, {
+		reason: Refused,
+		advice: "set IFACE_REPLICAS to no more than the servers of the cluster and the account's tiers allow",
+		codes:  []jetstream.ErrorCode{codeReplicas, codeNoPeers, codeNoLimits},
+	}, {
+		reason: Refused,
+		advice: "another stream has these subjects: name that one in IFACE_STREAM, or other subjects in IFACE_SUBJECT_PREFIX",
+		codes:  []jetstream.ErrorCode{codeOverlap},
+	}, {
+		reason: Refused,
+		advice: "another stream than IFACE_STREAM takes these subjects: name that one",
+		codes:  []jetstream.ErrorCode{codeNotThisStream},
+	}, {
+		reason: Refused,
+		advice: "name another stream in IFACE_STREAM, or another bucket in IFACE_BUCKET",
+		codes:  []jetstream.ErrorCode{codeSealed},
+	}, {
+		reason: Refused,
+		advice: "upgrade nats-server on all servers of the cluster",
+		codes:  []jetstream.ErrorCode{codeAPILevel},
 	}, {
 		// It did not take the beginning, having too many batches open (10210, which only an
 		// answer to that would tell), or it has become the leader since.
 		reason:  Refused,
 		meaning: "the server has as many batches open as it may, or is a new leader",
 		advice:  "if it lasts, raise limits.batch.max_inflight_per_stream on the server",
-		codes:   []jetstream.ErrorCode{jetstreamext.JSErrCodeBatchPublishIncomplete},
+		codes:   []jetstream.ErrorCode{jetstreamext.JSErrCodeBatchPublishIncomplete, codeTooManyBatches},
 	}, {
 		reason: TLS,
 		advice: "check NATS_CA, NATS_CERT and NATS_KEY, and the dates of the certificates",
@@ -196,6 +259,47 @@ func Classify(err error) Fault {
 		f.Advice = advised.advice
 	}
 	return f
+}
+
+// isCode reports whether the server answered with one of these codes.
+func isCode(err error, codes ...jetstream.ErrorCode) bool {
+	var answer *jetstream.APIError
+	return errors.As(err, &answer) && slices.Contains(codes, answer.ErrorCode)
+}
+
+// IsStale reports whether the server answered that something else stands where the message
+// belongs, or that it is there already: what is stored will tell.
+func IsStale(err error) bool {
+	return isCode(err, jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant,
+		codeBatchDuplicate)
+}
+
+// IsBatchTooLarge reports whether the server takes fewer messages as a batch.
+func IsBatchTooLarge(err error) bool { return isCode(err, codeBatchTooLarge) }
+
+// IsBatchRefused reports whether the server does not take batches, or not such as ours, of
+// which it takes the messages one by one: whatever of a batch it objects to, but for its
+// size, its place, and how many are open.
+func IsBatchRefused(err error) bool {
+	var answer *jetstream.APIError
+	if !errors.As(err, &answer) || IsStale(err) || IsBatchTooLarge(err) ||
+		isCode(err, jetstreamext.JSErrCodeBatchPublishIncomplete, codeTooManyBatches) {
+		return false
+	}
+	code := answer.ErrorCode
+	return code == codeAPILevel || code >= 10174 && code <= 10179 || code >= 10198 && code <= 10211
+}
+
+// IsFull reports whether the stream has no room for what was sent, and refuses it.
+func IsFull(err error) bool { return isCode(err, codeStoreFailed) }
+
+// IsOverlap reports whether the server did not make a stream since another one has its
+// subjects.
+func IsOverlap(err error) bool { return isCode(err, codeOverlap) }
+
+// IsTooLarge reports whether a message is larger than the server or the stream takes.
+func IsTooLarge(err error) bool {
+	return errors.Is(err, nats.ErrMaxPayload) || isCode(err, codeTooLarge)
 }
 
 // Reasons returns all of them.

@@ -54,7 +54,8 @@ func TestClassify(t *testing.T) {
 		{unavailable, Fault{Unavailable, true,
 			"nats: API error: code=503 err_code=10008 description=JetStream system temporarily unavailable", ""}},
 		{fmt.Errorf("store: %w", full), Fault{Refused, false,
-			"store: nats: API error: code=503 err_code=10077 description=maximum messages exceeded", ""}},
+			"store: nats: API error: code=503 err_code=10077 description=maximum messages exceeded",
+			"make room: let the oldest go (discard old), or raise the limit that the server names"}},
 		{incomplete, Fault{Refused, false, "the server has as many batches open as it may, or is a new leader: " +
 			"nats: API error: code=400 err_code=10176 description=batch publish is incomplete and was abandoned",
 			"if it lasts, raise limits.batch.max_inflight_per_stream on the server"}},

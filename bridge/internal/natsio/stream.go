@@ -1,7 +1,6 @@
 package natsio
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -40,21 +39,38 @@ func StreamConfig(cfg *config.Config, serverVersion string) jetstream.StreamConf
 		Storage:     jetstream.FileStorage,
 		Replicas:    cfg.Replicas,
 		MaxAge:      cfg.MaxAge,
+		MaxBytes:    MaxBytes(cfg),
 		AllowDirect: true,
 		// Servers before 2.12 do not have it, and some refuse what they do not know.
 		AllowAtomicPublish: AtLeast(serverVersion, 2, 12),
 	}
 }
 
-// CheckStream returns why a stream cannot be used as it is, with advice; nil when it can.
-func CheckStream(cfg *config.Config, stream *jetstream.StreamConfig) error {
-	for _, kind := range []schema.Kind{schema.New, schema.Del} {
-		if subject := schema.Subject(cfg.Prefix, cfg.Token, kind); !Covers(stream.Subjects, subject) {
-			return WithAdvice(fmt.Errorf("stream %s takes %v, not %s", stream.Name, stream.Subjects, subject),
-				"add that subject to it, or name another stream in IFACE_STREAM")
-		}
+// MarkerTTL is how long the marker of a deleted key is kept, for watchers that were away;
+// without an end, a host that makes containers would leave one for each of them for ever.
+const MarkerTTL = time.Hour
+
+// BucketConfig is the bucket that the bridge creates when there is none.
+func BucketConfig(cfg *config.Config) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
+		History: 1, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxBytes: MaxBytes(cfg), LimitMarkerTTL: MarkerTTL,
 	}
-	return nil
+}
+
+// BucketStream is the name of the stream that a bucket is.
+func BucketStream(bucket string) string { return "KV_" + bucket }
+
+// BucketSubject is the subject of a key of a bucket.
+func BucketSubject(bucket, key string) string { return "$KV." + bucket + "." + key }
+
+// MaxBytes is the limit of a stream and of a bucket that the bridge creates, as the server
+// has it: -1 is none.
+func MaxBytes(cfg *config.Config) int64 {
+	if cfg.MaxBytes == 0 {
+		return -1
+	}
+	return cfg.MaxBytes
 }
 
 // CheckServer returns why JetStream delivery does not work with a server of this version;
@@ -70,29 +86,58 @@ func CheckServer(version string) error {
 	if major > 2 || major == 2 && (minor > 11 || minor == 11 && patch >= 7) {
 		return nil
 	}
-	return WithAdvice(fmt.Errorf("JetStream delivery needs nats-server 2.11.7 or later, and this one is %s", version),
-		"upgrade the server, or set IFACE_DELIVERY=core")
+	return WithAdvice(fmt.Errorf("%s, and this one is %s", needed, version), upgrade)
 }
 
-// ExplainCreation returns what is to be done about a stream that could not be created.
-func ExplainCreation(cfg jetstream.StreamConfig, err error) error {
-	failed := fmt.Errorf("create stream %s: %w", cfg.Name, err)
-	var answer *jetstream.APIError
-	if errors.As(err, &answer) && answer.ErrorCode == codeOverlap {
-		return WithAdvice(failed, "another stream has the subjects (`nats stream ls --subject '%s'` shows it): "+
-			"name it in IFACE_STREAM, or take the subjects from it", cfg.Subjects[0])
+// What is said of servers that are too old.
+const (
+	needed  = "JetStream delivery needs nats-server 2.11.7 or later"
+	upgrade = "upgrade the server, or set IFACE_DELIVERY=core"
+)
+
+// CannotCreate returns err, for which a stream or bucket was not created, with the command that
+// does as the advice, unless what the server answered is known to need something else.
+func CannotCreate(err error, command string) error {
+	if fault := Classify(err); fault.Reason == Refused && fault.Advice != "" {
+		return err
 	}
-	return WithAdvice(failed, "let this user create it, or have someone who may run: %s", AddCommand(cfg))
+	return WithAdvice(err, "let this user create it, or have someone who may run: %s", command)
+}
+
+// ExplainCreation returns what is to be done about a stream that could not be created. Other
+// is the stream that has its subjects, where one has and that is known.
+func ExplainCreation(cfg jetstream.StreamConfig, other string, err error) error {
+	failed := fmt.Errorf("create stream %s: %w", cfg.Name, err)
+	if !IsOverlap(err) {
+		return CannotCreate(failed, AddCommand(cfg))
+	}
+	if other != "" {
+		failed = fmt.Errorf("%w: stream %s has its subjects", failed, other)
+	}
+	return WithAdvice(failed, "another stream has the subjects (`nats stream ls --subject '%s'` shows it): "+
+		"name it in IFACE_STREAM, or take the subjects from it", cfg.Subjects[0])
 }
 
 // AddCommand is the nats command that creates the stream.
 func AddCommand(cfg jetstream.StreamConfig) string {
 	const format = "nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults"
 	cmd := fmt.Sprintf(format, cfg.Name, strings.Join(cfg.Subjects, ","), cfg.Replicas, cfg.MaxAge)
+	if cfg.MaxBytes > 0 {
+		cmd += fmt.Sprintf(" --max-bytes=%d", cfg.MaxBytes)
+	}
 	if cfg.AllowAtomicPublish {
 		cmd += " --allow-batch"
 	}
 	return cmd
+}
+
+// AddBucketCommand is the nats command that creates the bucket.
+func AddBucketCommand(cfg jetstream.KeyValueConfig) string {
+	cmd := fmt.Sprintf("nats kv add %s --storage=file --replicas=%d", cfg.Bucket, cfg.Replicas)
+	if cfg.MaxBytes > 0 {
+		cmd += fmt.Sprintf(" --max-bucket-size=%d", cfg.MaxBytes)
+	}
+	return cmd + fmt.Sprintf(" --marker-ttl=%v", cfg.LimitMarkerTTL)
 }
 
 // Covers reports whether one of the filters matches a subject, which may itself have

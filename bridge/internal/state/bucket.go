@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,18 +46,23 @@ type Bucket struct {
 	check bool                    // it is to be compared with the state
 	wake  chan struct{}           // holds a token when a key became dirty, or check true
 
-	puts atomic.Uint64 // keys that were put or purged
+	puts    atomic.Uint64                // keys that were put or purged
+	fault   atomic.Pointer[natsio.Fault] // of the last attempt to put; nil: it did not fail
+	failing atomic.Int64                 // since when attempts fail, by loop.Uptime; 0: they do not
 
-	opened  bool // it was found or made
-	markers bool // markers of deleted keys can be given a time to live
+	opened   bool             // it was found or made
+	markers  bool             // markers of deleted keys can be given a time to live
+	rollups  bool             // a marker may take its key's history with it
+	ttl      time.Duration    // after which it forgets keys; 0: never
+	putAgain time.Time        // when all keys are put again before that
+	largest  int              // bytes that a value may have, 0: any
+	findings []natsio.Finding // what is not as it should be, when it was looked at last
+	logged   map[string]bool  // findings, and keys that were given up, that are logged
+
+	lacking map[schema.LinkKey]bool // links whose value is larger than it takes; under mu
 }
 
 const (
-	// markerTTL is how long the marker of a deleted key is kept, for watchers that
-	// were away; without an end, a host that makes containers would leave one for
-	// each of them for ever.
-	markerTTL = time.Hour
-
 	// bucketPause is how long to gather changes between two rounds of puts.
 	bucketPause = 20 * time.Millisecond
 )
@@ -71,6 +77,7 @@ func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*
 	return &Bucket{
 		cfg: cfg, js: js, nc: nc, log: log, state: st,
 		dirty: map[schema.LinkKey]bool{}, stray: map[string]bool{}, wake: make(chan struct{}, 1),
+		logged: map[string]bool{}, lacking: map[schema.LinkKey]bool{},
 	}, nil
 }
 
@@ -78,7 +85,7 @@ func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*
 func (b *Bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
 
 // subject is that of a key.
-func (b *Bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }
+func (b *Bucket) subject(key string) string { return natsio.BucketSubject(b.cfg.Bucket, key) }
 
 // Put notes that events were stored, and applied to the state. It does not block.
 func (b *Bucket) Put(events []event.Outgoing) {
@@ -107,6 +114,7 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 	retry := natsio.Retry{
 		Log:     b.log,
 		Failing: "cannot put link states into the bucket; events are not affected", Over: "the bucket follows again",
+		Last: &b.fault,
 	}
 	for ending := false; ; {
 		if !b.behind() {
@@ -115,6 +123,8 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 			}
 			select {
 			case <-b.wake:
+			case <-loop.After(b.untilPutAgain()):
+				b.fillAgain()
 			case <-done:
 				ending = true
 				continue
@@ -124,12 +134,17 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 		}
 		if err := b.catchUp(ctx); err != nil {
 			b.opened = false // look it up again: it may be gone
+			b.failing.CompareAndSwap(0, int64(loop.Uptime()))
 			if retry.Wait(ctx, b.nc, err, b.behindBy()) != nil {
 				return
 			}
 			continue
 		}
 		retry.End()
+		b.failing.Store(0)
+		if b.ttl > 0 && b.untilPutAgain() <= time.Millisecond { // also where there is always something to do
+			b.fillAgain()
+		}
 		select { // gather what comes next
 		case <-time.After(bucketPause):
 		case <-done:
@@ -140,11 +155,47 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 	}
 }
 
+// untilPutAgain returns how long until all keys are to be put again, since the bucket
+// forgets them otherwise; 0: never.
+func (b *Bucket) untilPutAgain() time.Duration {
+	if b.ttl == 0 {
+		return 0
+	}
+	return max(time.Until(b.putAgain), time.Millisecond)
+}
+
+// fillAgain has all keys put.
+func (b *Bucket) fillAgain() {
+	b.putAgain = time.Now().Add(b.ttl / 3)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range b.state.keys() {
+		b.dirty[k] = true
+	}
+}
+
 // behindBy returns how many keys are not in the bucket as they should be.
 func (b *Bucket) behindBy() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.dirty) + len(b.stray)
+}
+
+// Behind returns how many links the bucket does not have as they are. It may be called
+// from any goroutine, as may Fault.
+func (b *Bucket) Behind() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.dirty) + len(b.stray) + len(b.lacking)
+}
+
+// Fault returns for how long nothing could be put, and why; nil when that is not so.
+func (b *Bucket) Fault() (lasting time.Duration, why *natsio.Fault) {
+	failing, fault := b.failing.Load(), b.fault.Load()
+	if failing == 0 || fault == nil {
+		return 0, nil
+	}
+	return loop.Uptime() - time.Duration(failing), fault
 }
 
 // Finish logs, after Run, that the bucket does not hold every link's state, if that is so.
@@ -194,7 +245,7 @@ func (b *Bucket) flush(ctx context.Context) error {
 	puts := b.takeDirty()
 	for i := range puts {
 		if failure == nil { // else each would wait for the same
-			msg := b.message(puts[i].name, b.lastOf(puts[i].link))
+			msg := b.message(puts[i].name, b.value(puts[i].link))
 			puts[i].ack, failure = b.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
 		}
 		if failure != nil {
@@ -209,7 +260,7 @@ func (b *Bucket) flush(ctx context.Context) error {
 		case <-puts[i].ack.Ok():
 			b.puts.Add(1)
 		case err := <-puts[i].ack.Err():
-			failure = err
+			failure = natsio.AdviseFull(err, b.findings)
 			b.again(&puts[i])
 		case <-ctx.Done():
 			failure = ctx.Err()
@@ -219,12 +270,45 @@ func (b *Bucket) flush(ctx context.Context) error {
 	return failure
 }
 
-// lastOf returns the last event of a link, nil when there is none.
-func (b *Bucket) lastOf(k *schema.LinkKey) []byte {
+// holds reports whether data is what the bucket is to hold of a link.
+func (b *Bucket) holds(k schema.LinkKey, data []byte) bool {
+	if b.largest == 0 {
+		return b.state.isLast(k, data)
+	}
+	return bytes.Equal(b.value(&k), data)
+}
+
+// lacks reports whether a link's value is larger than the bucket takes.
+func (b *Bucket) lacks(k schema.LinkKey) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lacking[k]
+}
+
+// value returns what the bucket is to hold of a link: its last event, of which fields are
+// left out that make it larger than a value may be. It is nil when the link is not there,
+// or when that does not help: rather no key than an old one.
+func (b *Bucket) value(k *schema.LinkKey) []byte {
 	if k == nil {
 		return nil
 	}
-	return b.state.last(*k)
+	data := b.state.last(*k)
+	if b.largest > 0 && len(data) > b.largest {
+		data, _ = event.Truncate(data, b.largest)
+	}
+	tooLarge := b.largest > 0 && len(data) > b.largest
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !tooLarge {
+		delete(b.lacking, *k)
+		return data
+	}
+	if !b.lacking[*k] {
+		b.log.Error("a link's state is larger than the bucket takes, and is not in it", "bucket", b.cfg.Bucket,
+			"key", b.key(*k), "bytes", len(data), "limit", b.largest, "advice", "raise the bucket's max_msg_size")
+	}
+	b.lacking[*k] = true
+	return nil
 }
 
 // A keyPut is one key on its way into the bucket, or out of it.
@@ -269,8 +353,11 @@ func (b *Bucket) message(key string, data []byte) *nats.Msg {
 		return msg
 	}
 	msg.Header = purgeHeader()
+	if !b.rollups {
+		msg.Header = nats.Header{"KV-Operation": {"DEL"}}
+	}
 	if b.markers {
-		msg.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
+		msg.Header.Set(jetstream.MsgTTLHeader, natsio.MarkerTTL.String())
 	}
 	return msg
 }
@@ -314,28 +401,33 @@ func (b *Bucket) find(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b.cfg.Bucket, err)
 	}
-	cfg := stream.CachedInfo().Config
-	if !cfg.AllowDirect {
-		return natsio.WithAdvice(fmt.Errorf("bucket %s: its stream does not allow direct gets", b.cfg.Bucket),
-			"have someone who may run: nats stream edit %s --allow-direct", cfg.Name)
+	info := stream.CachedInfo()
+	b.findings = natsio.InspectBucket(&b.cfg, info)
+	if err := natsio.Refusal(b.findings); err != nil {
+		return err
 	}
-	b.opened, b.markers = true, cfg.SubjectDeleteMarkerTTL > 0
+	natsio.LogFindings(b.log, b.findings, b.logged)
+	b.use(&info.Config)
 	return nil
 }
 
+// use takes note of how the bucket is to be used.
+func (b *Bucket) use(cfg *jetstream.StreamConfig) {
+	b.opened, b.markers, b.rollups = true, cfg.SubjectDeleteMarkerTTL > 0, cfg.AllowRollup && !cfg.DenyPurge
+	b.largest = max(int(cfg.MaxMsgSize), 0)
+	if b.ttl != cfg.MaxAge {
+		b.ttl, b.putAgain = cfg.MaxAge, time.Now().Add(cfg.MaxAge/3)
+	}
+}
+
 // streamName is the name of the stream that a bucket is.
-func (b *Bucket) streamName() string { return "KV_" + b.cfg.Bucket }
+func (b *Bucket) streamName() string { return natsio.BucketStream(b.cfg.Bucket) }
 
 // create makes the bucket, and has it filled.
 func (b *Bucket) create(ctx context.Context) error {
-	cfg := jetstream.KeyValueConfig{
-		Bucket: b.cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
-		History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, LimitMarkerTTL: markerTTL,
-	}
+	cfg := natsio.BucketConfig(&b.cfg)
 	if _, err := b.js.CreateKeyValue(ctx, cfg); err != nil {
-		return natsio.WithAdvice(fmt.Errorf("create it: %w", err),
-			"let this user create it, or have someone who may run: nats kv add %s --storage=file --replicas=%d",
-			cfg.Bucket, cfg.Replicas)
+		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(cfg))
 	}
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
 	b.mu.Lock()
@@ -351,5 +443,5 @@ func (b *Bucket) Register(to metrics.Registry) {
 	to.CounterFunc("bucket_puts_total", "Keys that were put into or taken out of the bucket of current state.",
 		func() float64 { return float64(b.puts.Load()) })
 	to.GaugeFunc("bucket_behind_keys", "Keys that the bucket of current state does not hold yet as it should.",
-		func() float64 { return float64(b.behindBy()) })
+		func() float64 { return float64(b.Behind()) })
 }

@@ -83,19 +83,26 @@ func (b *Bucket) compare(ctx context.Context) error {
 			return
 		}
 		k, ours := b.linkOf(key)
-		right[key] = ours && b.state.isLast(k, data)
+		right[key] = ours && b.holds(k, data)
 	})
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	var differ []schema.LinkKey
 	for _, k := range b.state.keys() {
 		key := b.key(k)
+		if b.lacks(k) { // its key is not to be there
+			continue
+		}
 		if !right[key] {
-			b.dirty[k] = true
+			differ = append(differ, k)
 		}
 		delete(right, key)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range differ {
+		b.dirty[k] = true
 	}
 	for key := range right {
 		if k, ok := b.linkOf(key); ok {

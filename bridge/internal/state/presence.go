@@ -186,7 +186,7 @@ func (p *Presence) Leave(ctx context.Context, epoch string, retired bool) {
 	msg := p.message(p.value(epoch), min(leaveTTL, p.ttl()))
 	switch {
 	case retired:
-		msg = p.message(nil, markerTTL)
+		msg = p.message(nil, natsio.MarkerTTL)
 	case !p.expires: // nothing else would end it
 		msg = p.message(nil, 0)
 		msg.Header.Set(kvOperation, "DEL")
@@ -233,7 +233,8 @@ func (p *Presence) find(ctx context.Context) error {
 func (p *Presence) create(ctx context.Context) error {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: p.cfg.HostsBucket, Description: "the hosts that are there, schema " + schema.Name,
-		History: 1, Storage: jetstream.FileStorage, Replicas: p.cfg.Replicas, LimitMarkerTTL: silentMarkerTTL,
+		History: 1, Storage: jetstream.FileStorage, Replicas: p.cfg.Replicas, MaxBytes: natsio.MaxBytes(&p.cfg),
+		LimitMarkerTTL: silentMarkerTTL,
 	}
 	_, err := p.js.CreateKeyValue(ctx, cfg)
 	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) {
@@ -241,9 +242,7 @@ func (p *Presence) create(ctx context.Context) error {
 		_, err = p.js.CreateKeyValue(ctx, cfg)
 	}
 	if err != nil {
-		return natsio.WithAdvice(fmt.Errorf("create it: %w", err),
-			"let this user create it, or have someone who may run: nats kv add %s --storage=file --replicas=%d "+
-				"--marker-ttl=%v", cfg.Bucket, cfg.Replicas, silentMarkerTTL)
+		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(cfg))
 	}
 	p.log.Info("created the bucket of hosts", "bucket", cfg.Bucket)
 	return nil

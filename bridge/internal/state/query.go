@@ -55,11 +55,12 @@ const (
 // semver is what micro wants a version to look like.
 var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)$`)
 
-// NewQuery returns a service that does not answer yet. Overruns and ready, which tells
-// whether the state is whole, are called from goroutines of nats.go.
+// NewQuery returns a service that does not answer yet. Overruns, behind, which tells how
+// many links the bucket does not have, and ready, which tells whether the state is whole,
+// are called from goroutines of nats.go.
 func NewQuery(
 	cfg config.Config, id event.Identity, st *State, nc *nats.Conn,
-	overruns func() uint64, ready func() bool, log *slog.Logger,
+	overruns func() uint64, behind func() int, ready func() bool, log *slog.Logger,
 ) *Query {
 	version := "0.0.0"
 	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
@@ -79,7 +80,9 @@ func NewQuery(
 		},
 		StatsHandler: func(*micro.Endpoint) any {
 			epoch, seq, links := st.size()
-			return map[string]any{"epoch": epoch, "seq": seq, "links": links, "overruns": overruns()}
+			return map[string]any{
+				"epoch": epoch, "seq": seq, "links": links, "overruns": overruns(), "bucket_behind": behind(),
+			}
 		},
 	}
 	if id.Labels != "" {

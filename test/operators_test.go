@@ -1,0 +1,405 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/schema"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// An operators' stream or bucket, and what becomes of a bridge that finds it.
+type operators struct {
+	name   string
+	conf   string // of the server
+	stream *jetstream.StreamConfig
+	bucket *jetstream.KeyValueConfig
+	env    []string
+
+	says   []string                                   // the log, and doctor, which names the check
+	check  string                                     // doctor's, which fails; "": none
+	readyz string                                     // "": it is ready
+	mend   func(t *testing.T, js jetstream.JetStream) // nil: run the command that doctor prints
+	lets   bool                                       // what mends it lets the oldest events go
+}
+
+// operatorStream is a stream as the bridge would make it, but for a change.
+func operatorStream(change func(c *jetstream.StreamConfig)) *jetstream.StreamConfig {
+	c := &jetstream.StreamConfig{
+		Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true, AllowAtomicPublish: true, Replicas: 1,
+	}
+	change(c)
+	return c
+}
+
+func (o *operators) prepare(t *testing.T, js jetstream.JetStream) {
+	ctx := context.Background()
+	if o.stream != nil {
+		sealed := o.stream.Sealed
+		o.stream.Sealed = false
+		_, err := js.CreateStream(ctx, *o.stream)
+		must(t, err)
+		if o.stream.Sealed = sealed; sealed {
+			_, err = js.UpdateStream(ctx, *o.stream)
+			must(t, err)
+		}
+	}
+	if o.bucket != nil {
+		_, err := js.CreateKeyValue(ctx, *o.bucket)
+		must(t, err)
+	}
+}
+
+// run lets a bridge find what there is, and holds it to what it says, and to what is stored
+// when that is mended.
+func (o *operators) run(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, o.conf)
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	o.prepare(t, js)
+	link := upLink(t, k)
+	env := append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s"}, o.env...)
+	b := start(t, env)
+	for _, text := range o.says {
+		b.Says(text)
+	}
+	status, body := 0, ""
+	eventually(t, "/readyz says "+o.readyz, func() bool {
+		status, body = get(t, "/readyz")
+		return o.readyz == "" && status == 200 || o.readyz != "" && status == 503 && strings.Contains(body, o.readyz)
+	})
+	doctor := start(t, env, "doctor")
+	if got, want := doctor.Wait(), min(len(o.check), 1); got != want {
+		t.Errorf("doctor: exit status %d, want %d", got, want)
+	}
+	if o.check != "" {
+		doctor.Says("FAIL  " + o.check)
+	}
+	for _, text := range o.says {
+		doctor.Says(text)
+	}
+	must(t, k.SetAlias(link, "while it was so"))
+	switch {
+	case o.mend != nil:
+		o.mend(t, js)
+	case o.check != "":
+		runPrinted(t, s, doctor.Output())
+	}
+	must(t, k.SetAlias(link, "mended"))
+	if !o.lets {
+		settled(t, s)
+	}
+	holds(t, s)
+	eventually(t, "ready", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+	if strings.Count(b.Output(), "ifacebridge starts") != 1 {
+		t.Error("it was restarted")
+	}
+}
+
+var printedCommand = regexp.MustCompile(`(?m)→ (?:.*: )?(nats .*)$`)
+
+// runPrinted runs the nats command that doctor prints below the first thing that fails.
+func runPrinted(t *testing.T, s *natstest.Server, output string) {
+	t.Helper()
+	netnstest.Tool(t, "nats")
+	_, failed, _ := strings.Cut(output, "FAIL")
+	m := printedCommand.FindStringSubmatch(failed)
+	if m == nil {
+		t.Fatalf("no command in %s", output)
+	}
+	env := []string{"NATS_URL=" + s.URL, "PATH=" + os.Getenv("PATH")}
+	cli := startBinary(t, "/bin/sh", env, "-c", m[1])
+	if status := cli.Wait(); status != 0 {
+		t.Fatalf("%s: exit status %d", m[1], status)
+	}
+}
+
+// anew deletes what the operator made, so that the bridge makes its own.
+func anew(stream string) func(t *testing.T, js jetstream.JetStream) {
+	return func(t *testing.T, js jetstream.JetStream) { must(t, js.DeleteStream(context.Background(), stream)) }
+}
+
+// Streams as operators make them: what is needed of each is met, or refused by its name,
+// in the log, by /readyz and by doctor; when it is mended, everything is stored once and in
+// order, without a restart.
+func TestStreamsAsOperatorsMakeThem(t *testing.T) {
+	t.Parallel()
+	refused := func(name, setting string, mend func(*testing.T, jetstream.JetStream), change func(*jetstream.StreamConfig)) operators {
+		return operators{
+			name: name, stream: operatorStream(change), says: []string{"stream IFACE ", setting}, check: "stream",
+			readyz: "publishing fails: stream IFACE ", mend: mend,
+		}
+	}
+	warned := func(name, text string, change func(*jetstream.StreamConfig)) operators {
+		return operators{name: name, stream: operatorStream(change), says: []string{text}}
+	}
+	cases := []operators{
+		refused("no acknowledgments", "(no_ack)", nil, func(c *jetstream.StreamConfig) { c.NoAck = true }),
+		refused("a subject transform", "(subject_transform", nil, func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "iface.>", Destination: "other.>"}
+		}),
+		refused("kept by interest", "(retention interest)", nil,
+			func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }),
+		refused("a work queue", "(retention workqueue)", anew("IFACE"),
+			func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }),
+		refused("sealed", "(sealed)", anew("IFACE"), func(c *jetstream.StreamConfig) { c.Sealed = true }),
+		refused("a mirror", "(mirror)", anew("IFACE"), func(c *jetstream.StreamConfig) {
+			c.Mirror, c.Subjects, c.AllowAtomicPublish = &jetstream.StreamSource{Name: "OTHER"}, nil, false
+		}),
+		refused("counters", "(allow_msg_counter)", anew("IFACE"), func(c *jetstream.StreamConfig) {
+			c.AllowMsgCounter, c.AllowAtomicPublish = true, false
+		}),
+		refused("messages too small", "(max_msg_size)", nil, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 500 }),
+		refused("other subjects", "takes [iface.test.new], not iface.test.del", nil,
+			func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.test.new"} }),
+		{name: "full by messages", stream: operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1, jetstream.DiscardNew }),
+			lets: true, check: "stream", readyz: "maximum messages exceeded; nats stream edit IFACE --discard=old -f"},
+		{name: "full by bytes", stream: operatorStream(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 4000, jetstream.DiscardNew }),
+			lets: true, check: "stream", readyz: "maximum bytes exceeded; nats stream edit IFACE --discard=old -f"},
+		{name: "full by messages of a subject", stream: operatorStream(func(c *jetstream.StreamConfig) {
+			c.MaxMsgsPerSubject, c.Discard, c.DiscardNewPerSubject = 2, jetstream.DiscardNew, true
+		}), lets: true, check: "stream", readyz: "nats stream edit IFACE --discard=old --no-discard-per-subject -f"},
+		warned("will be full", "(discard new)", func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1e6, jetstream.DiscardNew }),
+		warned("few of a subject", "keeps only the last 1000 events of each kind of a host (max_msgs_per_subject)",
+			func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1000 }),
+		warned("no batches", "takes no atomic batches", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }),
+		warned("in memory", "(storage)", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }),
+		{name: "nothing may be deleted", stream: operatorStream(func(c *jetstream.StreamConfig) { c.DenyDelete, c.DenyPurge = true, true })},
+		{name: "a transform of other subjects", stream: operatorStream(func(c *jetstream.StreamConfig) {
+			c.Subjects = append(c.Subjects, "x.>")
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "x.>", Destination: "y.>"}
+		})},
+		{name: "settings that do not apply", stream: operatorStream(func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }),
+			env:    []string{"IFACE_MAX_AGE=24h", "IFACE_REPLICAS=3", "IFACE_MAX_BYTES=1MiB"},
+			bucket: &jetstream.KeyValueConfig{Bucket: "iface_links", LimitMarkerTTL: time.Hour},
+			says: []string{
+				"stream IFACE was there, and IFACE_MAX_AGE=24h0m0s does not apply to it: it keeps events for 1h0m0s (max_age)",
+				"stream IFACE was there, and IFACE_REPLICAS=3 does not apply to it: it has 1 (num_replicas)",
+				"stream IFACE was there, and IFACE_MAX_BYTES=1048576 does not apply to it: it has -1 (max_bytes)",
+			}},
+		{name: "an overlap", stream: operatorStream(func(c *jetstream.StreamConfig) { c.Name, c.Subjects = "THEIRS", []string{"iface.>"} }),
+			check: "stream", says: []string{"stream THEIRS has its subjects"},
+			readyz: "stream THEIRS has its subjects", mend: anew("THEIRS")},
+	}
+	for _, o := range cases {
+		t.Run(o.name, o.run)
+	}
+}
+
+// What differs is logged once, not at each look.
+func TestWhatDiffersIsSaidOnce(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateStream(context.Background(), *operatorStream(func(*jetstream.StreamConfig) {}))
+	must(t, err)
+	b := bridge(t, s, "IFACE_MAX_AGE=1h", "IFACE_RESYNC=50ms")
+	b.Says("IFACE_MAX_AGE=1h0m0s does not apply to it")
+	looks := func() float64 { return b.Metric("ifacebridge_bucket_puts_total") }
+	eventually(t, "the bucket", func() bool { return looks() > 0 })
+	time.Sleep(time.Second) // many looks
+	if n := strings.Count(b.Output(), "stream IFACE was there, and IFACE_MAX_AGE"); n != 1 {
+		t.Errorf("it is logged %d times", n)
+	}
+}
+
+// withAccount is the configuration of a server with one account.
+func withAccount(s *natstest.Server, account string) string {
+	const format = "jetstream { store_dir: %q }\naccounts { A { users: [ { user: u, password: p } ], %s } }\nno_auth_user: u\n"
+	return fmt.Sprintf(format, s.Dir+"/store", account)
+}
+
+// An account that demands a limit for each stream, or allows less than is asked for, gets
+// the variable named.
+func TestAccountDemandsMaxBytes(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.New(t, "")
+	s.Configure(withAccount(s, "jetstream { max_bytes_required: true, max_file: 10MB, max_mem: 0 }"))
+	s.Start()
+	const sentence = "the account demands a limit for each stream (max_bytes), and IFACE_MAX_BYTES sets none"
+	b := bridge(t, s)
+	b.Says(sentence)
+	b.Says("set IFACE_MAX_BYTES, for example to 256MiB")
+	if status, body := get(t, "/readyz"); status != 503 || !strings.Contains(body, sentence) {
+		t.Errorf("/readyz answers %d: %s", status, body)
+	}
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+	doctor := start(t, env, "doctor")
+	if status := doctor.Wait(); status != 1 {
+		t.Errorf("doctor: exit status %d", status)
+	}
+	doctor.Says("FAIL  JetStream")
+	doctor.Says(sentence)
+	b.Kill()
+
+	b = bridge(t, s, "IFACE_MAX_BYTES=1GiB")
+	b.Says("the account may store 10485760 bytes (max_storage)")
+	b.Kill()
+
+	b = bridge(t, s, "IFACE_MAX_BYTES=1MiB")
+	b.Ready()
+	holds(t, s)
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	for _, name := range []string{"IFACE", "KV_iface_links"} {
+		stream, err := js.Stream(context.Background(), name)
+		must(t, err)
+		if got := stream.CachedInfo().Config.MaxBytes; got != 1<<20 {
+			t.Errorf("%s has max_bytes %d", name, got)
+		}
+	}
+}
+
+// A server whose messages are too small for any event is refused by name; one that takes
+// small ones gets them cut.
+func TestSmallPayload(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "max_payload: 1024")
+	b := bridge(t, s)
+	b.Says("the server takes messages of up to 1024 bytes (max_payload), and the smallest event of this host may have")
+	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
+	if status := doctor.Wait(); status != 1 {
+		t.Errorf("doctor: exit status %d", status)
+	}
+	doctor.Says("(max_payload)")
+	s.Kill()
+	s.Configure("max_payload: 2048")
+	s.Start()
+	settled(t, s)
+	holds(t, s)
+}
+
+// A subject mapping of the account takes events to where they are not found again: it is
+// said where, and when it is gone, everything is stored.
+func TestSubjectMapping(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.New(t, "")
+	s.Configure(withAccount(s, `jetstream: enabled, mappings: { "iface.*.*": "iface.elsewhere.$1.$2" }`))
+	s.Start()
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.>"} }))
+	must(t, err)
+	b := bridge(t, s, "IFACE_RESYNC=1s")
+	b.Says("stream IFACE has under iface.elsewhere.test.new what was published on iface.test.*")
+	eventually(t, "/readyz says so", func() bool {
+		status, body := get(t, "/readyz")
+		return status == 503 && strings.Contains(body, "take that subject out of the account's mappings")
+	})
+	must(t, purgeStream(context.Background(), js, "IFACE"))
+	s.Kill()
+	s.Configure(withAccount(s, "jetstream: enabled"))
+	s.Start()
+	link := upLink(t, k)
+	must(t, k.SetAlias(link, "mended"))
+	settled(t, s)
+	holds(t, s)
+}
+
+// purgeStream removes what a stream holds.
+func purgeStream(ctx context.Context, js jetstream.JetStream, name string) error {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	return stream.Purge(ctx)
+}
+
+// A hub and a leaf, both with a stream on the same subjects, answer each publish: what
+// counts is the answer of the stream that was looked up.
+func TestHubAndLeafBothAnswer(t *testing.T) {
+	k := netnstest.Parallel(t)
+	hub := natstest.New(t, "")
+	leafPort := natstest.FreePort(t)
+	hub.Configure(fmt.Sprintf("server_name: hub\njetstream { store_dir: %q, domain: hub }\nleafnodes { listen: \"127.0.0.1:%d\" }\n",
+		hub.Dir+"/store", leafPort))
+	hub.Start()
+	leaf := natstest.New(t, "")
+	leaf.Configure(fmt.Sprintf("server_name: leaf\njetstream { store_dir: %q, domain: leaf }\nleafnodes { remotes [ { url: \"nats://127.0.0.1:%d\" } ] }\n",
+		leaf.Dir+"/store", leafPort))
+	leaf.Start()
+	js, err := jetstream.New(connect(t, hub))
+	must(t, err)
+	_, err = js.CreateStream(context.Background(), *operatorStream(func(*jetstream.StreamConfig) {}))
+	must(t, err)
+	// Of the hub's own history: its sequences are not the leaf's.
+	for i := range 10 {
+		must(t, connect(t, hub).Publish(fmt.Sprintf("iface.other%d.new", i), []byte("{}")))
+	}
+	link := upLink(t, k)
+	b := bridge(t, leaf, "IFACE_RESYNC=1s")
+	b.Says("another stream stores what is published here, too; its acknowledgments are not ours")
+	const changes = 300
+	for i := range changes {
+		must(t, k.SetAlias(link, fmt.Sprint("change ", i)))
+		if i == changes/2 {
+			leaf.Kill()
+			leaf.Start()
+		}
+	}
+	f := settled(t, leaf)
+	holds(t, leaf)
+	if f.Replay.Notifications < changes {
+		t.Errorf("the events stand for %d notifications of %d", f.Replay.Notifications, changes)
+	}
+	if strings.Contains(b.Output(), "standing by") || strings.Contains(b.Output(), "beginning a new epoch") {
+		t.Error("the hub's answers were taken for the leaf's")
+	}
+}
+
+// A stream that takes small messages gets events that are cut, and say so, also when it
+// takes less than before under a running bridge; when it takes more, they are whole.
+func TestLargeEventsOfASmallStream(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	limit := func(bytes int32) {
+		t.Helper()
+		_, err := js.UpdateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = bytes }))
+		must(t, err)
+	}
+	_, err = js.CreateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 3000 }))
+	must(t, err)
+	link := upLink(t, k)
+	r := record(t, s)
+	b := bridge(t, s)
+	b.Says("takes messages of up to 3000 bytes (max_msg_size)")
+	for i := range 30 {
+		must(t, k.AddAltName(link, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))
+	}
+	until := func(alias string, truncated bool) {
+		t.Helper()
+		must(t, k.SetAlias(link, alias))
+		e := r.Until(0, alias, func(e *schema.Event) bool { return e.Link.Alias == alias && e.Truncated.Has("altnames") == truncated })
+		if (e.Link.Alt == "") != truncated {
+			t.Errorf("%s: the names are %q", alias, e.Link.Alt)
+		}
+	}
+	until("small", true)
+	limit(2200) // it finds out by a refusal
+	until("smaller", true)
+	limit(-1)
+	s.Kill() // it finds out on the next connection
+	s.Start()
+	eventually(t, "a new look", func() bool { return strings.Contains(b.Output(), "connected to NATS again") })
+	eventually(t, "the names are there", func() bool {
+		must(t, k.SetAlias(link, fmt.Sprint("large", time.Now().UnixNano())))
+		events := stored(t, connect(t, s), "IFACE")
+		return events[len(events)-1].Link.Alt != ""
+	})
+	settled(t, s)
+	if n := b.Metric("ifacebridge_events_given_up_total"); n != 0 {
+		t.Errorf("%v events were given up", n)
+	}
+}
