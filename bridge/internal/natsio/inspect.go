@@ -317,8 +317,7 @@ func labelsSize(cfg *config.Config) int {
 	if cfg.Labels == "" {
 		return 0
 	}
-	labels := cfg.Labels.String()
-	return len(`"labels":{},`) + len(labels) + len(`"":"",`)*(strings.Count(labels, ",")+1)
+	return len(`"labels":,`) + len(cfg.Labels) // it is JSON
 }
 
 // InspectAccount returns what keeps JetStream delivery from working with an account and the
