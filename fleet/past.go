@@ -11,10 +11,10 @@ import (
 	"ifacebridge/schema"
 )
 
-// Past calls each with the events that the stream holds since o.Since of the hosts to
-// follow, in the stream's order, and returns when it has come to the stream's end as it
+// Past calls each with the events that the stream holds since o.Since, or o.Ago, of the
+// hosts to follow, in the stream's order, and returns when it has come to the stream's end as it
 // was. When there are more than about most of them, it is the newest of them. It returns
-// since when they are all: later than o.Since when there were too many, or when the stream
+// since when they are all: later than that when there were too many, or when the stream
 // does not go back so far. The event is each's to keep.
 func Past(ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(*schema.Event)) (from time.Time, err error) {
 	f, err := New(nc, o)
@@ -29,11 +29,12 @@ func Past(ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(
 	if err != nil {
 		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
+	f.resolveAgo(stream.CachedInfo())
 	consumer, bounded, err := f.past(ctx, js, stream.CachedInfo().State.LastSeq, most)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	from = o.Since
+	from = f.o.Since
 	if edge := edge(stream.CachedInfo()); edge.After(from) {
 		from = edge
 	}
@@ -53,13 +54,13 @@ func edge(stream *jetstream.StreamInfo) time.Time {
 	case state.FirstSeq <= 1:
 		return stream.Created
 	case state.Msgs == 0: // it was purged, or all of it has expired
-		return time.Now()
+		return stream.TimeStamp
 	default:
 		return state.FirstTime
 	}
 }
 
-// past makes the consumer of the events since o.Since, or of the newest of them.
+// past makes the consumer of the events since Options.Since, or of the newest of them.
 func (f *Fleet) past(ctx context.Context, js jetstream.JetStream, last, most uint64) (c jetstream.Consumer, bounded bool, err error) {
 	cfg := jetstream.OrderedConsumerConfig{
 		FilterSubjects: f.subjects(), DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &f.o.Since,

@@ -35,9 +35,7 @@ func (f *Fleet) begin(ctx context.Context, stream *jetstream.StreamInfo) jetstre
 		missed := stream.State.FirstSeq - after - 1
 		f.give(ctx, input{expired: &missed})
 	}
-	if f.o.Ago > 0 { // found out once: what is read again begins at the same place
-		f.o.Since, f.o.Ago = stream.TimeStamp.Add(-f.o.Ago), 0
-	}
+	f.resolveAgo(stream)
 	switch {
 	case after > 0:
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1
@@ -45,6 +43,14 @@ func (f *Fleet) begin(ctx context.Context, stream *jetstream.StreamInfo) jetstre
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &f.o.Since
 	}
 	return cfg
+}
+
+// resolveAgo makes Options.Since of Options.Ago, once: what is read again begins at the same
+// place.
+func (f *Fleet) resolveAgo(stream *jetstream.StreamInfo) {
+	if f.o.Ago > 0 {
+		f.o.Since, f.o.Ago = stream.TimeStamp.Add(-f.o.Ago), 0
+	}
 }
 
 // expire notes that messages which have not been given are not there any more. Of whom

@@ -72,7 +72,7 @@
 //	    without the privilege the rest works       TestNamespacePrivilege
 //	What operators see
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
-//	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast
+//	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestRefusedCredentialsDoNotHammer, TestRotation

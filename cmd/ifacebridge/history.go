@@ -59,24 +59,37 @@ func (h *history) put(e *schema.Event) {
 	}
 }
 
-// load reads what the stream holds since o.Since, and puts it before what has happened
+// load reads what the stream holds since o.Ago, and puts it before what has happened
 // meanwhile. Without a stream, or when it cannot be read, there is no past to show, as
-// little as behind a stream's edge: neither is an error.
+// little as behind a stream's edge: neither is an error. It tries for a while, since the
+// stream may be made at this moment.
 func (h *history) load(ctx context.Context, c *client, o fleet.Options) {
-	if c.reach(ctx) != nil {
-		return
+	for tries := 5; tries > 0 && ctx.Err() == nil; tries-- {
+		if past, from, err := readPast(ctx, c, o); err == nil {
+			h.prepend(past, from)
+			return
+		}
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// readPast reads what the stream holds since o.Ago. It returns since when that is all.
+func readPast(ctx context.Context, c *client, o fleet.Options) (past *history, from time.Time, err error) {
+	if err := c.reach(ctx); err != nil {
+		return nil, from, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 6*reachTimeout)
 	defer cancel()
-	past := newHistory(o.Since)
-	from, err := fleet.Past(ctx, c.nc, o, maxPast, func(e *schema.Event) {
+	past = newHistory(time.Time{})
+	from, err = fleet.Past(ctx, c.nc, o, maxPast, func(e *schema.Event) {
 		if e.Snapshot.Of == 0 {
 			past.put(e)
 		}
 	})
-	if err == nil {
-		h.prepend(past, from)
-	}
+	return past, from, err
 }
 
 // prepend puts another history, which is used up, before what has happened meanwhile. The

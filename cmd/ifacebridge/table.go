@@ -39,7 +39,7 @@ func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os
 	var following sync.WaitGroup
 	following.Go(func() { _ = f.Run(ctx, past.add) }) // nil when ctx ends
 	if flags.since > 0 {
-		o.Since = time.Now().Add(-flags.since)
+		o.Ago = flags.since
 		following.Go(func() { past.load(ctx, c, o) })
 	}
 	defer following.Wait()
