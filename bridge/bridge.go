@@ -72,13 +72,12 @@ import (
 // configuration, that never gives up: when no server can be reached, or none accepts
 // the credentials, it retries in the background, and logs why. It fails only for
 // options that cannot be used. The caller closes the connection.
-func Connect(cfg config.Config, name string, log *slog.Logger) (*nats.Conn, error) {
-	conn, err := natsio.Connect(cfg, name, log)
-	if err != nil {
-		return nil, err
-	}
-	return conn.Conn, nil
+func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
+	return natsio.Connect(cfg, name, log)
 }
+
+// A Conn is a connection that never gives up, and knows why there is none now.
+type Conn = natsio.Conn
 
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second

@@ -50,7 +50,7 @@ func (f *Fleet) followHosts(ctx context.Context) {
 			wait, logged = 100*time.Millisecond, ""
 		}
 		// Without such a bucket the bridges are asked, as those that do not write there.
-		if text := err.Error(); text != logged && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if text := err.Error(); text != logged && !errors.Is(err, jetstream.ErrStreamNotFound) && f.nc.IsConnected() {
 			logged = text
 			f.o.Log.Warn("cannot read the bucket of hosts; asking the bridges whether they are there", "cause", err)
 		}

@@ -166,6 +166,29 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// Credentials that end while a bridge runs, and were replaced before, cost it a moment.
+func TestCredentialsThatEnd(t *testing.T) {
+	netnstest.Parallel(t)
+	conf, issue := jwtAccount(t)
+	creds := filepath.Join(t.TempDir(), "creds")
+	s := natstest.Start(t, conf)
+	harness.Command(t) // is made now, if it was not
+	must(t, os.WriteFile(creds, issue(time.Now().Add(15*time.Second)), 0o600))
+	b := bridge(t, s, "NATS_CREDS="+creds)
+	b.Ready()
+	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
+	doctor.Says("warn  credentials     by NATS_CREDS, the JWT of user \"test\" ends on ")
+	write(t, creds, issue(time.Now().Add(time.Hour)))
+	b.Says("lost the connection to NATS; reconnecting")
+	b.Says("connected to NATS again")
+	if strings.Contains(b.Output(), "cannot connect to NATS") {
+		t.Errorf("it was refused:\n%s", b.Output())
+	}
+	must(t, os.WriteFile(creds, issue(time.Now().Add(-time.Hour)), 0o600))
+	doctor = start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
+	doctor.Says("FAIL  credentials     by NATS_CREDS, the JWT of user \"test\" has ended on ")
+}
+
 // What a context of the nats command holds is what the bridge connects with, by name and by
 // path; a variable beside it wins, and one that is not there does not start another server.
 func TestContexts(t *testing.T) {
@@ -408,6 +431,8 @@ func TestWrongWaysToAServer(t *testing.T) {
 			"username/password authentication failed"},
 		{"an HTTP proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=http://%s"},
 			"407 Proxy Authentication Required"},
+		{"a wrong password", "authorization { user: u, password: p }", []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t"},
+			"check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"},
 		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"}, "proxy: dial tcp 127.0.0.1:9: connect: connection refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -425,7 +450,12 @@ func TestWrongWaysToAServer(t *testing.T) {
 				t.Errorf("doctor: status %d", status)
 			}
 			doctor.Says(tt.says)
-			if strings.Contains(b.Output()+doctor.Output(), "s3cr3t") {
+			links := start(t, env, "links")
+			if status := links.Wait(); status != 1 {
+				t.Errorf("links: status %d", status)
+			}
+			links.Says(tt.says)
+			if strings.Contains(b.Output()+doctor.Output()+links.Output(), "s3cr3t") {
 				t.Errorf("a secret is shown:\n%s", b.Output())
 			}
 		})

@@ -24,6 +24,20 @@ import (
 // user's credentials file. Valid says whether they are still good.
 func jwtServer(t testing.TB, valid bool) (conf, creds string) {
 	t.Helper()
+	conf, issue := jwtAccount(t)
+	until := time.Time{}
+	if !valid {
+		until = time.Now().Add(-time.Hour)
+	}
+	creds = filepath.Join(t.TempDir(), "test.creds")
+	must(t, os.WriteFile(creds, issue(until), 0o600))
+	return conf, creds
+}
+
+// jwtAccount is the configuration of a server whose users have credentials, and what issues
+// those of user "test", good until some time, or for ever.
+func jwtAccount(t testing.TB) (conf string, issue func(until time.Time) []byte) {
+	t.Helper()
 	operator, err := nkeys.CreateOperator()
 	must(t, err)
 	operatorKey, err := operator.PublicKey()
@@ -53,21 +67,22 @@ func jwtServer(t testing.TB, valid bool) (conf, creds string) {
 	must(t, err)
 	userKey, err := user.PublicKey()
 	must(t, err)
-	claims := jwt.NewUserClaims(userKey)
-	claims.Name = "test"
-	if !valid {
-		claims.Expires = time.Now().Add(-time.Hour).Unix()
-	}
-	userJWT, err := claims.Encode(fleet)
-	must(t, err)
 	seed, err := user.Seed()
 	must(t, err)
-	file, err := jwt.FormatUserConfig(userJWT, seed)
-	must(t, err)
-	creds = filepath.Join(t.TempDir(), "test.creds")
-	must(t, os.WriteFile(creds, file, 0o600))
+	issue = func(until time.Time) []byte {
+		claims := jwt.NewUserClaims(userKey)
+		claims.Name = "test"
+		if !until.IsZero() {
+			claims.Expires = until.Unix()
+		}
+		token, err := claims.Encode(fleet)
+		must(t, err)
+		file, err := jwt.FormatUserConfig(token, seed)
+		must(t, err)
+		return file
+	}
 	return fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %s: %s, %s: %s }\n",
-		operatorJWT, sysKey, sysKey, sysJWT, fleetKey, fleetJWT), creds
+		operatorJWT, sysKey, sysKey, sysJWT, fleetKey, fleetJWT), issue
 }
 
 func nkeyUser(t testing.TB) (public, seedFile string) {

@@ -25,6 +25,8 @@ const embeddedURL = "nats://127.0.0.1:4222"
 type client struct {
 	cfg config.Config
 	nc  *nats.Conn
+
+	conn *bridge.Conn // nc, and why there is no connection
 }
 
 // connectClient connects by the settings, to the embedded server when they name
@@ -37,11 +39,11 @@ func connectClient(environ []string, name string, log *slog.Logger) (*client, er
 	if len(cfg.Servers) == 0 {
 		cfg.Servers = []string{embeddedURL}
 	}
-	nc, err := bridge.Connect(cfg, name, log)
+	conn, err := bridge.Connect(cfg, name, log)
 	if err != nil {
 		return nil, err
 	}
-	return &client{cfg: cfg, nc: nc}, nil
+	return &client{cfg: cfg, nc: conn.Conn, conn: conn}, nil
 }
 
 // reachTimeout is how long a command that does one thing waits for NATS.
@@ -65,7 +67,12 @@ func (c *client) reach(ctx context.Context) error {
 	}
 }
 
+// lastError is why there is no connection, and what to do about it, or else what the server
+// has refused last.
 func (c *client) lastError() error {
+	if fault := c.conn.Fault(); fault != nil {
+		return errors.New(fault.String())
+	}
 	if err := c.nc.LastError(); err != nil {
 		return err
 	}

@@ -113,7 +113,8 @@ type kind struct {
 var kinds = []kind{
 	{
 		reason: Disconnected, transient: true,
-		errs: []error{ErrNotConnected, ErrDisconnected, ErrReconnected, nats.ErrConnectionClosed, nats.ErrDisconnected},
+		errs: []error{ErrNotConnected, ErrDisconnected, ErrReconnected, nats.ErrConnectionClosed, nats.ErrDisconnected,
+			nats.ErrReconnectBufExceeded},
 	}, {
 		reason: Credentials,
 		advice: "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN",

@@ -187,7 +187,7 @@ func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fault := Classify(err)
-	if fault.Reason == Credentials || !r.since.IsZero() {
+	if !r.since.IsZero() { // of an attempt to connect
 		r.failedLocked(err)
 		return
 	}
