@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"flag"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -254,6 +255,37 @@ func TestInfoData(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever a setting of a kind holds, of the length that it has or of another, what comes of
+// it is JSON, and the setting behind it is read.
+func TestSettingsTolerate(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	settings := 0
+	for name, kinds := range map[string]map[string]*infoKind{"port": slaveKinds, "link": infoKinds} {
+		for kind, k := range kinds {
+			for _, a := range k.attrs {
+				settings++
+				for size := range 72 {
+					v := make([]byte, size)
+					for i := range v {
+						v[i] = byte(random.Uint32() >> (random.Uint32() % 32)) // small ones too
+					}
+					var values [maxAttr][]byte
+					for typ := range values { // those that it may look at
+						values[typ] = v[:min(size, 1<<random.IntN(5))]
+					}
+					o := object{dst: []byte("{"), values: &values}
+					a.put(&o, v)
+					o.number("behind", 1)
+					if got := append(o.dst, '}'); !json.Valid(got) || !bytes.HasSuffix(got, []byte(`"behind":1}`)) {
+						t.Errorf("%s %s, attribute %d, %x: %s", name, kind, a.typ, v, got)
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d settings of %d kinds of links, and ports of %d", settings, len(infoKinds), len(slaveKinds))
 }
 
 // Timers tick; a bridge whose timer did is the same bridge, in the same string.

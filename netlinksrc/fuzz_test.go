@@ -18,6 +18,9 @@ import (
 // have, on every message that the other accepts.
 func FuzzDecode(f *testing.F) {
 	messages(captured(f), func(_ header, body []byte) { f.Add(bytes.Clone(body)) })
+	for _, file := range corpus(f) { // a message of each kind
+		f.Add(corpusBody(f, file))
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		d := NewDecoder()
 		var m, again Message
@@ -115,6 +118,9 @@ func FuzzDecodeAgain(f *testing.F) {
 		f.Add(bytes.Clone(body), uint16(60), uint16(4), []byte{1, 2, 3, 4}, false)
 		f.Add(bytes.Clone(body), uint16(8), uint16(0), []byte{0x43, 0x10}, true)
 	})
+	for _, file := range corpus(f) {
+		f.Add(corpusBody(f, file), uint16(100), uint16(40), []byte{3}, false)
+	}
 	f.Fuzz(func(t *testing.T, body []byte, at, step uint16, patch []byte, del bool) {
 		d := NewDecoder()
 		types := []uint16{unix.RTM_NEWLINK, unix.RTM_NEWLINK}
