@@ -257,6 +257,57 @@ func TestInfoData(t *testing.T) {
 	}
 }
 
+// Virtual functions as the kernel lays them out (rtnl_fill_vfinfo), and as ip shows them
+// (print_vfinfo); a function of which something is cut leaves the others as they are.
+func TestFunctions(t *testing.T) {
+	words := func(n ...uint32) (b []byte) {
+		for _, n := range n {
+			b = binary.NativeEndian.AppendUint32(b, n)
+		}
+		return b
+	}
+	address := func(last byte) []byte { return append([]byte{2, 0, 0, 0, 0, last}, make([]byte, 26)...) }
+	function := func(ae *netlink.AttributeEncoder, n uint32, more func(*netlink.AttributeEncoder)) {
+		ae.Nested(unix.IFLA_VF_INFO, func(ae *netlink.AttributeEncoder) error {
+			ae.Bytes(unix.IFLA_VF_MAC, append(words(n), address(byte(n))...))
+			ae.Bytes(unix.IFLA_VF_BROADCAST, bytes.Repeat([]byte{255}, 32))
+			ae.Bytes(unix.IFLA_VF_VLAN, words(n, 7, 3))
+			ae.Bytes(unix.IFLA_VF_TX_RATE, words(n, 0))
+			ae.Bytes(unix.IFLA_VF_SPOOFCHK, words(n, 1))
+			ae.Bytes(unix.IFLA_VF_RATE, words(n, 10, 2000))
+			ae.Bytes(unix.IFLA_VF_LINK_STATE, words(n, n))
+			ae.Bytes(unix.IFLA_VF_RSS_QUERY_EN, words(n, ^uint32(0)))
+			ae.Bytes(unix.IFLA_VF_TRUST, words(n, 0))
+			more(ae)
+			return nil
+		})
+	}
+	message := body(0, 3, func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(unix.IFLA_NUM_VF, 2)
+		ae.Nested(unix.IFLA_VFINFO_LIST, func(ae *netlink.AttributeEncoder) error {
+			function(ae, 0, func(ae *netlink.AttributeEncoder) {
+				ae.Nested(unix.IFLA_VF_VLAN_LIST, func(ae *netlink.AttributeEncoder) error {
+					ae.Bytes(unix.IFLA_VF_VLAN_INFO, append(words(0, 9, 0), 0x88, 0xa8, 0, 0))
+					return nil
+				})
+				ae.Bytes(unix.IFLA_VF_IB_NODE_GUID, append(words(0, 0), binary.NativeEndian.AppendUint64(nil, 0x0102030405060708)...))
+			})
+			function(ae, 1, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_VF_TRUST, []byte{1}) })
+			return nil
+		})
+	})
+	const want = `[{"vf":0,"link_type":"ether","address":"02:00:00:00:00:00","broadcast":"ff:ff:ff:ff:ff:ff",` +
+		`"vlan_list":[{"vlan":9,"protocol":"802.1ad"}],"rate":{"max_tx":2000,"min_tx":10},"spoofchk":true,` +
+		`"node guid":"01:02:03:04:05:06:07:08","link_state":"auto","trust":false},` +
+		`{"vf":1,"link_type":"ether","address":"02:00:00:00:00:01","broadcast":"ff:ff:ff:ff:ff:ff","vlan":7,"qos":3,` +
+		`"rate":{"max_tx":2000,"min_tx":10},"spoofchk":true,"link_state":"enable"}]`
+	d := NewDecoder()
+	var m Message
+	if d.Decode(unix.RTM_NEWLINK, message, &m); m.Link.VFs != want || m.Link.NumVF != schema.Some[uint32](2) {
+		t.Errorf("\n got %s\nwant %s", m.Link.VFs, want)
+	}
+}
+
 // Whatever a setting of a kind holds, of the length that it has or of another, what comes of
 // it is JSON, and the setting behind it is read.
 func TestSettingsTolerate(t *testing.T) {

@@ -58,7 +58,7 @@
 //	    it is stopped                              TestSigterm, TestSpoolAtStop
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
 //	Links, as ip shows them
-//	    every field of every kind                  TestParityWithIP, TestInfoData, TestCorpus
+//	    every field of every kind                  TestParityWithIP, TestInfoData, TestCorpus, TestFunctions
 //	    on other kernels, with kinds of their own  TestKernels, TestGuestKinds, TestGuestSoak
 //	    a failover of a bond, a blocked port       TestGuestBondFailover, TestGuestLoop
 //	    the kernel's numbers                       TestConstantsAreTheKernels
