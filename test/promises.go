@@ -40,7 +40,7 @@
 //	    a host that is not named yet, or renamed   TestHostsAreNamed
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm, TestManyLinks
-//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestQueueIsBoundedInBytes, TestSpoolIsBounded
+//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestQueueForgetsNamespacesThatNobodySaw, TestQueueIsBoundedInBytes, TestSpoolIsBounded
 //	    no work when nothing happens               TestIdle
 //	    a large link costs what it is              TestLargeLinkAmongMany, TestLargeLinks
 //	    no memory for an event                     TestEventAllocates

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"ifacebridge/bridge/internal/event"
@@ -15,7 +16,8 @@ import (
 // that is not the first of its run, by state.Retell.
 type snapshot struct {
 	event.About
-	links []snapshotLink
+	links   []snapshotLink
+	isFirst bool // it is among those that the run begins with
 }
 
 // A snapshotLink is one of its links, with what is not the same for all of them.
@@ -43,6 +45,7 @@ func (q *Queue) beginOnce() bool {
 	case <-q.began:
 		return false
 	default:
+		q.hasBegun = true
 		close(q.began)
 		return true
 	}
@@ -86,7 +89,8 @@ func (q *Queue) pushToSnapshot(c *event.Change) {
 		i = q.nodes.get()
 		q.nodes.push(i)
 		q.nodes.at(i).due = 0 // it may have been another's
-		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of)}
+		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of), !q.hasBegun}
+		q.heldFor[c.ID.Watch] = append(q.heldFor[c.ID.Watch], i)
 	}
 	if h := q.histories[c.ID]; h != nil {
 		h.newest = 0 // nothing is folded across it
@@ -112,8 +116,39 @@ func (q *Queue) takeOfSnapshot(d *event.Delta, s *snapshot, i int32) {
 	q.held--
 	q.bytes -= l.size()
 	if len(s.links) == 0 {
-		q.nodes.unlink(i)
-		delete(q.snapshots, i)
-		q.nodes.release(i)
+		q.endSnapshot(l.id.Watch, i)
 	}
+}
+
+// endSnapshot takes out a snapshot of which no link is left.
+func (q *Queue) endSnapshot(watch uint64, i int32) {
+	q.nodes.unlink(i)
+	delete(q.snapshots, i)
+	q.nodes.release(i)
+	q.heldFor[watch] = slices.DeleteFunc(q.heldFor[watch], func(held int32) bool { return held == i })
+	if len(q.heldFor[watch]) == 0 {
+		delete(q.heldFor, watch)
+	}
+}
+
+// forgetHeld takes a link that has gone out of the one snapshot that waits of its
+// namespace, if nobody has seen a part of that, and reports whether it did. So a namespace
+// that came and went unseen leaves nothing.
+func (q *Queue) forgetHeld(h *history) bool {
+	held := q.heldFor[h.id.Watch]
+	if h.queued > 0 || len(held) != 1 {
+		return false
+	}
+	s := q.snapshots[held[0]]
+	at := slices.IndexFunc(s.links, func(l snapshotLink) bool { return l.id == h.id })
+	if at < 0 || s.isFirst || s.Snapshot.Pos > 1 {
+		return false
+	}
+	q.held--
+	q.bytes -= s.links[at].size()
+	s.links = slices.Delete(s.links, at, at+1)
+	if s.Snapshot.Of--; s.Snapshot.Of == 0 {
+		q.endSnapshot(h.id.Watch, held[0])
+	}
+	return true
 }

@@ -21,12 +21,17 @@ type plainQueue struct {
 	changes   []*plainChange
 	newest    map[event.LinkID]*plainChange
 	forgotten uint64
+	group     *plainSnapshot // the last
+	hasBegun  bool           // there was one, if of no link
 }
 
 type plainChange struct {
 	event.Change
-	due time.Time
+	due   time.Time
+	group *plainSnapshot // it is of one
 }
+
+type plainSnapshot struct{ begun, isFirst bool } // whether one of its events was taken
 
 func (q *plainQueue) push(c *event.Change) {
 	inSnapshot := c.Snapshot.Of > 0
@@ -53,13 +58,48 @@ func (q *plainQueue) push(c *event.Change) {
 			q.forgotten++
 			return
 		}
+		if forgets && q.forgetHeld(c.ID) {
+			q.forgotten++
+			return
+		}
 	}
 	q.changes = append(q.changes, next)
 	if inSnapshot {
+		if c.Snapshot.Pos == 1 {
+			q.group = &plainSnapshot{isFirst: !q.hasBegun}
+		}
+		next.group = q.group
 		delete(q.newest, c.ID)
 	} else if !gone {
 		q.newest[c.ID] = next
 	}
+}
+
+// forgetHeld takes a link out of the one snapshot that waits, if it has no other event, and
+// nobody has seen a part of that. There is one namespace.
+func (q *plainQueue) forgetHeld(id event.LinkID) bool {
+	var held *plainChange
+	for _, p := range q.changes {
+		if p.group != nil && p.group != q.group || p.group == nil && p.ID == id {
+			return false
+		}
+		if p.ID == id {
+			held = p
+		}
+	}
+	if held == nil || q.group.begun || q.group.isFirst {
+		return false
+	}
+	q.changes = slices.DeleteFunc(q.changes, func(p *plainChange) bool { return p == held })
+	for _, p := range q.changes {
+		if p.group != nil {
+			p.Snapshot.Of--
+			if p.Snapshot.Pos > held.Snapshot.Pos {
+				p.Snapshot.Pos--
+			}
+		}
+	}
+	return true
 }
 
 // foldPlain makes into stand for first, too.
@@ -90,6 +130,9 @@ func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
 		return e, false
 	}
 	c := q.changes[0]
+	if c.group != nil {
+		c.group.begun = true
+	}
 	q.changes = q.changes[1:]
 	if q.newest[c.ID] == c {
 		delete(q.newest, c.ID)
@@ -114,6 +157,11 @@ func (q *plainQueue) take(now time.Time, seq uint64) (e schema.Event, ok bool) {
 func FuzzQueue(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 	f.Add([]byte("\x0a0\x05\xff\x05\xfe\x05\xff\x00\x13\x05\xf7\x03\x00\x05\xef\x06\x01\x08\x01\x05\xff\x05\xfb\x07\x01\x05\xf0"))
+	// Links of a snapshot that waits go, of all that do, and when one of them was taken.
+	f.Add([]byte("\x00\x00\x08\x01\x00\x00\x00\x01\x00\x02\x06\x07\x08\x01\x03\x01\x03\x00\x06\x07\x00\x00"))
+	f.Add([]byte("\x00\x00\x08\x01\x00\x00\x00\x01\x00\x02\x06\x07\x08\x01\x03\x01\x03\x00\x03\x02\x06\x07\x00\x00"))
+	f.Add([]byte("\x00\x00\x08\x01\x00\x00\x00\x01\x00\x02\x06\x07\x08\x01\x06\x01\x03\x01\x03\x00\x06\x07\x00\x00"))
+	f.Add([]byte("\x08\x00\x08\x01\x00\x00\x00\x01\x00\x02\x06\x07\x08\x01\x03\x01\x00\x40\x03\x00\x06\x07\x00\x00"))
 	f.Add([]byte("\x020000000100020003ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) < 2 {
@@ -187,6 +235,7 @@ func FuzzQueue(f *testing.F) {
 				tested.PushSnapshot(func(emit func(*event.Change)) {
 					tested.Snapshot(0, now, 0, func(c *event.Change) { oracle.push(c); emit(c) })
 				})
+				oracle.hasBegun = true
 				continue
 			}
 			m.Time = now

@@ -24,9 +24,9 @@ import (
 // number of links, and the state that the changes lead to is always right.
 //
 // Two kinds of change are not folded: those of a snapshot, of which there is one
-// for each link; and a link that came and went while nobody could see it, of
-// which there can be any number. Past twice the limit those are forgotten, and
-// each is counted as an overrun: the following events say so.
+// for each link; and a link that came and went while nobody could see it, by itself or
+// with its namespace, of which there can be any number. Past twice the limit those are
+// forgotten, and each is counted as an overrun: the following events say so.
 //
 // What most changes hold is a few values of a link: a node for them has room for
 // those, and no pointer, so that an outage of hours leaves the garbage collector
@@ -49,9 +49,11 @@ type Queue struct {
 	recent    *history   // the last that was asked for
 	whole     map[int32]*wholeChange
 	snapshots map[int32]*snapshot
-	large     map[int32][]byte // values that have no room in their node, by node
+	heldFor   map[uint64][]int32 // the snapshots of a namespace, by its watch
+	large     map[int32][]byte   // values that have no room in their node, by node
 	scratch   []byte
 	opening   int    // the nodes of the first snapshots
+	hasBegun  bool   // those were pushed, or will not be
 	folded    uint64 // changes that were taken up by another
 	forgotten uint64
 	closed    bool
@@ -66,7 +68,7 @@ type Queue struct {
 func New(limit config.QueueLimit, window time.Duration) *Queue {
 	return &Queue{
 		limit: limit, window: window, nodes: newRing(), histories: map[event.LinkID]*history{},
-		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{}, large: map[int32][]byte{},
+		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{}, heldFor: map[uint64][]int32{}, large: map[int32][]byte{},
 		pushed: make(chan struct{}, 1), began: make(chan struct{}),
 	}
 }
@@ -129,7 +131,7 @@ func (q *Queue) pushLocked(c *event.Change) {
 	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
 		h.newest = 0 // nothing comes after it
-		if w := q.whole[i]; w != nil && !w.WasThere && forgets {
+		if w := q.whole[i]; forgets && (w != nil && !w.WasThere || q.forgetHeld(h)) {
 			q.forgotten++
 			q.release(i)
 			q.drop(h)

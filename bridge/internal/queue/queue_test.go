@@ -96,6 +96,58 @@ func TestQueueForgetsWhatNobodySaw(t *testing.T) {
 	}
 }
 
+// Namespaces that come and go unseen, with their links, are forgotten as well: however many
+// there are, the memory is bounded, and a snapshot that is taken is whole.
+func TestQueueForgetsNamespacesThatNobodySaw(t *testing.T) {
+	const limit = 64 << 10
+	q := queue.New(linktest.Bytes(limit), 0)
+	q.PushSnapshot(func(func(*event.Change)) {})
+	most := 0
+	for i := range uint64(2000) {
+		table := track.NewTable(config.Filter{}, event.Namespace{Name: fmt.Sprint("ns", i), Inode: i})
+		watched := func(push func(*event.Change)) func(*event.Change) {
+			return func(c *event.Change) { c.ID.Watch = i; push(c) }
+		}
+		table.Apply(newMsg(link(1, "lo")), 0, func(*event.Change) {})
+		table.Apply(newMsg(link(2, "eth0")), 0, func(*event.Change) {})
+		table.Apply(newMsg(link(3, "eth1")), 0, func(*event.Change) {})
+		q.PushSnapshot(func(emit func(*event.Change)) { table.Snapshot(0, time.Now(), 0, watched(emit)) })
+		table.Apply(delMsg(link(2, "eth0")), 0, watched(q.Push))
+		if i%10 > 0 { // else two links stay
+			table.Apply(delMsg(link(1, "lo")), 0, watched(q.Push))
+			table.Apply(delMsg(link(3, "eth1")), 0, watched(q.Push))
+		}
+		if i%100 == 99 {
+			most = max(most, q.Bytes())
+		}
+	}
+	_, _, forgotten := q.Size()
+	if left := 200 * 2 * 3000; most > 2*limit+left || forgotten == 0 {
+		t.Errorf("%d bytes at most, of at most %d and %d of links that stay; %d were forgotten", most, 2*limit, left, forgotten)
+	}
+	replay := map[string]uint32{} // how much of its last snapshot was taken
+	into := make([]event.Delta, queue.MaxTake)
+	told := uint64(0)
+	for n := 1; n > 0; {
+		n, _ = q.Take(into, time.Now())
+		for i := range into[:n] {
+			if d := &into[i]; d.Snapshot.Of > 0 {
+				if d.Snapshot.Pos != replay[d.Netns.Name]+1 || d.Snapshot.Pos > d.Snapshot.Of {
+					t.Fatalf("%s: %d of %d behind %d", d.Netns.Name, d.Snapshot.Pos, d.Snapshot.Of, replay[d.Netns.Name])
+				}
+				replay[d.Netns.Name] = d.Snapshot.Pos
+				told++
+			}
+			if d := &into[i]; d.Overruns != forgotten {
+				t.Fatalf("%d overruns, and %d links were forgotten", d.Overruns, forgotten)
+			}
+		}
+	}
+	if told+forgotten != 3*2000 {
+		t.Errorf("%d links in snapshots and %d forgotten, of %d", told, forgotten, 3*2000)
+	}
+}
+
 // Full of bytes, it folds as when it is full of events, however few those are: what it holds
 // stays within the limit and one change of each link.
 func TestQueueIsBoundedInBytes(t *testing.T) {

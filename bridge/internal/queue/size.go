@@ -7,7 +7,7 @@ import "ifacebridge/bridge/internal/event"
 const (
 	nodeSize     = 240 // a node
 	largeSize    = 64  // values outside of it, besides themselves: what refers to them
-	wholeSize    = 320 // a whole change, besides its links, and what refers to it
+	wholeSize    = 768 // a whole change, besides its links, and what refers to it: a link's first is whole
 	snapshotSize = 112 // a link of a snapshot, besides the link
 	linkSize     = 704 // a link, besides its long strings
 )

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
 
@@ -16,7 +17,8 @@ func TestSizes(t *testing.T) {
 	}{
 		"a node":               {nodeSize, unsafe.Sizeof(node{})},
 		"what refers to large": {largeSize, 4 + unsafe.Sizeof([]byte{})},
-		"a whole change":       {wholeSize, unsafe.Sizeof(wholeChange{}) + reference},
+		"a whole change": {wholeSize, unsafe.Sizeof(wholeChange{}) + reference +
+			unsafe.Sizeof(history{}) + unsafe.Sizeof(event.LinkID{}) + reference + unsafe.Sizeof(schema.Form{})},
 		"a link of a snapshot": {snapshotSize, unsafe.Sizeof(snapshotLink{})},
 		"a link":               {linkSize, unsafe.Sizeof(schema.Link{})},
 	} {
