@@ -31,13 +31,15 @@ const (
 type rival struct {
 	log      *slog.Logger
 	fenced   bool                   // it has written behind us
-	heard    bool                   // it has answered
+	heard    bool                   // it has answered since
+	unheard  int                    // how often it has written behind us and had never answered
 	standing atomic.Pointer[string] // why this bridge stands by; nil: it does not
 }
 
 // replacedBy notes that another bridge has written behind us.
 func (o *rival) replacedBy(by *delivery.ReplacedError) {
 	o.fenced, o.heard = true, false
+	o.unheard++
 	o.standBy("standing by: "+by.Error(), "their_epoch", by.Epoch, "their_boot_id", by.BootID)
 }
 
@@ -47,6 +49,26 @@ func (o *rival) standBy(why string, attrs ...any) {
 		o.log.Warn("standing by: another bridge publishes as this host; going on when it is gone",
 			append(attrs, "advice", "give each host a name of its own (IFACE_HOST), and run one bridge for it")...)
 	}
+}
+
+// answered notes that it answers.
+func (o *rival) answered() { o.heard, o.unheard = true, 0 }
+
+// maxDoublings bounds how long is waited for an answer: for five minutes or so.
+const maxDoublings = 6
+
+// isGone reports whether it is taken for gone, after it has not answered so often in a row.
+// One that writes and never answers may hang, or may not be able to: each time that it was
+// taken for gone and was not, it is waited for twice as long. Where asking is not allowed
+// nobody can know, and it is there.
+func (o *rival) isGone(misses int, why error) bool {
+	switch {
+	case errors.Is(why, nats.ErrNoResponders):
+		return true
+	case !o.fenced || o.heard:
+		return misses >= askMisses
+	}
+	return !errors.Is(why, nats.ErrPermissionViolation) && misses >= askMisses<<min(o.unheard-1, maxDoublings)
 }
 
 // ownNow notes that nobody else owns the name.
@@ -77,16 +99,15 @@ func (p *publisher) own(ctx context.Context) error {
 		}
 		switch {
 		case askErr == nil:
-			misses, p.owner.heard = 0, true
+			misses = 0
+			p.owner.answered()
 			p.owner.standBy(fmt.Sprintf("standing by: another bridge publishes as this host (epoch %s, boot %s, since %s)",
 				other.Epoch, other.BootID, other.Started.UTC().Format(time.RFC3339)),
 				"their_epoch", other.Epoch, "their_boot_id", other.BootID, "since", other.Started)
-		case errors.Is(askErr, nats.ErrNoResponders):
-			misses = askMisses
 		default:
 			misses++
 		}
-		if misses >= askMisses && (!p.owner.fenced || p.owner.heard || errors.Is(askErr, nats.ErrNoResponders)) {
+		if askErr != nil && p.owner.isGone(misses, askErr) {
 			p.owner.ownNow()
 			p.query.Serve(p.id.Epoch)
 			return nil

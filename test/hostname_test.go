@@ -1,9 +1,10 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"runtime"
-	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -63,31 +64,55 @@ func (m *machine) rename(t testing.TB, name string) {
 	must(t, <-done)
 }
 
-// Hosts that boot under a name that every host has at first wait until they are named, and
-// follow when their name becomes another: the links of the old one get their del.
+// Hosts that boot at once under a name that every host has at first wait until they are named,
+// and follow when their name becomes another: the links of the old one get their del. doctor
+// tells what a bridge waits for, and when it does not publish under the kernel's name.
 func TestHostsAreNamed(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	a := upLink(t, k)
 	r := record(t, s)
-	for _, placeholder := range []string{"localhost", "localhost.localdomain", "(none)"} {
-		m := newMachine(t, placeholder)
-		name := map[string]string{"localhost": "web01.example.com", "localhost.localdomain": "web02", "(none)": "web03"}[placeholder]
-		b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), []string{"NATS_URL=" + s.URL, "IFACE_HTTP_ADDR="})
-		b.Says("waiting for the host to be named")
-		m.rename(t, name)
-		b.Says("read the links of this host")
-		r.Until(0, "the links of "+name, func(e *schema.Event) bool { return e.Host == name && e.Link.Index == a })
-		if name != "web01.example.com" {
-			continue
-		}
-		m.rename(t, "db01")
-		r.Until(0, "the del of the old name's link", func(e *schema.Event) bool {
-			return e.Host == name && e.Link.Index == a && e.Kind == schema.Del && e.Cause == schema.Retired
-		})
-		r.Until(0, "the links under the new name", func(e *schema.Event) bool { return e.Host == "db01" && e.Link.Index == a })
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HTTP_ADDR="}
+	type booted struct {
+		*machine
+		name string
+		b    *process
 	}
-	if slices.ContainsFunc(r.Since(0), func(e schema.Event) bool { return e.Host == "localhost" || e.Host == "(none)" }) {
-		t.Error("something is published under a placeholder")
+	var machines []booted
+	for i, placeholder := range []string{"localhost", "localhost", "localhost", "localhost.localdomain", "(none)", ""} {
+		m := newMachine(t, placeholder)
+		b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), env)
+		machines = append(machines, booted{m, fmt.Sprintf("web%02d.example.com", i), b})
+	}
+	doctor := func(m *machine, says string) {
+		d := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), env, "doctor")
+		d.Wait()
+		d.Says(says)
+	}
+	for _, m := range machines {
+		m.b.Says("waiting for the host to be named")
+	}
+	doctor(machines[0].machine, "it has no name of its own yet")
+	if n := r.Mark(); n > 0 {
+		t.Errorf("%d events of hosts without a name", n)
+	}
+	for _, m := range machines {
+		m.rename(t, m.name)
+	}
+	for _, m := range machines {
+		m.b.Says("read the links of this host")
+		r.Until(0, "the links of "+m.name, func(e *schema.Event) bool { return e.Host == m.name && e.Link.Index == a })
+	}
+	first := machines[0]
+	first.rename(t, "db01")
+	r.Until(0, "the del of the old name's link", func(e *schema.Event) bool {
+		return e.Host == first.name && e.Link.Index == a && e.Kind == schema.Del && e.Cause == schema.Retired
+	})
+	r.Until(0, "the links under the new name", func(e *schema.Event) bool { return e.Host == "db01" && e.Link.Index == a })
+	doctor(newMachine(t, "db02.example.com"), `the kernel calls this host "db02.example.com", and a bridge on this machine publishes as `)
+	for _, e := range r.Since(0) {
+		if !strings.Contains(e.Host, ".example.com") && e.Host != "db01" {
+			t.Fatalf("published as %q", e.Host)
+		}
 	}
 }

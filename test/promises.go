@@ -36,7 +36,8 @@
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
-//	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestSpoolComesTooLate
+//	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName, TestSpoolComesTooLate
+//	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
 //	    a host that is not named yet, or renamed   TestHostsAreNamed
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm, TestManyLinks
@@ -63,6 +64,7 @@
 //	    a failover of a bond, a blocked port       TestGuestBondFailover, TestGuestLoop
 //	    the kernel's numbers                       TestConstantsAreTheKernels
 //	    a rename keeps its history                 TestRenameKeepsHistory, TestLifeOfALink
+//	    another hardware type, another container   TestLinkTypeChanges, TestContainerMadeAgain
 //	    any bytes in a name                        TestBytes
 //	    what is published, and what not            TestFilters, TestNamespaceFilter
 //	Network namespaces

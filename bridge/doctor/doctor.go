@@ -38,7 +38,12 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	e := &examination{cfg: cfg, report: report}
 	e.checkKernel(ctx)
 	e.checkNamespaces()
-	e.good("host", "%q publishes on %s.{new,del}", cfg.Host, cfg.Prefix+"."+cfg.Token)
+	if cfg.Host == "" {
+		e.warn("host", "it has no name of its own yet: a bridge waits until it has one, and publishes nothing",
+			"hostnamectl set-hostname NAME, or set IFACE_HOST")
+	} else {
+		e.good("host", "%q publishes on %s.{new,del}", cfg.Host, cfg.Prefix+"."+cfg.Token)
+	}
 	e.checkCredentials()
 	if e.nc = e.connect(); e.nc == nil {
 		return
@@ -46,6 +51,9 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	defer e.nc.Close()
 	e.checkTLS()
 	e.checkServers(ctx)
+	if cfg.Host == "" {
+		return // what follows is asked for a name
+	}
 	e.checkPermissions(ctx)
 	if cfg.Delivery == config.JetStream {
 		e.checkJetStream(ctx)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -308,7 +309,7 @@ func (e *examination) checkClock(ctx context.Context) {
 
 // checkOthers looks for who else writes as this host.
 func (e *examination) checkOthers(ctx context.Context) {
-	here, elsewhere, err := e.others(ctx)
+	here, elsewhere, otherwise, err := e.others(ctx)
 	switch {
 	case err != nil:
 		e.warn("other bridges", "they cannot be asked: "+err.Error(), e.permissionAdvice())
@@ -321,23 +322,28 @@ func (e *examination) checkOthers(ctx context.Context) {
 			"run one bridge for a host")
 	case len(here) == 1:
 		e.good("other bridges", "one runs on this machine, epoch %s", here[0])
+	case e.cfg.FollowHost && len(otherwise) > 0:
+		e.warn("other bridges", fmt.Sprintf("the kernel calls this host %q, and a bridge on this machine publishes as %s",
+			e.cfg.Host, strings.Join(otherwise, ", ")),
+			"one that is not told its name follows the kernel's within a second; "+
+				"if it has an IFACE_HOST, give doctor the same, or take it away")
 	default:
 		e.good("other bridges", "none writes as this host now")
 	}
 }
 
 // others returns the epochs of the bridges that answer for this host, of those on this
-// machine and of those on others.
-func (e *examination) others(ctx context.Context) (here, elsewhere []string, err error) {
+// machine and of those on others, and the names under which others on this machine publish.
+func (e *examination) others(ctx context.Context) (here, elsewhere, otherwise []string, err error) {
 	before := e.nc.LastError()
 	inbox := e.nc.NewInbox()
 	sub, err := e.nc.SubscribeSync(inbox)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	if err := e.nc.PublishRequest(micro.APIPrefix+".INFO."+schema.ServiceName, inbox, nil); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	content, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	bootID := strings.TrimSpace(string(content))
@@ -346,17 +352,20 @@ func (e *examination) others(ctx context.Context) (here, elsewhere []string, err
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil { // nobody else has answered, or nobody was asked
-			return here, elsewhere, natsio.PermissionError(e.nc, before)
+			return here, elsewhere, otherwise, natsio.PermissionError(e.nc, before)
 		}
 		var info micro.Info
-		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["token"] != e.cfg.Token ||
-			info.Metadata["prefix"] != e.cfg.Prefix {
+		if json.Unmarshal(m.Data, &info) != nil || info.Metadata["prefix"] != e.cfg.Prefix {
 			continue
 		}
-		if info.Metadata["boot_id"] == bootID {
+		ours, sameBoot := info.Metadata["token"] == e.cfg.Token, info.Metadata["boot_id"] == bootID
+		switch {
+		case ours && sameBoot:
 			here = append(here, info.Metadata["epoch"])
-		} else {
+		case ours:
 			elsewhere = append(elsewhere, info.Metadata["epoch"])
+		case sameBoot:
+			otherwise = append(otherwise, strconv.Quote(info.Metadata["host"]))
 		}
 	}
 }

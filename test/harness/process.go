@@ -124,6 +124,9 @@ func (p *Process) stopped() bool {
 // Kill ends the process with SIGKILL and waits for it.
 func (p *Process) Kill() { p.run.Kill() }
 
+// Ended is closed when the process has ended.
+func (p *Process) Ended() <-chan struct{} { return p.run.Ended() }
+
 // Wait waits for the end of the process and returns its exit status, -1 when a signal
 // ended it.
 func (p *Process) Wait() int {

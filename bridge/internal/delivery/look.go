@@ -32,7 +32,8 @@ func (d *jetStream) locate(ctx context.Context, batch []event.Outgoing) (stored 
 	if stored, err = d.story.judge(&d.found, batch); err != nil {
 		return 0, err
 	}
-	d.known, d.lastSeq, d.story.created = true, d.found.StreamSeq, d.found.Created
+	d.story.note(&d.found)
+	d.known, d.lastSeq = true, d.found.StreamSeq
 	if stored > 0 {
 		d.already.Add(uint64(stored))
 		d.confirm(batch[:stored], d.found.StreamSeq)

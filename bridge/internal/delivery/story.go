@@ -14,8 +14,9 @@ type toldStory struct {
 	epoch     string
 	seq       uint64    // of the last event that was confirmed, 0: none
 	data      []byte    // that event
-	streamSeq uint64    // its place in the stream
+	streamSeq uint64    // its place in the stream; while there is none, that of what it begins behind
 	created   time.Time // when the stream was made
+	begun     bool      // what it begins behind is known
 }
 
 // A Located is this host's last message in the stream, when it was looked for.
@@ -63,8 +64,8 @@ func (s *toldStory) judge(found *Located, inFlight []event.Outgoing) (stored int
 		return broken(event.BrokerLost, "the stream was made anew at %s", found.Created.UTC().Format(time.RFC3339))
 	case e != nil && e.Epoch == s.epoch:
 		return s.judgeOwn(e, inFlight)
-	case !told: // what is there is of the past
-		return 0, nil
+	case !told && (!s.begun || e == nil || found.StreamSeq <= s.streamSeq || !found.Created.Equal(s.created)):
+		return 0, nil // what is there is of the past
 	case found.StreamSeq == 0:
 		return broken(event.BrokerLost,
 			"the stream holds nothing of this host any more: it was purged, or all of it has expired")
@@ -75,6 +76,15 @@ func (s *toldStory) judge(found *Located, inFlight []event.Outgoing) (stored int
 			"was confirmed: the stream was restored, or events were deleted", e.Epoch)
 	}
 	return 0, &ReplacedError{Host: e.Host, Epoch: e.Epoch, BootID: e.BootID, Since: found.Time}
+}
+
+// note takes note of where it was found to be. Until something is told, that is what it begins
+// behind: what another bridge stores there later may stand behind events in flight.
+func (s *toldStory) note(found *Located) {
+	s.created = found.Created
+	if s.seq == 0 {
+		s.streamSeq, s.begun = found.StreamSeq, true
+	}
 }
 
 // judgeOwn is judge of an event of this epoch.
