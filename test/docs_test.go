@@ -63,6 +63,8 @@ var commands = []struct{ begins, test string }{
 	{"ifacebridge doctor", "TestDoctor"},
 	{"ifacebridge permissions --all-hosts", "TestPermissionsOfAllHosts"},
 	{"ifacebridge permissions web01.example.com --nsc", "TestPermissionsWithJWTs"},
+	{"ifacebridge forget web01.example.com", "TestForget"},
+	{"ifacebridge forget --silent-for ", "TestForgetSilentHosts"},
 	{"nsc generate creds ", "TestPermissionsWithJWTs"},
 	{"ifacebridge permissions web01.example.com", "TestPermissions"},
 	{"IFACE_INBOX_PREFIX=_INBOX_alice ifacebridge permissions --viewer", "TestInboxesAreOnesOwn"},

@@ -175,11 +175,11 @@ func (r *reader) host(name string) *fleet.Host {
 	return nil
 }
 
-func read(t testing.TB, s *natstest.Server, o fleet.Options) *reader {
+func read(t testing.TB, url string, o fleet.Options) *reader {
 	t.Helper()
 	r := &reader{}
 	o.Log = slog.New(slog.NewTextHandler(r, nil))
-	f, err := fleet.New(harness.ConnectTo(t, s.URL), o)
+	f, err := fleet.New(harness.ConnectTo(t, url), o)
 	must(t, err)
 	r.fleet = f
 	ctx, cancel := context.WithCancel(context.Background())
@@ -227,7 +227,7 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 	}
 	var readers []*reader
 	for _, join := range []fleet.Join{fleet.FromStream, fleet.FromQuery, fleet.FromBucket} {
-		readers = append(readers, read(t, s, fleet.Options{Join: join, Presence: time.Hour}))
+		readers = append(readers, read(t, s.URL, fleet.Options{Join: join, Presence: time.Hour}))
 	}
 	check := func(what string, ok func(r *reader) bool) {
 		t.Helper()
@@ -251,7 +251,7 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 	check("a is silent", func(r *reader) bool { return r.has("quiet a.example.com") })
 	watch.Says("host is quiet")
 	for join := range fleet.Join(3) { // they come later
-		readers = append(readers, read(t, s, fleet.Options{Join: join, Presence: time.Hour}))
+		readers = append(readers, read(t, s.URL, fleet.Options{Join: join, Presence: time.Hour}))
 	}
 	for _, r := range readers {
 		<-r.fleet.CaughtUp()

@@ -77,9 +77,9 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	joins, kills, firstGone := 0, 0, 0
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end); i++ {
 		n := recorder.Mark()
-		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1000+i)))
+		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1300+i)))
 		last := recorder.Until(n, "the change", func(e *schema.Event) bool {
-			return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1000+i)
+			return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1300+i)
 		})
 		var events []schema.Event
 		eventually(t, "it is stored", func() bool {
@@ -146,7 +146,7 @@ func TestSnapshotOnRequest(t *testing.T) {
 			if delivery == "jetstream" {
 				join = fleet.FromStream
 			}
-			f := read(t, s, fleet.Options{Join: join, Presence: time.Second})
+			f := read(t, s.URL, fleet.Options{Join: join, Presence: time.Second})
 			eventually(t, "a fleet has joined", func() bool { return f.has("joined test") })
 			changed, err := k.Add("changed", 0, netnstest.Kind{Name: "ifb"})
 			must(t, err)

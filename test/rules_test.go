@@ -45,6 +45,7 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		bridge     = "ifacebridge/bridge"
 		config     = bridge + "/config"
 		doctor     = bridge + "/doctor"
+		forget     = bridge + "/forget"
 		loop       = bridge + "/internal/loop"
 		metrics    = bridge + "/internal/metrics"
 		event      = bridge + "/internal/event"
@@ -75,9 +76,10 @@ func TestDependenciesRunOneWay(t *testing.T) {
 		{state, []string{config, event, loop, metrics, natsio, schema}},
 		{linktest, []string{config, event, netlinksrc, queue, schema}}, // for tests
 		{doctor, []string{config, natsio, netlinksrc, schema}},
+		{forget, []string{config, delivery, event, metrics, natsio, schema, state}},
 		{bridge, []string{config, delivery, event, loop, metrics, natsio, netlinksrc, queue, schema, spool, state, track}},
 		{fleet, []string{schema}},
-		{"ifacebridge/cmd/ifacebridge", []string{bridge, config, doctor, fleet, schema}},
+		{"ifacebridge/cmd/ifacebridge", []string{bridge, config, doctor, fleet, forget, schema}},
 	}
 	allowed, before := map[string][]string{}, []string{}
 	for _, p := range order {

@@ -86,6 +86,19 @@ func (c *Config) ViewerPermissions() Permissions {
 	return p
 }
 
+// OperatorPermissions are what one needs who reads all hosts and forgets those that will not
+// come back: their dels, and their keys of the buckets. Whoever has that user's secret can
+// write as any of the hosts.
+func (c *Config) OperatorPermissions() Permissions {
+	p := c.ViewerPermissions()
+	p.Publish = append(p.Publish, schema.OwnerSubjectUnder(c.Prefix, "*"), schema.SnapshotSubjectUnder(c.Prefix, "*"),
+		schema.Subject(c.Prefix, "*", schema.Del))
+	if c.Delivery == JetStream {
+		p.Publish = append(p.Publish, c.PutSubject(c.Bucket, ">"), c.PutSubject(c.HostsBucket, "*"))
+	}
+	return p
+}
+
 // String returns the permissions as a block of a nats-server configuration.
 func (p Permissions) String() string {
 	var b strings.Builder

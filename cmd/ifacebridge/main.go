@@ -94,7 +94,7 @@ configuration.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), linksCommand(environ), schemaCommand(), configCommand(environ),
+	root.AddCommand(watchCommand(environ), linksCommand(environ), forgetCommand(environ), schemaCommand(), configCommand(environ),
 		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand(), manCommand())
 	return root
 }

@@ -1,9 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 
 // permissionsFlags are the flags of permissions.
 type permissionsFlags struct {
-	viewer, allHosts, nsc bool
+	viewer, operator, allHosts, nsc bool
 }
 
 func permissionsCommand(environ []string) *cobra.Command {
@@ -24,7 +25,8 @@ func permissionsCommand(environ []string) *cobra.Command {
 		Long: `Print, for each host, the permissions block of a nats-server configuration that lets
 its bridge publish as that host and as no other: its events, its keys of the bucket
 and its query endpoint. Without an argument it is this host. With --viewer, what a
-consumer of all hosts needs, which can change nothing.
+consumer of all hosts needs, which can change nothing; with --operator, what one needs
+who also forgets hosts.
 
 With --all-hosts, what one user needs that all bridges share. Whoever has its secret
 can write as any host, so a user for each host is better.
@@ -47,6 +49,7 @@ With --nsc, the command that adds such a user to an account of JWTs.`,
 		},
 	}
 	cmd.Flags().BoolVar(&flags.viewer, "viewer", false, "what a consumer of all hosts needs")
+	cmd.Flags().BoolVar(&flags.operator, "operator", false, "what one needs who reads all hosts and forgets some")
 	cmd.Flags().BoolVar(&flags.allHosts, "all-hosts", false, "what one user needs that the bridges of all hosts share")
 	cmd.Flags().BoolVar(&flags.nsc, "nsc", false, "the command for nsc in the place of a block for nats-server")
 	return cmd
@@ -72,7 +75,7 @@ func (f *permissionsFlags) grants(environ, hosts []string) ([]grant, error) {
 		return nil, err
 	}
 	parse := config.ParseConnection
-	thisHost := len(hosts) == 0 && !f.viewer && !f.allHosts
+	thisHost := len(hosts) == 0 && !f.viewer && !f.operator && !f.allHosts
 	if thisHost {
 		parse = config.Parse
 	}
@@ -82,6 +85,8 @@ func (f *permissionsFlags) grants(environ, hosts []string) ([]grant, error) {
 		return nil, err
 	case f.viewer:
 		return []grant{{"viewer", "reads all hosts", cfg.ViewerPermissions()}}, nil
+	case f.operator:
+		return []grant{{"operator", "reads all hosts, and forgets some", cfg.OperatorPermissions()}}, nil
 	case f.allHosts:
 		return []grant{{"ifacebridge", "publishes as any host", cfg.AllHostsPermissions()}}, nil
 	case thisHost:
@@ -100,10 +105,12 @@ func (f *permissionsFlags) grants(environ, hosts []string) ([]grant, error) {
 
 // check refuses flags and arguments that contradict each other.
 func (f *permissionsFlags) check(hosts []string) error {
-	if f.viewer && f.allHosts {
-		return &usageError{errors.New("--viewer and --all-hosts are two users; name one of them")}
+	users := map[string]bool{"--viewer": f.viewer, "--operator": f.operator, "--all-hosts": f.allHosts}
+	set := slices.Sorted(maps.Keys(users))
+	if set = slices.DeleteFunc(set, func(name string) bool { return !users[name] }); len(set) > 1 {
+		return &usageError{fmt.Errorf("%s are %d users; name one of them", strings.Join(set, " and "), len(set))}
 	}
-	for name, set := range map[string]bool{"--viewer": f.viewer, "--all-hosts": f.allHosts} {
+	for name, set := range users {
 		if set && len(hosts) > 0 {
 			got := strings.Join(hosts, ", ")
 			return &usageError{fmt.Errorf("%s is for all hosts, it takes no host (got %s)", name, got)}

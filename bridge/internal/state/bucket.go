@@ -270,6 +270,18 @@ func (b *Bucket) flush(ctx context.Context) error {
 	return failure
 }
 
+// Purge purges all keys of the host, which has no links in the state. The bucket has to be
+// there. It blocks for as long as NATS takes, until ctx ends.
+func (b *Bucket) Purge(ctx context.Context) error {
+	b.Verify()
+	for b.behind() {
+		if err := b.catchUp(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // holds reports whether data is what the bucket is to hold of a link.
 func (b *Bucket) holds(k schema.LinkKey, data []byte) bool {
 	if b.largest == 0 {

@@ -149,8 +149,11 @@ func (b *Bucket) Vanished(ctx context.Context, o event.Opening) ([]schema.Event,
 		if o.Has(&e) {
 			continue
 		}
+		if o.BootID != "" { // else nobody tells of another state of the host than the last
+			e.BootID, e.OwnNetnsInode, e.Labels = o.BootID, o.OwnNetns, o.Labels
+		}
 		gone = append(gone, schema.Event{
-			Host: b.cfg.Host, BootID: o.BootID, OwnNetnsInode: o.OwnNetns, Labels: o.Labels, Time: o.At,
+			Host: b.cfg.Host, BootID: e.BootID, OwnNetnsInode: e.OwnNetnsInode, Labels: e.Labels, Time: o.At,
 			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
 			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(&e),
 		})

@@ -197,6 +197,43 @@ func (p *Presence) Leave(ctx context.Context, epoch string, retired bool) {
 	}
 }
 
+// Known reports whether the bucket has a value of the host, or that it fell silent. Where
+// there is no bucket it has none.
+func (p *Presence) Known(ctx context.Context) (bool, error) {
+	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	if err == nil {
+		var m *jetstream.RawStreamMsg
+		m, err = stream.GetLastMsgForSubject(ctx, "$KV."+p.cfg.HostsBucket+"."+p.cfg.Token)
+		if err == nil {
+			return m.Header.Get(kvOperation) != "PURGE", nil
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return false, nil
+		}
+	}
+	return false, fmt.Errorf("bucket %s: %w", p.cfg.HostsBucket, err)
+}
+
+// Purge purges the key of the host, if there is a bucket: it will not come back. It blocks
+// for as long as NATS takes to answer.
+func (p *Presence) Purge(ctx context.Context) error {
+	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err == nil {
+		p.expires = stream.CachedInfo().Config.AllowMsgTTL
+		err = p.publish(ctx, p.message(nil, natsio.MarkerTTL))
+	}
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", p.cfg.HostsBucket, err)
+	}
+	return nil
+}
+
 // LookAgain has the bucket looked for, and made, at its next use. It is for when Run is not
 // under way.
 func (p *Presence) LookAgain() { p.opened = false }

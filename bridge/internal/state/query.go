@@ -197,18 +197,23 @@ func (q *Query) answer(req micro.Request) {
 	}
 }
 
-// AskTimeout is how long [Query.AskOwner] waits for the answer.
+// AskTimeout is how long [AskOwner] waits for the answer.
 const AskTimeout = time.Second
 
-// AskOwner asks who answers for this host. Its error is [nats.ErrNoResponders] when nobody
-// does.
+// AskOwner is [AskOwner] for this host.
 func (q *Query) AskOwner(ctx context.Context) (*schema.Owner, error) {
+	return AskOwner(ctx, q.nc, q.prefix, q.token)
+}
+
+// AskOwner asks who answers for a host. Its error is [nats.ErrNoResponders] when nobody
+// does.
+func AskOwner(ctx context.Context, nc *nats.Conn, prefix, token string) (*schema.Owner, error) {
 	ctx, cancel := context.WithTimeout(ctx, AskTimeout)
 	defer cancel()
-	lastErr := q.nc.LastError()
-	reply, err := q.nc.RequestWithContext(ctx, schema.OwnerSubjectUnder(q.prefix, q.token), nil)
+	lastErr := nc.LastError()
+	reply, err := nc.RequestWithContext(ctx, schema.OwnerSubjectUnder(prefix, token), nil)
 	if err != nil {
-		if refused := natsio.PermissionError(q.nc, lastErr); refused != nil {
+		if refused := natsio.PermissionError(nc, lastErr); refused != nil {
 			return nil, refused
 		}
 		return nil, err

@@ -1,0 +1,167 @@
+package test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"ifacebridge/fleet"
+	"ifacebridge/schema"
+	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
+	"ifacebridge/test/netnstest"
+)
+
+// A host that will not come back is forgotten, by a user that may do what the README says an
+// operator needs and nothing more: a del for each link, of those in the bucket and those
+// that only the stream has, and nothing in either bucket. Its living neighbour is refused,
+// and not disturbed; who was never there is named. One that comes back begins anew. A bridge
+// that was only cut off, and finds itself forgotten, does so, too.
+func TestForget(t *testing.T) {
+	k := netnstest.Parallel(t)
+	operator, err := exec.Command(harness.Command(t), "permissions", "--operator").Output()
+	must(t, err)
+	s := natstest.Start(t, `authorization { users: [
+		{ user: admin, password: admin }
+		{ user: op, password: op, `+string(operator)+` }
+	] }`)
+	admin := []string{"NATS_URL=" + s.URL, "NATS_USER=admin", "NATS_PASSWORD=admin", "IFACE_PRESENCE=1s"}
+	nc := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin"))
+	js, err := jetstream.New(nc)
+	must(t, err)
+	_, _, err = k.AddVeth("veth0", "veth1")
+	must(t, err)
+	one := func(name string) *process {
+		return start(t, append(admin, "IFACE_HTTP_ADDR=", "IFACE_HOST="+name, "IFACE_LABELS=name="+name))
+	}
+	dead, frozen := one("dead.example.com"), one("frozen")
+	one("living")
+	keys := func(host string) (n int) {
+		for key := range harness.BucketOf(t, nc, "iface_links") {
+			if strings.HasPrefix(key, host+".") {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "all links are in the bucket", func() bool {
+		p, _ := hostsOf(t, js, "dead_example_com")
+		return p != nil && keys("dead_example_com") == 3 && keys("living") == 3 && keys("frozen") == 3
+	})
+	var readers []*reader
+	for join := range fleet.Join(3) {
+		readers = append(readers, read(t, strings.Replace(s.URL, "//", "//admin:admin@", 1), fleet.Options{Join: join, Presence: time.Second}))
+	}
+	for _, r := range readers {
+		eventually(t, "a reader knows all", func() bool { return r.has("joined dead.example.com") && r.has("joined living") })
+	}
+	dead.Kill()
+	kv, err := js.KeyValue(t.Context(), "iface_links")
+	must(t, err)
+	lo, err := k.Index("lo")
+	must(t, err)
+	must(t, kv.Purge(t.Context(), "dead_example_com."+schema.LinkKey{Index: lo}.String())) // the bucket was behind when it died
+	frozen.Signal(unix.SIGSTOP)
+
+	forget := func(args ...string) (status int, output string) {
+		p := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=op", "NATS_PASSWORD=op"}, append([]string{"forget"}, args...)...)
+		return p.Wait(), p.Output()
+	}
+	status, out := forget("living", "nobody", "frozen", "dead.example.com")
+	for _, want := range []string{"living is not forgotten: its bridge runs, since ", "nobody is not forgotten: nothing is known of it",
+		"frozen is not forgotten: its bridge is there, though it does not answer", "forgot dead.example.com: 3 links"} {
+		if status != 1 || !strings.Contains(out, want) {
+			t.Errorf("exit status %d, without %q:\n%s", status, want, out)
+		}
+	}
+	frozen.Signal(unix.SIGCONT)
+	var retired []schema.Event
+	for _, e := range harness.Stored(t, nc, "IFACE") {
+		if e.Cause == schema.Retired {
+			retired = append(retired, e)
+		}
+	}
+	harness.ReplayAll(t, retired)
+	for _, e := range retired {
+		if e.Host != "dead.example.com" || e.Kind != schema.Del || e.Action != schema.Deleted || len(e.BootID) != 36 ||
+			e.Labels.String() != "name=dead.example.com" || e.Link.Name == "" {
+			t.Errorf("got %s", e.AppendJSON(nil))
+		}
+	}
+	if _, marker := hostsOf(t, js, "dead_example_com"); len(retired) != 3 || keys("dead_example_com") != 0 || marker != "PURGE" {
+		t.Errorf("%d dels, %d keys left, and in the bucket of hosts %q", len(retired), keys("dead_example_com"), marker)
+	}
+	for i, r := range readers {
+		eventually(t, "the reader "+fleet.Join(i).String()+" sees it go", func() bool {
+			h := r.host("living")
+			return r.has("retired dead.example.com") && r.host("dead.example.com") == nil && h != nil && h.Whole && !h.Quiet
+		})
+	}
+	if status, out := forget("dead.example.com"); status != 1 || !strings.Contains(out, "nothing is known of it") {
+		t.Errorf("again: exit status %d\n%s", status, out)
+	}
+	one("dead.example.com")
+	for i, r := range readers {
+		eventually(t, "the reader "+fleet.Join(i).String()+" sees it again", func() bool {
+			h := r.host("dead.example.com")
+			return h != nil && h.Whole && !h.Quiet && len(h.Links) == 3
+		})
+	}
+	events := harness.Stored(t, nc, "IFACE")
+	for _, host := range []string{"dead.example.com", "living", "frozen"} {
+		harness.ReplayAll(t, of(events, host))
+	}
+}
+
+// Hosts that have been silent for long enough are forgotten together, and no others.
+func TestForgetSilentHosts(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	one := func(name string) *process {
+		return bridge(t, s, "IFACE_HOST="+name, "IFACE_PRESENCE=1s", "IFACE_HTTP_ADDR=")
+	}
+	a, b := one("a"), one("b")
+	one("c")
+	for _, name := range []string{"a", "b", "c"} {
+		eventually(t, name+" is there", func() bool { p, _ := hostsOf(t, js, name); return p != nil })
+	}
+	forget := func(args ...string) string {
+		p := start(t, []string{"NATS_URL=" + s.URL}, append([]string{"forget"}, args...)...)
+		if status := p.Wait(); status != 0 {
+			t.Errorf("exit status %d\n%s", status, p.Output())
+		}
+		return p.Output()
+	}
+	a.Kill()
+	b.Kill()
+	for _, name := range []string{"a", "b"} {
+		eventually(t, name+" is silent", func() bool { _, marker := hostsOf(t, js, name); return marker == "MaxAge" })
+	}
+	if out := forget("--silent-for", "24h"); out != "" {
+		t.Errorf("forgot too early: %s", out)
+	}
+	if out := forget("--silent-for", "1ms"); out != "forgot a: 1 links\nforgot b: 1 links\n" {
+		t.Errorf("got %q", out)
+	}
+	list := start(t, []string{"NATS_URL=" + s.URL}, "links")
+	if list.Wait(); strings.Count(list.Output(), "\n") != 1 || !strings.HasPrefix(list.Output(), "c  lo") {
+		t.Errorf("links:\n%s", list.Output())
+	}
+}
+
+// of returns the events of one host.
+func of(events []schema.Event, host string) (its []schema.Event) {
+	for _, e := range events {
+		if e.Host == host {
+			its = append(its, e)
+		}
+	}
+	return its
+}
