@@ -232,6 +232,11 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 	check := func(what string, ok func(r *reader) bool) {
 		t.Helper()
 		for i, r := range readers {
+			defer func() {
+				if t.Failed() {
+					t.Logf("%s: reader %d was told %q and knows %+v", what, i, r.told, r.fleet.View())
+				}
+			}()
 			eventually(t, what+", to the reader "+fleet.Join(i%3).String(), func() bool { return ok(r) })
 		}
 	}
