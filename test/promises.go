@@ -81,7 +81,7 @@
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestRefusedCredentialsDoNotHammer, TestRotation, TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
-//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
+//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage

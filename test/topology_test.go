@@ -112,6 +112,13 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 			t.Errorf("%s stands by for the other", region)
 		}
 	}
+	doctor := start(t, append(env("us"), "IFACE_BUCKET=eu_iface_links"), "doctor")
+	if status := doctor.Wait(); status != 1 {
+		t.Errorf("doctor, with the bucket of the other region: status %d", status)
+	}
+	doctor.Says("name another bucket in IFACE_BUCKET")
+	third := start(t, append(env("us"), "IFACE_HOST=third", "IFACE_BUCKET=eu_iface_links", "IFACE_HOSTS_BUCKET=eu_iface_hosts", "IFACE_HTTP_ADDR="))
+	third.Says("bucket eu_iface_links is that of the hosts under the prefix eu.iface")
 	bridges["us"].Kill()
 	if n := len(bucketOf(t, nc, "eu_iface_links")); n != 3 {
 		t.Errorf("%d links of eu are left", n)
@@ -191,5 +198,38 @@ func TestInboxesAreOnesOwn(t *testing.T) {
 		if strings.Contains(b.Output(), "ermissions") {
 			t.Errorf("something was refused to a bridge:\n%s", b.Output())
 		}
+	}
+}
+
+// A bridge whose account imports another one's JetStream, under a prefix: it publishes and
+// stores there.
+func TestJetStreamOfAnotherAccount(t *testing.T) {
+	k := netnstest.Parallel(t)
+	upLink(t, k)
+	s := natstest.Start(t, fmt.Sprintf("jetstream { store_dir: %q }\n", t.TempDir())+`accounts {
+		HUB: { jetstream: enabled, users: [ { user: hub, password: p } ], exports: [
+			{ service: "$JS.API.>", response_type: stream }, { service: "$KV.>" }, { service: "iface.>" } ] }
+		SITE: { users: [ { user: site, password: p } ], imports: [
+			{ service: { account: HUB, subject: "$JS.API.>" }, to: "hub.API.>" }
+			{ service: { account: HUB, subject: "$KV.>" }, to: "hub.API.$KV.>" }
+			{ service: { account: HUB, subject: "iface.>" } } ] }
+	}`)
+	env := []string{"IFACE_HOST=test", "NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/site.json", map[string]any{
+		"url": s.URL, "user": "site", "password": "p", "jetstream_api_prefix": "hub.API"})}
+	b := start(t, env)
+	eventually(t, "ready", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+	hub := harness.ConnectTo(t, s.URL, nats.UserInfo("hub", "p"))
+	eventually(t, "the hub's account has the links", func() bool { return len(bucketOf(t, hub, "iface_links")) == 3 })
+	if n := len(stored(t, hub, "IFACE")); n < 3 {
+		t.Errorf("the hub's account has %d events", n)
+	}
+	doctor := start(t, env, "doctor")
+	if status := doctor.Wait(); status != 0 {
+		t.Errorf("doctor: status %d", status)
+	}
+	doctor.Says("ok    stream")
+	links := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=hub", "NATS_PASSWORD=p"}, "links")
+	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
+		t.Errorf("links: status %d:\n%s", status, links.Output())
 	}
 }

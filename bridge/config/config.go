@@ -168,6 +168,18 @@ func (c *Config) InboxPrefix() string {
 // hostInboxes is what the inboxes of all bridges begin with.
 const hostInboxes = "_INBOX.ifacebridge"
 
+// NATSFlags are what the nats command needs, beside what it connects with, to reach the
+// JetStream that this configuration has: "" or " --js-domain=hub".
+func (c *Config) NATSFlags() string {
+	if domain, ok := strings.CutPrefix(c.JSAPI, "$JS."); ok {
+		return " --js-domain=" + strings.TrimSuffix(domain, ".API")
+	}
+	if c.JSAPI != "" {
+		return " --js-api-prefix=" + c.JSAPI
+	}
+	return ""
+}
+
 // PutSubject is what a put of a bucket's key is published to. Where JetStream is elsewhere,
 // so is the subject space of buckets, and puts get there behind its API, as nats.go's
 // KeyValue has it.

@@ -256,7 +256,7 @@ func (e *examination) checkMissingStream(ctx context.Context, js jetstream.JetSt
 		return
 	}
 	e.warn("stream", cfg.Name+" is not there; the bridge creates it, if it may",
-		"or have someone who may run: "+natsio.AddCommand(cfg))
+		"or have someone who may run: "+natsio.AddCommand(&e.cfg, cfg))
 }
 
 // checkStored reports when the stream had this host's last event.
@@ -278,7 +278,7 @@ func (e *examination) checkBucket(ctx context.Context, js jetstream.JetStream) {
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may",
-			"or have someone who may run: "+natsio.AddBucketCommand(natsio.BucketConfig(&e.cfg)))
+			"or have someone who may run: "+natsio.AddBucketCommand(&e.cfg, natsio.BucketConfig(&e.cfg)))
 		return
 	case err != nil:
 		e.fault("bucket", natsio.ExplainPermission(e.nc, before, err))

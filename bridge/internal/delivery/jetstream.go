@@ -302,7 +302,7 @@ func (d *jetStream) explain(err, lastErr error) error {
 		return refused
 	case refused != nil:
 		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s",
-			natsio.AddCommand(d.streamConfig()))
+			natsio.AddCommand(&d.cfg, d.streamConfig()))
 	case d.seen && errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("stream %s: %w: %w", d.cfg.Stream, jetstream.ErrNoStreamResponse, err)
 	}

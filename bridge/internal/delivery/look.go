@@ -231,7 +231,7 @@ func (d *jetStream) createStream(ctx context.Context) (jetstream.Stream, error) 
 		if natsio.IsOverlap(err) {
 			other, _ = d.js.StreamNameBySubject(ctx, cfg.Subjects[0]) // which this user may not be allowed to ask
 		}
-		return nil, natsio.ExplainCreation(cfg, other, err)
+		return nil, natsio.ExplainCreation(&d.cfg, cfg, other, err)
 	}
 	d.log.Info("created the stream",
 		"stream", cfg.Name, "subjects", cfg.Subjects, "replicas", cfg.Replicas, "max_age", cfg.MaxAge)

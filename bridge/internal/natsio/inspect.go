@@ -47,7 +47,7 @@ func (i *inspection) add(weight Weight, setting, advice, format string, args ...
 
 // edit is the command that changes a setting of the stream.
 func (i *inspection) edit(flags string) string {
-	return fmt.Sprintf("nats stream edit %s %s -f", i.info.Config.Name, flags)
+	return fmt.Sprintf("nats stream edit %s %s -f", i.info.Config.Name, flags) + i.cfg.NATSFlags()
 }
 
 // InspectStream returns what is not as a bridge of this configuration needs a stream, the
@@ -83,6 +83,10 @@ func InspectBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 		missing = []string{BucketSubject(cfg.Bucket, ">")}
 	}
 	i.refuse("bucket", "IFACE_BUCKET", missing)
+	if other, is := ofOtherPrefix(cfg, info.Config.Metadata); is {
+		i.add(Unusable, "metadata", "name another bucket in IFACE_BUCKET",
+			"is that of the hosts under the prefix %s (metadata): those of the same name would meet in it", other)
+	}
 	i.size(SmallestValue(cfg))
 	i.roomOfBucket()
 	i.compareBucket()

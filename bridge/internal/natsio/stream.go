@@ -55,7 +55,31 @@ func BucketConfig(cfg *config.Config) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{
 		Bucket: cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
 		History: 1, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxBytes: MaxBytes(cfg), LimitMarkerTTL: MarkerTTL,
+		Metadata: OfPrefix(cfg),
 	}
+}
+
+// prefixKey is under what a bucket's metadata has the prefix of the subjects.
+const prefixKey = "ifacebridge.prefix"
+
+// OfPrefix is the metadata of a bucket that the bridge creates: its keys are names of hosts,
+// and under another prefix other hosts have them.
+func OfPrefix(cfg *config.Config) map[string]string { return map[string]string{prefixKey: cfg.Prefix} }
+
+// ofOtherPrefix reports whether a bucket was made for another prefix, and for which.
+func ofOtherPrefix(cfg *config.Config, metadata map[string]string) (other string, is bool) {
+	other = metadata[prefixKey]
+	return other, other != "" && other != cfg.Prefix
+}
+
+// CheckHostsBucket returns why a bucket of hosts cannot be used; nil when it can.
+func CheckHostsBucket(cfg *config.Config, info *jetstream.StreamInfo) error {
+	other, is := ofOtherPrefix(cfg, info.Config.Metadata)
+	if !is {
+		return nil
+	}
+	return WithAdvice(fmt.Errorf("it is that of the hosts under the prefix %s (metadata): "+
+		"those of the same name would meet in it", other), "name another bucket in IFACE_HOSTS_BUCKET")
 }
 
 // BucketStream is the name of the stream that a bucket is.
@@ -106,10 +130,10 @@ func CannotCreate(err error, command string) error {
 
 // ExplainCreation returns what is to be done about a stream that could not be created. Other
 // is the stream that has its subjects, where one has and that is known.
-func ExplainCreation(cfg jetstream.StreamConfig, other string, err error) error {
+func ExplainCreation(c *config.Config, cfg jetstream.StreamConfig, other string, err error) error {
 	failed := fmt.Errorf("create stream %s: %w", cfg.Name, err)
 	if !IsOverlap(err) {
-		return CannotCreate(failed, AddCommand(cfg))
+		return CannotCreate(failed, AddCommand(c, cfg))
 	}
 	if other != "" {
 		failed = fmt.Errorf("%w: stream %s has its subjects", failed, other)
@@ -119,7 +143,7 @@ func ExplainCreation(cfg jetstream.StreamConfig, other string, err error) error 
 }
 
 // AddCommand is the nats command that creates the stream.
-func AddCommand(cfg jetstream.StreamConfig) string {
+func AddCommand(c *config.Config, cfg jetstream.StreamConfig) string {
 	const format = "nats stream add %s --subjects='%s' --storage=file --replicas=%d --max-age=%s --allow-direct --defaults"
 	cmd := fmt.Sprintf(format, cfg.Name, strings.Join(cfg.Subjects, ","), cfg.Replicas, cfg.MaxAge)
 	if cfg.MaxBytes > 0 {
@@ -128,16 +152,16 @@ func AddCommand(cfg jetstream.StreamConfig) string {
 	if cfg.AllowAtomicPublish {
 		cmd += " --allow-batch"
 	}
-	return cmd
+	return cmd + c.NATSFlags()
 }
 
 // AddBucketCommand is the nats command that creates the bucket.
-func AddBucketCommand(cfg jetstream.KeyValueConfig) string {
+func AddBucketCommand(c *config.Config, cfg jetstream.KeyValueConfig) string {
 	cmd := fmt.Sprintf("nats kv add %s --storage=file --replicas=%d", cfg.Bucket, cfg.Replicas)
 	if cfg.MaxBytes > 0 {
 		cmd += fmt.Sprintf(" --max-bucket-size=%d", cfg.MaxBytes)
 	}
-	return cmd + fmt.Sprintf(" --marker-ttl=%v", cfg.LimitMarkerTTL)
+	return cmd + fmt.Sprintf(" --marker-ttl=%v", cfg.LimitMarkerTTL) + c.NATSFlags()
 }
 
 // Covers reports whether one of the filters matches a subject, which may itself have

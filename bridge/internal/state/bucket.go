@@ -439,7 +439,7 @@ func (b *Bucket) streamName() string { return natsio.BucketStream(b.cfg.Bucket) 
 func (b *Bucket) create(ctx context.Context) error {
 	cfg := natsio.BucketConfig(&b.cfg)
 	if _, err := b.js.CreateKeyValue(ctx, cfg); err != nil {
-		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(cfg))
+		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(&b.cfg, cfg))
 	}
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
 	b.mu.Lock()

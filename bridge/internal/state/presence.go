@@ -251,6 +251,9 @@ func (p *Presence) find(ctx context.Context) error {
 			stream, err = p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
 		}
 	}
+	if err == nil {
+		err = natsio.CheckHostsBucket(&p.cfg, stream.CachedInfo())
+	}
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", p.cfg.HostsBucket, err)
 	}
@@ -261,7 +264,7 @@ func (p *Presence) find(ctx context.Context) error {
 		p.log.Warn("the bucket of hosts does not mark hosts that fall silent; readers have to go by the age of its values",
 			"bucket", p.cfg.HostsBucket, "advice", "delete the bucket and have it made anew, on nats-server 2.11 or later, "+
 				"or have someone who may run: nats stream edit "+cfg.Name+" --allow-msg-ttl --subject-del-markers-ttl="+
-				silentMarkerTTL.String())
+				silentMarkerTTL.String()+p.cfg.NATSFlags())
 	}
 	return nil
 }
@@ -271,7 +274,7 @@ func (p *Presence) create(ctx context.Context) error {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: p.cfg.HostsBucket, Description: "the hosts that are there, schema " + schema.Name,
 		History: 1, Storage: jetstream.FileStorage, Replicas: p.cfg.Replicas, MaxBytes: natsio.MaxBytes(&p.cfg),
-		LimitMarkerTTL: silentMarkerTTL,
+		LimitMarkerTTL: silentMarkerTTL, Metadata: natsio.OfPrefix(&p.cfg),
 	}
 	_, err := p.js.CreateKeyValue(ctx, cfg)
 	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) {
@@ -279,7 +282,7 @@ func (p *Presence) create(ctx context.Context) error {
 		_, err = p.js.CreateKeyValue(ctx, cfg)
 	}
 	if err != nil {
-		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(cfg))
+		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(&p.cfg, cfg))
 	}
 	p.log.Info("created the bucket of hosts", "bucket", cfg.Bucket)
 	return nil
