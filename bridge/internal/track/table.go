@@ -68,12 +68,12 @@ func (t *Table) Apply(m *netlinksrc.Message, overruns uint64, emit func(*event.C
 		t.others.cameFrom(t, m.Link.Index)
 	case m.Kind == netlinksrc.New && e == nil && !m.Partial:
 		link := t.keep(&m.Link)
-		t.settle(link)
+		t.settle(link, nil)
 		t.add(link, schema.Created, emit)
 	case m.Kind == netlinksrc.New && e != nil:
 		next := t.fresh()
 		m.Merge(next, e.link)
-		t.settle(next)
+		t.settle(next, nil)
 		if *next == *e.link {
 			t.spare = next
 			e.quiet++
@@ -84,11 +84,14 @@ func (t *Table) Apply(m *netlinksrc.Message, overruns uint64, emit func(*event.C
 	return false
 }
 
-// settle takes out of a link what its master makes tick.
-func (t *Table) settle(l *schema.Link) {
-	if master := t.links[l.MasterIndex]; master != nil {
-		netlinksrc.Settle(l, master.link)
+// settle takes out of a link what its master makes tick: the master that a dump shows, or
+// the one that is known.
+func (t *Table) settle(l *schema.Link, dumped map[int32]*schema.Link) {
+	master := dumped[l.MasterIndex]
+	if e := t.links[l.MasterIndex]; master == nil && e != nil {
+		master = e.link
 	}
+	netlinksrc.Settle(l, master)
 }
 
 // compare takes what a dump says of a link, and calls emit with what differs

@@ -279,7 +279,7 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) err
 		if port := w.ports[index]; port != nil { // as new as the dump, or newer
 			port.Merge(links[index], links[index])
 		}
-		netlinksrc.Settle(links[index], links[links[index].MasterIndex])
+		w.table.settle(links[index], links)
 		w.table.compare(links[index], at, overruns, emit)
 	}
 	w.table.Restate(at, overruns, emit)

@@ -237,6 +237,16 @@ func TestWatcher(t *testing.T) {
 					meanwhile: messages{portMsg(2, `{"state":"forwarding"}`)},
 				}}, receives: []messages{nil}},
 			[]string{"new existing 2:a", "new updated 2:a [linkinfo]"}},
+		{"a bond that asks for a path does so in each dump",
+			script{
+				steps: []step{
+					{links: links{link(2, "a", slave(9, "ACTIVE", "GOING_BACK")), link(9, "bond", bond(100))}},
+					{links: links{link(2, "a", slave(9, "BACKUP", "GOING_DOWN")), link(9, "bond", bond(100))}},
+					{links: links{link(2, "a", slave(9, "ACTIVE", "UP")), link(9, "bond", bond(100))}},
+				},
+				receives: []messages{{newMsg(link(2, "a", slave(9, "ACTIVE", "GOING_DOWN")))}, nil, nil},
+			},
+			[]string{"new existing 2:a", "new existing 9:bond", "new updated 2:a [linkinfo] resync"}},
 		{"a partial message does not hide its link from a dump",
 			script{
 				steps: []step{
