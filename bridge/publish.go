@@ -195,6 +195,7 @@ func (p *publisher) noteWhole(whole bool) {
 	p.snapshotOK.Store(whole)
 	if whole {
 		p.whole, p.first, p.epochs = true, event.Opening{}, nil
+		p.follower.Verify() // not before: what the state does not have yet is not gone
 		p.presence.News()
 	}
 }

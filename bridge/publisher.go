@@ -125,7 +125,6 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	if err := p.publishVanished(ctx, opening); err != nil {
 		return err
 	}
-	p.follower.Verify()
 	done := make(chan struct{})
 	following, stop := context.WithCancel(ctx)
 	defer stop()
@@ -367,7 +366,9 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
-	p.follower.Verify()
+	if p.isWhole() { // else the bucket is compared when it is
+		p.follower.Verify()
+	}
 	p.query.Serve(p.id.Epoch)
 	return nil
 }

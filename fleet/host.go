@@ -140,10 +140,10 @@ func (h *host) comeBack() (changes []Change) {
 	return changes
 }
 
-// retire notes that the host is gone for good, if it is: it has no links, and was retired,
-// or is silent since all of them are gone.
+// retire notes that the host is gone for good, if it is: it was retired, and has no links.
+// One that has none for a moment, and is silent, may just be starting.
 func (h *host) retire() []Change {
-	gone := h.leaving || h.standing == retired || h.quiet && h.known
+	gone := h.leaving || h.standing == retired
 	if h.isRetired() || len(h.links) > 0 || !gone || h.standing == present {
 		return nil
 	}

@@ -49,7 +49,7 @@
 //	    by the stream                              TestLifeOfALink, TestSoak, TestStreamFromItsBeginning
 //	    snapshots that are told again              TestStreamFromItsBeginning, TestSnapshotOnRequest, TestRenewalsSpread
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
-//	    hosts that do not come back                TestForget, TestForgetSilentHosts
+//	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers, TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
