@@ -190,6 +190,9 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 	if err := p.publishEvents(ctx, known); err != nil {
 		return err
 	}
+	if len(known) > 0 {
+		p.log.Info("the new epoch has told again what was told before", "epoch", p.id.Epoch, "links", len(known))
+	}
 	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
 		return err
 	}

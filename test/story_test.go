@@ -199,6 +199,7 @@ func testLoss(t *testing.T, l loss, withSpool, down bool) {
 	switch {
 	case !down:
 		b.Says("beginning a new epoch: this one cannot go on")
+		b.Says("the new epoch has told again what was told before")
 		if b.Metric("ifacebridge_epochs_total") != 2 {
 			t.Errorf("%v epochs were begun, want two", b.Metric("ifacebridge_epochs_total"))
 		}
