@@ -91,6 +91,7 @@ func TestRecipesInLanguages(t *testing.T) {
 	b := bridge(t, s)
 	b.Ready()
 	holds(t, s)
+	changeMTU(t, k, 1) // who subscribes sees what happens
 	for _, tt := range []struct {
 		language, file string
 		has            []string // succeeds when there is a NATS client
@@ -115,6 +116,12 @@ func TestRecipesInLanguages(t *testing.T) {
 					}
 					netnstest.Skip(t, "nats-for-"+tt.language, "checked, not run: no NATS client for it here")
 				}
+			}
+			if tt.language == "javascript" { // node looks for packages from where the program is
+				client, err := exec.Command("node", "-p", "require.resolve('@nats-io/transport-node')").Output()
+				must(t, err)
+				packages, _, _ := strings.Cut(string(client), "/@nats-io/")
+				must(t, os.Symlink(packages, filepath.Join(filepath.Dir(path), "node_modules")))
 			}
 			command := append(tt.run, path)
 			if tt.run == nil { // to be compiled

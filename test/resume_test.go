@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,7 +85,7 @@ func TestConsumersResume(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			command := recipe(t, file)
 			path := filepath.Join(t.TempDir(), "events")
-			env := append(os.Environ(), "NATS_URL="+s.URL, "ACK_WAIT=1", "DURABLE="+file[:len(file)-3])
+			env := append(os.Environ(), "NATS_URL="+s.URL, "ACK_WAIT=1", "DURABLE="+strings.ReplaceAll(file, ".", "-"))
 			stop := changeMTU(t, k, index)
 			kills := number(t, "IFACE_TEST_RESUMES", 8)
 			for range kills {
