@@ -268,7 +268,7 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 		there := e.Seq == left.Seq
 		if !there {
 			there, err = p.backlog.DropThrough(e)
-			there = there || e.Cause == schema.SnapshotCause // one that was told again is in no spool
+			there = there || e.Cause != schema.Notification // what is told again, or had vanished, is in no spool
 		}
 		if !there && err == nil {
 			return p.leftoverAnew(left, event.Cloned, "the stream has events of that epoch that are not in the spool: "+

@@ -33,7 +33,7 @@
 //	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
-//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged
+//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged, TestLeftoversAreJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName, TestSpoolComesTooLate
