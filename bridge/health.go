@@ -57,7 +57,13 @@ func (h *health) notReady() []string {
 	if fault := h.publishing.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
 		list = append(list, "publishing fails: "+fault.String())
 	}
-	return append(list, h.behind()...)
+	if list = append(list, h.behind()...); len(list) == 0 {
+		return nil
+	}
+	if refused := h.conn.Refused(); refused != nil && h.conn.IsConnected() {
+		list = append(list, "NATS refuses a subject to this user: "+refused.String())
+	}
+	return list
 }
 
 const (

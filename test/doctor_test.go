@@ -5,8 +5,10 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
 
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
@@ -19,6 +21,39 @@ func permissionsOf(t *testing.T, host string) string {
 	block, err := exec.Command(harness.Command(t), "permissions", host).Output()
 	must(t, err)
 	return string(block)
+}
+
+// A user that is another host's is refused the subject of its answers, so that whatever the
+// bridge asks later goes without one: the log and /readyz name the subject and the remedy all
+// the same, however long, and with it the bridge works.
+func TestUserOfAnotherHost(t *testing.T) {
+	netnstest.Parallel(t)
+	conf := func(host string) string {
+		return "authorization { users: [ { user: u, password: p, " + permissionsOf(t, host) + " } ] }"
+	}
+	s := natstest.Start(t, conf("web02"))
+	b := bridge(t, s, "NATS_USER=u", "NATS_PASSWORD=p")
+	b.Says(`Permissions Violation for Subscription to \"_INBOX.ifacebridge.test.`)
+	b.Says("grant what this prints: ifacebridge permissions test")
+	eventually(t, "what is asked goes without an answer", func() bool { return strings.Contains(b.Output(), "no answer in time") })
+	_, ready := get(t, "/readyz")
+	for _, text := range []string{"publishing fails: ", "NATS refuses a subject to this user: ", `"_INBOX.ifacebridge.test.`,
+		"grant what this prints: ifacebridge permissions test"} {
+		if !strings.Contains(ready, text) {
+			t.Errorf("/readyz does not have %q:\n%s", text, ready)
+		}
+	}
+	if strings.Contains(b.Output(), "nats stream add") {
+		t.Error("the advice is to create a stream, which is not what is refused")
+	}
+	s.Configure(conf("test"))
+	s.Signal(unix.SIGHUP)
+	began := time.Now()
+	eventually(t, "it works", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
+	t.Logf("it works %v after the subjects were granted", time.Since(began).Round(time.Millisecond))
+	if n := strings.Count(b.Output(), "cannot publish"); n > 12 {
+		t.Errorf("%d lines of the log say that it cannot publish", n)
+	}
 }
 
 // A stream of somebody else has the subjects: the bridge cannot create its own, and the

@@ -298,7 +298,7 @@ var errDuplicate = errors.New("already stored")
 func (d *jetStream) explain(err, lastErr error) error {
 	refused := natsio.PermissionError(d.nc, lastErr)
 	switch {
-	case refused != nil && (d.known || d.seen):
+	case refused != nil && (d.known || d.seen || !strings.Contains(refused.Error(), d.cfg.API()+".STREAM.")):
 		return refused
 	case refused != nil:
 		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s",

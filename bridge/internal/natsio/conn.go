@@ -158,6 +158,15 @@ func use(o *nats.Options, c config.Credentials) error {
 	return err
 }
 
+// Refused returns a subject that the server has refused to this user on the connection that
+// there is, nil when it has refused none: that of answers before all others. Without it
+// everything that is asked later goes without an answer, and only this tells why.
+func (c *Conn) Refused() *Fault {
+	c.events.mu.Lock()
+	defer c.events.mu.Unlock()
+	return c.events.refused
+}
+
 // Fault returns why there is no connection; nil when there is one.
 func (c *Conn) Fault() *Fault {
 	if c.IsConnected() {

@@ -1,6 +1,7 @@
 package natsio
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -26,25 +27,42 @@ import (
 type reporter struct {
 	log     *slog.Logger
 	servers string // without secrets
+	grant   string // what to do about a subject that is refused
 	dialer  *dialer
 	begun   chan struct{} // closed when there is a connection, or all servers were tried
+	deaf    chan struct{} // holds a token when the subject of answers was refused
 
 	mu       sync.Mutex
 	since    time.Time // of the outage; zero: there is none
 	up       time.Time // since when there is a connection
 	observed uint64    // the last attempt that observe has looked at
 	fault    *Fault    // of the last attempt to connect; nil: none has failed
+	refused  *Fault    // a subject that was refused on this connection; nil: none was
 	throttle throttle
 	silent   bool // that the connection was lost was not logged, nor will be that it is back
+	isDeaf   bool // the subject of answers was refused on this connection
+	renewing bool // which we end for that
 }
 
 const (
 	flapping = 10 * time.Second // a connection that lasted as long is worth a line when it is lost
 	settled  = time.Minute      // and after one that lasted as long, everything is news
+
+	// renewAfter is how long a connection lasts on which the subject of answers was refused,
+	// and up to as much again at random. The client library subscribes to that once for each
+	// connection, and a server that is told of more permissions does not end it.
+	renewAfter = 5 * time.Second
 )
 
 func newReporter(cfg *config.Config, d *dialer, log *slog.Logger) *reporter {
-	return &reporter{log: log, servers: config.RedactURLs(cfg.Servers), dialer: d, begun: make(chan struct{})}
+	who := cfg.Host
+	if who == "" {
+		who = "--viewer"
+	}
+	return &reporter{
+		log: log, servers: config.RedactURLs(cfg.Servers), dialer: d, begun: make(chan struct{}),
+		deaf: make(chan struct{}, 1), grant: "grant what this prints: ifacebridge permissions " + who,
+	}
 }
 
 // begin notes that Connect need not wait any longer. The caller has the lock.
@@ -71,18 +89,34 @@ func (r *reporter) delay(attempts int) time.Duration {
 	return wait/2 + rand.N(wait/2)
 }
 
-// follow looks at each attempt to connect, until the connection is closed.
+// follow looks at each attempt to connect, until the connection is closed, and connects
+// again where nothing is answered.
 func (r *reporter) follow(nc *nats.Conn, status <-chan nats.Status) {
-	for s := range status {
-		switch s {
-		case nats.CLOSED:
-			return
-		case nats.CONNECTED:
+	var renew <-chan time.Time
+	for {
+		select {
+		case s, open := <-status:
+			switch {
+			case !open || s == nats.CLOSED:
+				return
+			case s == nats.CONNECTED:
+				r.mu.Lock()
+				r.observed = r.dialer.attempts.Load()
+				r.mu.Unlock()
+			default:
+				r.observe(nc)
+			}
+		case <-r.deaf:
+			renew = time.After(renewAfter + rand.N(renewAfter))
+		case <-renew:
+			renew = nil
 			r.mu.Lock()
-			r.observed = r.dialer.attempts.Load()
+			r.renewing = r.isDeaf && nc.IsConnected()
+			renewing := r.renewing
 			r.mu.Unlock()
-		default:
-			r.observe(nc)
+			if renewing {
+				_ = nc.ForceReconnect() // fails only when it is closed
+			}
 		}
 	}
 }
@@ -118,7 +152,7 @@ func (r *reporter) connected(nc *nats.Conn) {
 	default:
 		r.log.Info("connected to NATS again", append(attrs, "after", time.Since(r.since).Round(time.Millisecond))...)
 	}
-	r.since, r.up, r.fault, r.silent = time.Time{}, time.Now(), nil, false
+	r.since, r.up, r.fault, r.refused, r.isDeaf, r.silent = time.Time{}, time.Now(), nil, nil, false, false
 }
 
 func (r *reporter) disconnected(nc *nats.Conn, err error) {
@@ -130,6 +164,10 @@ func (r *reporter) disconnected(nc *nats.Conn, err error) {
 	r.since = time.Now()
 	if err == nil {
 		err = errors.New("the server closed the connection")
+	}
+	if r.renewing { // that a subject is refused was logged
+		r.renewing, r.silent = false, true
+		return
 	}
 	lasted := r.since.Sub(r.up)
 	if lasted >= settled {
@@ -183,13 +221,17 @@ func (r *reporter) failedLocked(err error) {
 
 // asyncError is called with errors that answer nothing: for example a refused subject, and
 // that a user is not let in any more.
-func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fault := Classify(err)
 	if !r.since.IsZero() { // of an attempt to connect
 		r.failedLocked(err)
 		return
+	}
+	if fault.Reason == Permission {
+		fault.Advice = r.grant
+		r.refusedLocked(nc, &fault)
 	}
 	repeated, news := r.throttle.news(fault.key(), time.Now())
 	switch {
@@ -199,6 +241,23 @@ func (r *reporter) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 			append(fault.attrs(), repeated...)...)
 	default:
 		r.log.Warn("NATS reports an error", append(fault.attrs(), repeated...)...)
+	}
+}
+
+// refusedLocked notes that a subject was refused. The one for answers comes before the others:
+// without it nothing works. The caller has the lock.
+func (r *reporter) refusedLocked(nc *nats.Conn, fault *Fault) {
+	deaf := strings.Contains(fault.Cause, `Subscription to "`+cmp.Or(nc.Opts.InboxPrefix, "_INBOX")+".")
+	if r.refused == nil || deaf {
+		r.refused = fault
+	}
+	if !deaf {
+		return
+	}
+	r.isDeaf = true
+	select {
+	case r.deaf <- struct{}{}:
+	default:
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 // A Retry is how something that NATS is asked for is tried again until it succeeds.
-// Consecutive failures with one cause are logged once, and so is that they are over.
+// Until one has succeeded each cause of failures is logged once, also when causes take
+// turns, and then that they are over.
 // It is for one goroutine at a time; the zero value with its exported fields set is
 // ready for use.
 type Retry struct {
@@ -27,15 +28,19 @@ type Retry struct {
 	// holds nil when that did not fail.
 	Last *atomic.Pointer[Fault]
 
-	since    time.Time // of the first failure; zero: none
-	lastText string    // as logged
-	backoff  time.Duration
-	moved    time.Time     // to another server
-	jitter   time.Duration // of the time until then
+	since   time.Time       // of the first failure; zero: none
+	logged  map[string]bool // the causes since then
+	backoff time.Duration
+	moved   time.Time     // to another server
+	jitter  time.Duration // of the time until then
 }
 
 const (
 	maxBackoff = 2 * time.Second
+
+	// maxLogged is how many causes are remembered: they are few, unless one holds something
+	// that is different each time.
+	maxLogged = 16
 
 	// moveAfter is how long a server that answers, but cannot store, is given at
 	// least before another one of its cluster is tried: longer than an election takes
@@ -77,8 +82,11 @@ func (r *Retry) Wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed 
 	if r.Last != nil {
 		r.Last.Store(&fault)
 	}
-	if fault.Cause != r.lastText {
-		r.lastText = fault.Cause
+	if !r.logged[fault.Cause] {
+		if len(r.logged) >= maxLogged || r.logged == nil {
+			r.logged = map[string]bool{}
+		}
+		r.logged[fault.Cause] = true
 		r.Log.Warn(r.Failing, append(fault.attrs(), "unconfirmed", unconfirmed)...)
 	}
 	if nc.IsClosed() {
@@ -104,11 +112,11 @@ func (r *Retry) Wait(ctx context.Context, nc *nats.Conn, err error, unconfirmed 
 
 // End notes that an attempt has succeeded, and logs that if failures were logged.
 func (r *Retry) End() {
-	if r.lastText != "" {
+	if len(r.logged) > 0 {
 		r.Log.Info(r.Over, "after", time.Since(r.since).Round(time.Millisecond))
 	}
 	if r.Last != nil {
 		r.Last.Store(nil)
 	}
-	r.since, r.lastText, r.backoff = time.Time{}, "", 0
+	r.since, r.logged, r.backoff = time.Time{}, nil, 0
 }
