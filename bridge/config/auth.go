@@ -77,7 +77,7 @@ func (a *Auth) Credentials() (c Credentials, err error) {
 	case "NATS_NKEY":
 		c.Seed, err = env.seed("NATS_NKEY", acceptedNKey, env.content)
 	case "NATS_JWT":
-		if c.JWT, err = env.secret("NATS_JWT"); err == nil && env.get("NATS_SEED") != "" {
+		if c.JWT, err = env.jwt(); err == nil && env.get("NATS_SEED") != "" {
 			c.Seed, err = env.seed("NATS_SEED", acceptedSeed, env.literal)
 		}
 	case "NATS_USER":
@@ -93,6 +93,7 @@ func (a *Auth) Credentials() (c Credentials, err error) {
 const (
 	acceptedCreds = "a file with a user's JWT and seed, as `nsc generate creds` writes it"
 	acceptedNKey  = "a file with an nkey seed, as `nk -gen user` writes it"
+	acceptedJWT   = "a user's JWT, or file:// and the path of a file with it"
 	acceptedSeed  = "the seed of the user's nkey, or file:// and the path of a file with it"
 	acceptedCA    = "a file with certificates (PEM)"
 	acceptedCert  = "a certificate and its key (PEM)"
@@ -110,6 +111,19 @@ func (e environment) creds() (jwt, seed string, err error) {
 	}
 	bytes, err := pair.Seed()
 	return jwt, string(bytes), err
+}
+
+// jwt reads a user's JWT that is not in a file with its seed.
+func (e environment) jwt() (string, error) {
+	content, err := e.literal("NATS_JWT", acceptedJWT)
+	if err != nil {
+		return "", err
+	}
+	token, err := nkeys.ParseDecoratedJWT(content)
+	if token = strings.TrimSpace(token); err != nil || strings.Count(token, ".") != 2 {
+		return "", e.wrong("NATS_JWT", acceptedJWT)
+	}
+	return token, nil
 }
 
 // seed reads the seed of an nkey, from a file or as it is.

@@ -105,6 +105,24 @@ func TestParseMistakes(t *testing.T) {
 		{"a file with something else", "NATS_NKEY=" + empty,
 			`NATS_NKEY: has the wrong content (got "` + empty + `"); ` +
 				"accepted: a file with an nkey seed, as `nk -gen user` writes it"},
+		{"a JWT that is none", "NATS_JWT=/run/hunter2.jwt",
+			"NATS_JWT: has the wrong content; accepted: a user's JWT, or file:// and the path of a file with it"},
+		{"a seed alone", "NATS_SEED=hunter2", "NATS_SEED: is set without NATS_JWT; accepted: both or none"},
+		{"a variable of the nats command", "NATS_TIMEOUT=5s",
+			"NATS_TIMEOUT: is for the nats command, and does nothing here; accepted: NATS_URL, NATS_CONTEXT, NATS_CREDS, " +
+				"NATS_NKEY, NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_JWT, NATS_SEED, NATS_CA, NATS_CERT, NATS_KEY, NATS_SOCKS_PROXY"},
+		{"WebSockets and others", "NATS_URL=ws://a,nats://u:hunter2@b",
+			`NATS_URL: WebSockets and others do not go together (got "ws://a,nats://(secret)@b"); accepted: ` + acceptedURLs},
+		{"TLS first over WebSockets", "NATS_URL=wss://a IFACE_TLS_FIRST=on",
+			"IFACE_TLS_FIRST: is not for WebSockets, where TLS is first always; accepted: off, with wss:// in NATS_URL"},
+		{"a domain", "IFACE_JS_DOMAIN=a.b",
+			`IFACE_JS_DOMAIN: not the name of a domain (got "a.b"); accepted: one token, without '.', wildcards or spaces`},
+		{"an inbox prefix", "IFACE_INBOX_PREFIX=_INBOX.>",
+			`IFACE_INBOX_PREFIX: not a subject (got "_INBOX.>"); ` +
+				`accepted: one or more tokens joined by '.', without wildcards or spaces`},
+		{"a proxy", "NATS_SOCKS_PROXY=ftp://u:hunter2@h",
+			`NATS_SOCKS_PROXY: unknown scheme (got "ftp"); ` +
+				`accepted: socks5://, socks5h:// or http://, with [user:password@]host[:port]`},
 		{"two ways to authenticate", "NATS_USER=u NATS_PASSWORD=hunter2 NATS_TOKEN=hunter3",
 			"NATS_USER, NATS_TOKEN: exclude each other; accepted: one way to authenticate"},
 		{"a password without a user", "NATS_PASSWORD=hunter2",

@@ -414,7 +414,7 @@ func (p *parser) auth() Auth {
 }
 
 // theirs are variables that the nats command has and this program has not.
-var theirs = []string{"NATS_COLOR", "NATS_TIMEOUT"}
+var theirs = []string{"NATS_COLOR", "NATS_TABLE_FORMAT", "NATS_TIMEOUT"}
 
 // unknown finds variables that would be ignored while their owner believes that they are
 // in force: IFACE_* that do not exist, and those of the nats command that are not for this
