@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	askTimeout   = 2 * time.Second
+	askTimeout   = natsio.ConfirmTimeout
 	othersListen = time.Second // how long to listen for the answers of other bridges
 )
 
