@@ -193,7 +193,7 @@ func runFrom(
 		return fmt.Errorf("NATS: %w", err)
 	}
 	p.reason = reason
-	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.follower.Behind, p.isWhole, log)
+	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole, log)
 	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)
@@ -253,10 +253,11 @@ func newPublisher(
 			return nil, err
 		}
 		bucket.Register(counted)
+		bucket.Changed = func() { p.presence.News() }
 		p.follower = bucket
 	}
 	if cfg.Delivery == config.JetStream && cfg.Presence > 0 {
-		presence, err := state.NewPresence(cfg, id, p.state, nc, namespaces, log)
+		presence, err := state.NewPresence(cfg, id, p.state, nc, namespaces, p.lacking, log)
 		if err != nil {
 			return nil, err
 		}

@@ -30,9 +30,10 @@ type follower interface {
 	// Run follows Put until done is closed and it holds everything, or ctx ends.
 	Run(ctx context.Context, done <-chan struct{})
 
-	// Behind returns how many links it does not hold as they are. It may be called from any
-	// goroutine, as may Fault.
+	// Behind returns how many links it does not hold as they are, and Lacks how many of those it
+	// will not. They may be called from any goroutine, as may Fault.
 	Behind() int
+	Lacks() int
 
 	// Fault returns for how long nothing could be put into it, and why; nil when that is not so.
 	Fault() (lasting time.Duration, why *natsio.Fault)
@@ -74,6 +75,7 @@ func (noFollower) Put([]event.Outgoing)                                         
 func (noFollower) Verify()                                                         {}
 func (noFollower) Run(context.Context, <-chan struct{})                            {}
 func (noFollower) Behind() int                                                     { return 0 }
+func (noFollower) Lacks() int                                                      { return 0 }
 func (noFollower) Fault() (time.Duration, *natsio.Fault)                           { return 0, nil }
 func (noFollower) Finish()                                                         {}
 

@@ -71,6 +71,14 @@ func (p *publisher) unconfirmedFor() time.Duration {
 	return 0
 }
 
+// lacking returns how many links the bucket lacks, where it is not just about to get them.
+func (p *publisher) lacking() int {
+	if _, why := p.follower.Fault(); why != nil || p.follower.Lacks() > 0 {
+		return p.follower.Behind()
+	}
+	return 0
+}
+
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
 // through every failure: when the story of an epoch cannot go on, it begins another, and
 // when another bridge has taken the host's name, it waits until that is gone.

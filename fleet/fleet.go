@@ -408,6 +408,9 @@ func (f *Fleet) bucketGone(in input) []Change {
 // catchUp asks the hosts that the beginning left incomplete.
 func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
 	f.read = true
+	for _, h := range f.hosts {
+		f.doubtStored(h)
+	}
 	f.joined()
 	for _, h := range f.hosts {
 		if h.stored {

@@ -26,7 +26,8 @@ type host struct {
 	waiting []schema.Event // since the gap; at most maxWaiting
 
 	stored     bool          // FromBucket: the bucket has had it, so that there is nothing to ask
-	unsure     bool          // FromBucket: it was made anew, and its bridge has not said yet what there is
+	lacks      int           // links that the bucket does not have as they are, as the bridge said last
+	unsure     bool          // FromBucket: it lacks some, or was made anew, and its bridge has not said yet what there is
 	standing   standing      // in the bucket of hosts
 	stale      bool          // that was so before the bucket is read again
 	heard      time.Time     // when its value came last, and

@@ -264,6 +264,7 @@ func (f *Fleet) entry(ctx context.Context, entry jetstream.KeyValueEntry) {
 type presence struct {
 	token, host, epoch string
 	seq                uint64
+	lacks              int // links that the bucket does not have as they are
 }
 
 // askPresence asks all bridges every now and then whether they are there, and how
@@ -320,11 +321,12 @@ func (f *Fleet) roll(ctx context.Context, within time.Duration) ([]presence, err
 		}
 		p := presence{token: stats.Metadata["token"], host: stats.Metadata["host"]}
 		var at struct {
-			Epoch string
-			Seq   uint64
+			Epoch  string
+			Seq    uint64
+			Behind int `json:"bucket_behind"`
 		}
 		if json.Unmarshal(stats.Endpoints[0].Data, &at) == nil {
-			p.epoch, p.seq = at.Epoch, at.Seq
+			p.epoch, p.seq, p.lacks = at.Epoch, at.Seq, at.Behind
 		}
 		if p.token != "" && stats.Metadata["prefix"] == f.o.Prefix && f.follows(p.token) {
 			list = append(list, p)
@@ -373,6 +375,8 @@ func (f *Fleet) isThere(ctx context.Context, h *host, p presence, labels schema.
 	}
 	// What the bridge had confirmed at the last presence and is still not here will
 	// never come; where nothing comes at all, nothing is waited for.
+	h.lacks = p.lacks
+	f.doubtStored(h)
 	h.lost = h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
 	h.behind = 0
 	if p.epoch != h.epoch || p.seq > h.seq {
@@ -382,6 +386,14 @@ func (f *Fleet) isThere(ctx context.Context, h *host, p presence, labels schema.
 		f.ask(ctx, h)
 	}
 	return changes
+}
+
+// doubtStored takes note that the bucket does not have all of a host's links, if that is so:
+// its bridge is to be asked.
+func (f *Fleet) doubtStored(h *host) {
+	if f.o.Join == FromBucket && h.lacks > 0 && h.stored && f.read {
+		h.whole, h.unsure, h.stored = false, true, false
+	}
 }
 
 // anyUnanswered reports whether a bridge that is there has not told its links.

@@ -22,6 +22,10 @@ type Presence struct {
 	Namespaces int       `json:"namespaces"`
 	Prefix     string    `json:"prefix"` // of the host's subjects
 	TTL        int       `json:"ttl"`
+
+	// BucketBehind is how many of the links the bucket of current state does not have as they
+	// are, when that was known to last: who reads it asks the bridge.
+	BucketBehind int `json:"bucket_behind,omitempty"`
 }
 
 // ParsePresence reads what stands under a host's token in the bucket of hosts. Keys that

@@ -403,3 +403,110 @@ func TestLargeEventsOfASmallStream(t *testing.T) {
 		t.Errorf("%v events were given up", n)
 	}
 }
+
+// manyLinks makes so many links besides.
+func manyLinks(t *testing.T, k *netnstest.Kernel, n int) {
+	t.Helper()
+	for i := range n {
+		_, err := k.Add(fmt.Sprintf("link%03d", i), 0, netnstest.Kind{Name: "ifb"})
+		must(t, err)
+	}
+}
+
+// A bucket that forgets keys keeps those of links that are there.
+func TestBucketWithTTL(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	const ttl = 3 * time.Second
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", TTL: ttl})
+	must(t, err)
+	link := upLink(t, k)
+	b := bridge(t, s)
+	b.Says("forgets keys after 3s (max_age, its TTL)")
+	holds(t, s)
+	for end := time.Now().Add(2 * ttl); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if n := len(bucket(t, s, "iface_links")); n != 3 {
+			t.Fatalf("the bucket holds %d of 3 links", n)
+		}
+	}
+	must(t, k.Delete(link))
+	holds(t, s)
+}
+
+// A bucket whose keys cannot be purged has those of links that have gone deleted.
+func TestBucketWithoutPurges(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"}, MaxMsgsPerSubject: 1, AllowDirect: true, DenyPurge: true,
+	})
+	must(t, err)
+	link := upLink(t, k)
+	bridge(t, s)
+	holds(t, s)
+	must(t, k.Delete(link))
+	holds(t, s)
+}
+
+// A bucket that takes small values has them cut; a link of which the value is too large all
+// the same is not there, which is logged, and links asks the bridge for it.
+func TestBucketOfSmallValues(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxValueSize: 1300})
+	must(t, err)
+	link := upLink(t, k)
+	b := bridge(t, s)
+	b.Says("takes messages of up to 1300 bytes (max_msg_size)")
+	holds(t, s)
+	for i := range 20 {
+		must(t, k.AddAltName(link, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))
+	}
+	eventually(t, "the value is cut", func() bool {
+		e := bucket(t, s, "iface_links")[fmt.Sprint("test.", link)]
+		return e.Truncated.Has("altnames")
+	})
+	eventually(t, "the bucket has followed", func() bool { return b.Metric("ifacebridge_bucket_behind_keys") == 0 })
+	settled(t, s)
+}
+
+// A bucket that is full lacks links: that is logged and known to doctor, and links, which
+// asks the bridge, prints all of them. With room the bucket has them.
+func TestFullBucket(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js, err := jetstream.New(connect(t, s))
+	must(t, err)
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxBytes: 20000})
+	must(t, err)
+	manyLinks(t, k, 100)
+	b := bridge(t, s)
+	b.Says("cannot put link states into the bucket; events are not affected")
+	b.Says("nats kv edit iface_links --max-bucket-size=-1")
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+	for _, args := range [][]string{{"links"}, {"links", "test"}} {
+		eventually(t, "links prints all links", func() bool {
+			links := start(t, env, args...)
+			status := links.Wait()
+			n := strings.Count(links.Output(), "test  ")
+			if status == 0 && n != 101 {
+				t.Fatalf("links prints %d links of 101, with exit status 0", n)
+			}
+			return status == 0
+		})
+	}
+	doctor := start(t, env, "doctor")
+	if status := doctor.Wait(); status != 1 {
+		t.Errorf("doctor: exit status %d", status)
+	}
+	doctor.Says("FAIL  bucket")
+	runPrinted(t, s, doctor.Output())
+	holds(t, s)
+	b.Says("the bucket follows again")
+}

@@ -31,6 +31,7 @@
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
 //	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestLargeEventsOfASmallStream, TestInspectStream
 //	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
+//	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket, TestBucketWithoutPurges
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged, TestLeftoversAreJudged

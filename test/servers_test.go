@@ -7,14 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
 
 // Other versions of nats-server, built from their module: those that JetStream delivery
-// works with store bursts, kills and all, each event once; older ones are refused with a
-// sentence that names the remedy, in the log and by doctor. They are in the folders of
+// works with store bursts, kills and all, each event once, and hold the fence; older ones are
+// refused with a sentence that names the remedy, in the log, by /readyz and by doctor. They are in the folders of
 // IFACE_TEST_SERVERS, which are called after their versions:
 //
 //	GOBIN=$IFACE_TEST_SERVERS/2.12.0 go install github.com/nats-io/nats-server/v2@v2.12.0
@@ -43,6 +45,9 @@ func testServerVersion(t *testing.T, dir, version string) {
 	must(t, err)
 	if minor < 11 || minor == 11 && patch < 7 {
 		b.Says(sentence + version)
+		if status, body := get(t, "/readyz"); status != 503 || !strings.Contains(body, sentence+version) {
+			t.Errorf("/readyz answers %d: %s", status, body)
+		}
 		doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
 		doctor.Says(sentence + version)
 		if status := doctor.Wait(); status == 0 {
@@ -68,7 +73,47 @@ func testServerVersion(t *testing.T, dir, version string) {
 	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
 		t.Errorf("links: exit status %d:\n%s", status, links.Output())
 	}
-	second := bridge(t, s)
+	watch := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json")
+	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
+	if status := doctor.Wait(); status != 0 {
+		t.Errorf("doctor: exit status %d", status)
+	}
+	b.Kill()
+	first := bridge(t, s)
+	eventually(t, "ready", func() bool { return first.Metric("ifacebridge_ready") == 1 })
+	fenced(t, k, s, a, first)
+	watch.Says(`"ifalias":"the second's"`)
+	stored := harness.Stored(t, connect(t, s), "IFACE")
+	replayAll(t, stored)
+	holds(t, s)
+	batches := "yes"
+	if strings.Contains(b.Output(), "batches=false") || !atLeast(version, 12) {
+		batches = "no"
+	} else if strings.Contains(b.Output(), "the server refuses batches of events") {
+		batches = "refused, one at a time"
+	}
+	t.Logf("| %s | %d, each once | %s | holds | follows |", version, len(stored), batches)
+}
+
+// fenced lets a second bridge take over while the first stands still: when that goes on, it
+// writes nothing behind the second's back.
+func fenced(t *testing.T, k *netnstest.Kernel, s *natstest.Server, link int32, first *process) {
+	second := bridge(t, s, "IFACE_HTTP_ADDR=127.0.0.1:9470")
 	second.Says("standing by: another bridge publishes as this host")
-	replayAll(t, harness.Stored(t, connect(t, s), "IFACE"))
+	first.Signal(unix.SIGSTOP)
+	second.Says("publishing as this host again: the other bridge is gone")
+	for i := range 50 {
+		must(t, k.SetAlias(link, fmt.Sprint("both see this ", i))) // the first has it in its socket
+	}
+	must(t, k.SetAlias(link, "the second's"))
+	holds(t, s)
+	first.Signal(unix.SIGCONT)
+	first.Says("standing by: another bridge publishes as this host")
+}
+
+// atLeast reports whether a version is 2.minor or later.
+func atLeast(version string, minor int) bool {
+	var major, got int
+	_, _ = fmt.Sscanf(version, "%d.%d", &major, &got)
+	return got >= minor
 }

@@ -112,7 +112,7 @@ func newForgetting(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*forgett
 	if err != nil {
 		return nil, err
 	}
-	presence, err := state.NewPresence(cfg, event.Identity{Host: cfg.Host}, nil, nc, nil, log)
+	presence, err := state.NewPresence(cfg, event.Identity{Host: cfg.Host}, nil, nc, nil, nil, log)
 	return &forgetting{cfg, nc, d, bucket, presence}, err
 }
 

@@ -292,7 +292,7 @@ func IsBatchRefused(err error) bool {
 }
 
 // IsFull reports whether the stream has no room for what was sent, and refuses it.
-func IsFull(err error) bool { return isCode(err, codeStoreFailed) }
+func IsFull(err error) bool { return err != nil && isCode(err, codeStoreFailed) }
 
 // IsOverlap reports whether the server did not make a stream since another one has its
 // subjects.

@@ -37,6 +37,7 @@ type inspection struct {
 	cfg      *config.Config
 	info     *jetstream.StreamInfo
 	what     string   // how the stream is called in texts
+	bucket   bool     // it is that of a bucket
 	subjects []string // what we publish on, as examples
 	findings []Finding
 }
@@ -45,8 +46,19 @@ func (i *inspection) add(weight Weight, setting, advice, format string, args ...
 	i.findings = append(i.findings, Finding{weight, setting, i.what + " " + fmt.Sprintf(format, args...), advice})
 }
 
+// bucketFlags are what `nats kv edit` calls flags of `nats stream edit`, which wants a
+// terminal for the stream of a bucket.
+var bucketFlags = map[string]string{
+	"--max-msg-size": "--max-value-size", "--max-bytes": "--max-bucket-size", "--max-age": "--ttl",
+	"--max-msgs-per-subject": "--history", "--replicas": "--replicas",
+}
+
 // edit is the command that changes a setting of the stream.
 func (i *inspection) edit(flags string) string {
+	name, value, _ := strings.Cut(flags, "=")
+	if flag, ok := bucketFlags[name]; ok && i.bucket {
+		return fmt.Sprintf("nats kv edit %s %s=%s", i.cfg.Bucket, flag, value) + i.cfg.NATSFlags()
+	}
 	return fmt.Sprintf("nats stream edit %s %s -f", i.info.Config.Name, flags) + i.cfg.NATSFlags()
 }
 
@@ -76,7 +88,7 @@ func InspectStream(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 
 // InspectBucket is [InspectStream] of the stream that a bucket is.
 func InspectBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
-	i := &inspection{cfg: cfg, info: info, what: "bucket " + cfg.Bucket}
+	i := &inspection{cfg: cfg, info: info, what: "bucket " + cfg.Bucket, bucket: true}
 	i.subjects = []string{BucketSubject(cfg.Bucket, cfg.Token+".1")}
 	var missing []string
 	if !Covers(info.Config.Subjects, i.subjects[0]) {

@@ -33,6 +33,10 @@ import (
 // or holds something else, is made right when that is noticed, at the latest
 // after an IFACE_RESYNC.
 type Bucket struct {
+	// Changed is called when puts begin to fail, when that is over, and when a link cannot be
+	// put; nil: not. It must not block.
+	Changed func()
+
 	cfg config.Config
 	js  jetstream.JetStream
 	nc  *nats.Conn
@@ -134,14 +138,16 @@ func (b *Bucket) Run(ctx context.Context, done <-chan struct{}) {
 		}
 		if err := b.catchUp(ctx); err != nil {
 			b.opened = false // look it up again: it may be gone
-			b.failing.CompareAndSwap(0, int64(loop.Uptime()))
+			fault := natsio.Classify(err)
+			b.fault.Store(&fault)
+			b.fail(true)
 			if retry.Wait(ctx, b.nc, err, b.behindBy()) != nil {
 				return
 			}
 			continue
 		}
 		retry.End()
-		b.failing.Store(0)
+		b.fail(false)
 		if b.ttl > 0 && b.untilPutAgain() <= time.Millisecond { // also where there is always something to do
 			b.fillAgain()
 		}
@@ -187,6 +193,33 @@ func (b *Bucket) Behind() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.dirty) + len(b.stray) + len(b.lacking)
+}
+
+// Lacks returns how many links are not put, since they are larger than the bucket takes.
+func (b *Bucket) Lacks() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.lacking)
+}
+
+// fail notes whether puts fail. Why, the retry notes.
+func (b *Bucket) fail(failing bool) {
+	before := b.failing.Load()
+	switch {
+	case failing && before == 0:
+		b.failing.Store(int64(loop.Uptime()))
+	case !failing && before != 0:
+		b.failing.Store(0)
+	default:
+		return
+	}
+	b.changed()
+}
+
+func (b *Bucket) changed() {
+	if b.Changed != nil {
+		b.Changed()
+	}
 }
 
 // Fault returns for how long nothing could be put, and why; nil when that is not so.
@@ -260,11 +293,17 @@ func (b *Bucket) flush(ctx context.Context) error {
 		case <-puts[i].ack.Ok():
 			b.puts.Add(1)
 		case err := <-puts[i].ack.Err():
-			failure = natsio.AdviseFull(err, b.findings)
+			failure = err
 			b.again(&puts[i])
 		case <-ctx.Done():
 			failure = ctx.Err()
 			b.again(&puts[i])
+		}
+	}
+	if natsio.IsFull(failure) {
+		b.opened = false
+		if b.find(ctx) == nil { // what it is full of
+			failure = natsio.AdviseFull(failure, b.findings)
 		}
 	}
 	return failure
@@ -319,7 +358,9 @@ func (b *Bucket) value(k *schema.LinkKey) []byte {
 		b.log.Error("a link's state is larger than the bucket takes, and is not in it", "bucket", b.cfg.Bucket,
 			"key", b.key(*k), "bytes", len(data), "limit", b.largest, "advice", "raise the bucket's max_msg_size")
 	}
-	b.lacking[*k] = true
+	if b.lacking[*k] = true; len(b.lacking) == 1 {
+		b.changed()
+	}
 	return nil
 }
 

@@ -34,6 +34,7 @@ type Presence struct {
 
 	state      *State
 	namespaces func() int
+	lacking    func() int // how many links the bucket of current state lacks that does not follow
 	since      time.Time
 
 	wake chan struct{} // holds a token when there is news
@@ -58,19 +59,20 @@ const (
 // NewPresence returns what says that the host of st is there, in the bucket that cfg names.
 // Nothing is asked yet. Namespaces returns how many are watched; it is called from Run.
 func NewPresence(
-	cfg config.Config, id event.Identity, st *State, nc *nats.Conn, namespaces func() int, log *slog.Logger,
+	cfg config.Config, id event.Identity, st *State, nc *nats.Conn, namespaces, lacking func() int, log *slog.Logger,
 ) (*Presence, error) {
 	js, err := natsio.JetStream(&cfg, nc)
 	if err != nil {
 		return nil, err
 	}
 	return &Presence{
-		cfg: cfg, id: id, js: js, nc: nc, log: log, state: st, namespaces: namespaces,
+		cfg: cfg, id: id, js: js, nc: nc, log: log, state: st, namespaces: namespaces, lacking: lacking,
 		since: time.Now().UTC(), wake: make(chan struct{}, 1),
 	}, nil
 }
 
-// News has the value written at once: the links are all known. It does not block.
+// News has the value written at once: the links are all known, or the bucket of current state
+// lacks some of them. It does not block.
 func (p *Presence) News() { loop.Signal(p.wake) }
 
 // Run writes the value until done is closed or ctx ends, for an epoch of which this bridge
@@ -152,7 +154,7 @@ func (p *Presence) value(epoch string) []byte {
 	v := schema.Presence{
 		Schema: schema.Name, Host: p.id.Host, BootID: p.id.BootID, Labels: p.id.Labels, Epoch: epoch,
 		Version: p.cfg.Version, Since: p.since, Namespaces: p.namespaces(), Prefix: p.cfg.Prefix,
-		TTL: int(p.ttl() / time.Second),
+		TTL: int(p.ttl() / time.Second), BucketBehind: p.lacking(),
 	}
 	told, seq, links := p.state.size()
 	if v.Links = links; told == epoch {
