@@ -209,7 +209,7 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	} else {
 		text := fmt.Sprintf("%s takes %v, holds %d events", info.Config.Name, info.Config.Subjects, info.State.Msgs)
 		e.judge("stream", text, natsio.InspectStream(&e.cfg, info))
-		e.checkStored(ctx, stream)
+		e.checkStored(ctx)
 		e.checkClock(ctx)
 	}
 	e.checkBucket(ctx, js)
@@ -259,15 +259,28 @@ func (e *examination) checkMissingStream(ctx context.Context, js jetstream.JetSt
 		"or have someone who may run: "+natsio.AddCommand(&e.cfg, cfg))
 }
 
-// checkStored reports when the stream had this host's last event.
-func (e *examination) checkStored(ctx context.Context, stream jetstream.Stream) {
-	m, err := stream.GetLastMsgForSubject(ctx, e.cfg.Prefix+"."+e.cfg.Token+".*")
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
+// checkStored reports when the stream had this host's last event. It asks as the bridge does:
+// a direct get, which the library would make, a bridge's user is not permitted, and nothing
+// answers to that.
+func (e *examination) checkStored(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	request := fmt.Sprintf(`{"last_by_subj":%q}`, e.cfg.Prefix+"."+e.cfg.Token+".*")
+	reply, err := e.nc.RequestWithContext(ctx, e.cfg.API()+".STREAM.MSG.GET."+e.cfg.Stream, []byte(request))
+	if err != nil {
+		return // what is refused was reported
+	}
+	var answer struct {
+		Error   *jetstream.APIError
+		Message struct{ Time time.Time }
+	}
+	switch err := json.Unmarshal(reply.Data, &answer); {
+	case err != nil:
+	case answer.Error == nil:
+		e.good("last event", "of this host was stored %v ago", time.Since(answer.Message.Time).Round(time.Second))
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
 		e.good("last event", "none of this host is stored yet")
-	case err == nil:
-		e.good("last event", "of this host was stored %v ago", time.Since(m.Time).Round(time.Second))
-	} // what is refused was reported
+	}
 }
 
 // checkBucket looks at the bucket. Without it, or when it cannot be used, events are
