@@ -93,8 +93,12 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 		if err := w.reopen(); err != nil {
 			return err
 		}
-		return w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
-	}, func(err error) bool { return !errors.Is(err, netlinksrc.ErrOverrun) }, func(err error, again bool) {
+		err := w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
+		if errors.Is(err, netlinksrc.ErrOverrun) {
+			err = w.recoverOverrun(ctx) // which may fail as well
+		}
+		return err
+	}, func(error) bool { return true }, func(err error, again bool) {
 		w.metrics.failures.Inc()
 		if !again {
 			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
@@ -103,14 +107,11 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 		w.progress.Rest()
 	})
 	w.progress.Work()
-	if err != nil && !errors.Is(err, netlinksrc.ErrOverrun) {
-		return err
+	if err == nil {
+		w.log.Info("reading the kernel's links again",
+			"after", time.Since(began).Round(time.Millisecond), "events", published)
 	}
-	w.log.Info("reading the kernel's links again", "after", time.Since(began).Round(time.Millisecond), "events", published)
-	if err != nil {
-		return w.recoverOverrun(ctx)
-	}
-	return nil
+	return err
 }
 
 // finish takes the notifications that came before the end. What an overrun lost

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
@@ -65,7 +66,7 @@ func (s *script) Dump(_ context.Context, handle func(*netlinksrc.Message)) (bool
 	for _, l := range now.links {
 		handle(newMsg(l))
 	}
-	if now.interrupted {
+	if now.interrupted || now.err != nil {
 		s.steps = s.steps[1:]
 	}
 	return now.interrupted, now.err
@@ -98,6 +99,7 @@ func runScript(t *testing.T, s *script) []string {
 		queue:    q,
 		log:      slog.New(slog.DiscardHandler),
 		overruns: new(atomic.Uint64),
+		reopen:   func() error { return nil },
 		metrics:  newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()}),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -247,6 +249,19 @@ func TestWatcher(t *testing.T) {
 				receives: []messages{{newMsg(link(2, "a", slave(9, "ACTIVE", "GOING_DOWN")))}, nil, nil},
 			},
 			[]string{"new existing 2:a", "new existing 9:bond", "new updated 2:a [linkinfo] resync"}},
+		{"an overrun, and a dump that fails, again and again: it goes on",
+			script{
+				steps: []step{
+					{links: links{a}},
+					{err: unix.ENOBUFS}, // after the overrun
+					{links: links{a}, overrun: true},
+					{err: unix.ENOBUFS}, // after the one that came while the source was opened anew
+					{err: unix.ENOMEM},
+					{links: links{a, b}},
+				},
+				receives: []messages{nil},
+			},
+			[]string{"new existing 2:a", "new created 3:b resync"}},
 		{"a partial message does not hide its link from a dump",
 			script{
 				steps: []step{
