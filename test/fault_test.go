@@ -461,6 +461,7 @@ func TestBatchLimit(t *testing.T) {
 	a := upLink(t, k)
 	b := bridge(t, s)
 	b.Says("cannot connect to NATS")
+	b.Says("read the links of this host") // what changes before is in the snapshot
 	for i := range 2000 {
 		must(t, k.SetAlias(a, fmt.Sprint(i)))
 		if i%100 == 99 { // so many fit into any receive buffer

@@ -1,7 +1,7 @@
 // Package test holds the product to its promises as its users meet it: the real
 // command, the real kernel, real NATS servers.
 //
-// The test binary runs in a user and network namespace of its own, and most tests, six
+// The test binary runs in a user and network namespace of its own, and most tests, nine
 // at a time, in one more for each (netnstest.Parallel). Every server and bridge that
 // a test starts runs there too, and ends with it, so that nothing on the machine is in
 // the way. Those that look at all namespaces run before the others, one by one. What a

@@ -33,7 +33,7 @@ func Main(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", "6") // it is a flag, and a number
+		_ = flag.Set("test.parallel", "9") // it is a flag, and a number
 	}
 	netnstest.Main(m)
 	natstest.Clean()
