@@ -67,7 +67,8 @@ func (a *answers) next(ctx context.Context) (reply string, err error) {
 }
 
 // await waits for the answer that a stream gives on a subject of next. What others answer
-// is none. It returns the stream's refusal as its error.
+// is none. It returns the stream's refusal as its error. What follows when no answer comes
+// in time is in jetstream.go: the last stored message is looked at before anything is sent.
 func (a *answers) await(ctx context.Context, reply string, from origin) (*acknowledgment, error) {
 	var refusal *jetstream.APIError
 	for {

@@ -14,7 +14,8 @@ import (
 // all of them.
 const maxAsking = 64
 
-// askSnapshot takes a request for the snapshot.
+// askSnapshot takes a request for the snapshot. What is in one is decided by
+// [State.Retell] here, and for a run's first epoch by track.Table.Snapshot.
 func (q *Query) askSnapshot(m *nats.Msg) {
 	q.mu.Lock()
 	full := len(q.asking) >= maxAsking
