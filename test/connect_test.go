@@ -303,19 +303,19 @@ func TestWaysToAServer(t *testing.T) {
 		},
 		"SOCKS": func(t *testing.T) (*natstest.Server, []string) {
 			s := natstest.New(t, "")
-			p := harness.StartProxy(t, map[string]string{"nats.internal:4222": fmt.Sprint("127.0.0.1:", s.Port)})
-			return s, []string{"NATS_URL=nats://nats.internal", "NATS_SOCKS_PROXY=socks5://proxy:s3cr3t@" + p.Address}
+			p := harness.StartProxy(t, map[string]string{"nats.example.com:4222": fmt.Sprint("127.0.0.1:", s.Port)})
+			return s, []string{"NATS_URL=nats://nats.example.com", "NATS_SOCKS_PROXY=" + p.URL("socks5")}
 		},
 		"SOCKS and TLS, by a context": func(t *testing.T) (*natstest.Server, []string) {
 			s := natstest.New(t, "tls { "+pair+" }")
 			p := harness.StartProxy(t, nil)
 			return s, []string{"NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/c.json", map[string]any{
-				"url": fmt.Sprint("tls://127.0.0.1:", s.Port), "ca": authority.CA, "socks_proxy": "socks5://proxy:s3cr3t@" + p.Address})}
+				"url": fmt.Sprint("tls://127.0.0.1:", s.Port), "ca": authority.CA, "socks_proxy": p.URL("socks5")})}
 		},
 		"CONNECT": func(t *testing.T) (*natstest.Server, []string) {
 			s := natstest.New(t, "")
-			p := harness.StartProxy(t, map[string]string{"nats.internal:4222": fmt.Sprint("127.0.0.1:", s.Port)})
-			return s, []string{"NATS_URL=nats://nats.internal", fmt.Sprintf("NATS_SOCKS_PROXY=http://%s", "proxy:s3cr3t@"+p.Address)}
+			p := harness.StartProxy(t, map[string]string{"nats.example.com:4222": fmt.Sprint("127.0.0.1:", s.Port)})
+			return s, []string{"NATS_URL=nats://nats.example.com", "NATS_SOCKS_PROXY=" + p.URL("http")}
 		},
 		"servers that advertise what cannot be reached": func(t *testing.T) (*natstest.Server, []string) {
 			return natstest.New(t, unreachable(t)), []string{"IFACE_DELIVERY=core"}
@@ -441,7 +441,7 @@ func TestWrongWaysToAServer(t *testing.T) {
 			p := harness.StartProxy(t, nil)
 			env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
 			for _, variable := range tt.env {
-				env = append(env, strings.ReplaceAll(variable, "%s", "proxy:s3cr3t-wrong@"+p.Address))
+				env = append(env, strings.ReplaceAll(variable, "%s", "bridge:s3cr3t-wrong@"+p.Address))
 			}
 			b := start(t, env)
 			b.Says(tt.says)

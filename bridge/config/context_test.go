@@ -21,7 +21,7 @@ func context(t *testing.T, content string) string {
 // included when it names none; a variable wins.
 func TestContext(t *testing.T) {
 	path := context(t, `{"token": "hunter2", "inbox_prefix": "_MINE", "jetstream_domain": "hub", "tls_first": true,
-		"socks_proxy": "socks5://u:hunter2@proxy:1080", "color_scheme": "red", "description": "d"}`)
+		"socks_proxy": "socks5://u:hunter2@h:1080", "color_scheme": "red", "description": "d"}`)
 	got, err := ParseConnection([]string{"NATS_CONTEXT=" + path, "IFACE_JS_DOMAIN=edge"})
 	if err != nil {
 		t.Fatal(err)

@@ -16,14 +16,21 @@ import (
 	"ifacebridge/test/netnstest"
 )
 
-// A Proxy is one that a bridge can connect through, for both SOCKS5 and HTTP's CONNECT, as
-// user "proxy" with password "s3cr3t". It ends with the test.
+// A Proxy is one that a bridge can connect through, for both SOCKS5 and HTTP's CONNECT, with
+// the user and the password of its URL. It ends with the test.
 type Proxy struct {
 	Address string
 	Names   map[string]string // addresses by host:port, of those that only the proxy knows
 	Used    atomic.Int64      // connections that were made
 
 	place *netnstest.Place
+}
+
+const proxyUser, proxyPassword = "bridge", "s3cr3t"
+
+// URL returns where a bridge finds the proxy by a scheme, with what it asks for.
+func (p *Proxy) URL(scheme string) string {
+	return fmt.Sprintf("%s://%s:%s@%s", scheme, proxyUser, proxyPassword, p.Address)
 }
 
 // StartProxy starts a proxy where the calling goroutine is, that knows these names.
@@ -82,7 +89,7 @@ func (p *Proxy) http(r *bufio.Reader, c net.Conn) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	login := "Basic " + base64.StdEncoding.EncodeToString([]byte("proxy:s3cr3t"))
+	login := "Basic " + base64.StdEncoding.EncodeToString([]byte(proxyUser+":"+proxyPassword))
 	if req.Method != http.MethodConnect || req.Header.Get("Proxy-Authorization") != login {
 		fmt.Fprint(c, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 		return nil, errors.New("refused")
@@ -112,7 +119,7 @@ func (p *Proxy) socks(r *bufio.Reader, c net.Conn) (net.Conn, error) {
 	}
 	_, _ = c.Write([]byte{5, 2})
 	take(1)
-	if user, password := text(), text(); user != "proxy" || password != "s3cr3t" {
+	if user, password := text(), text(); user != proxyUser || password != proxyPassword {
 		_, _ = c.Write([]byte{1, 1})
 		return nil, errors.New("refused")
 	}
