@@ -41,7 +41,9 @@ func LimitMemory(t testing.TB, bytes int) *MemoryLimit {
 		if os.Mkdir(dir, 0o755) != nil {
 			continue
 		}
-		if os.WriteFile(filepath.Join(dir, files.limit), fmt.Append(nil, bytes), 0) != nil {
+		// Without O_CREATE: where the directory is not in a cgroup file system, as below the
+		// tmpfs that holds the mounts of version 1, the file is not there.
+		if setFile(filepath.Join(dir, files.limit), fmt.Append(nil, bytes)) != nil {
 			_ = os.Remove(dir)
 			continue
 		}
@@ -55,6 +57,16 @@ func LimitMemory(t testing.TB, bytes int) *MemoryLimit {
 	}
 	t.Log("no cgroup can be made here")
 	return &MemoryLimit{bytes: bytes}
+}
+
+// setFile writes to a file that there is.
+func setFile(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }
 
 // Start is [StartBinary] within the limit, which is for one process.
