@@ -15,24 +15,24 @@ type wholeChange struct {
 
 // put makes node i stand for c: for what is different, if that says all of it, else
 // for all of it.
-func (q *Queue) put(h *history, i int32, c *event.Change) {
-	if !h.based || !c.IsPlain(h.pushed) {
-		q.putWhole(h, i, wholeOf(c, h.based && c.WasThere))
+func (q *Queue) put(k *knownLink, i int32, c *event.Change) {
+	if !k.based || !c.IsPlain(k.pushed) {
+		q.putWhole(k, i, wholeOf(c, k.based && c.WasThere))
 		return
 	}
 	n := q.nodes.at(i)
-	n.handle, n.kind, n.action, n.cause = h.handle, c.Kind, c.Action, c.Cause
+	n.handle, n.kind, n.action, n.cause = k.handle, c.Kind, c.Action, c.Cause
 	n.time, n.overruns, n.count = c.Time.UnixNano(), c.Overruns, c.Count
 	n.keys, n.restated = c.Keys(), c.Restated
 	q.scratch = c.AppendValues(q.scratch[:0], n.keys)
 	q.setValues(i, q.scratch)
 }
 
-func (q *Queue) putWhole(h *history, i int32, w *wholeChange) {
+func (q *Queue) putWhole(k *knownLink, i int32, w *wholeChange) {
 	n := q.nodes.at(i)
-	n.handle, n.isWhole = h.handle, true
+	n.handle, n.isWhole = k.handle, true
 	q.whole[i] = w
-	h.based, h.pushed = true, w.Netns
+	k.based, k.pushed = true, w.Netns
 }
 
 // wholeOf returns c with links of its own. What it was before need not be told when
@@ -50,14 +50,14 @@ func wholeOf(c *event.Change, formHasBefore bool) *wholeChange {
 }
 
 // fold makes node i stand for what it stands for and, after it, c.
-func (q *Queue) fold(h *history, i int32, c *event.Change) {
+func (q *Queue) fold(k *knownLink, i int32, c *event.Change) {
 	n := q.nodes.at(i)
-	switch plain := c.IsPlain(h.pushed); {
+	switch plain := c.IsPlain(k.pushed); {
 	case n.isWhole:
 		w := q.whole[i]
 		w.About = foldAbout(w.About, c.About)
 		w.link = event.LinkState{Link: c.Link, Names: c.LinkNames}.Clone()
-		h.pushed = w.Netns
+		k.pushed = w.Netns
 	case plain:
 		keys := c.Keys()
 		values := c.AppendValues(q.scratch[:0], keys)
@@ -70,11 +70,11 @@ func (q *Queue) fold(h *history, i int32, c *event.Change) {
 		n.kind, n.action, n.cause = c.Kind, c.Action, c.Cause
 		n.time, n.overruns, n.count = c.Time.UnixNano(), c.Overruns, n.count+c.Count
 	default: // what it was before, the form says
-		first := n.about(h)
+		first := n.about(k)
 		link := event.LinkState{Link: c.Link, Names: c.LinkNames}.Clone()
 		w := &wholeChange{About: foldAbout(first, c.About), link: link}
 		q.empty(i)
-		q.putWhole(h, i, w)
+		q.putWhole(k, i, w)
 	}
 }
 

@@ -92,8 +92,8 @@ func (q *Queue) pushToSnapshot(c *event.Change) {
 		q.snapshots[i] = &snapshot{c.About, make([]snapshotLink, 0, c.Snapshot.Of), !q.hasBegun}
 		q.heldFor[c.ID.Watch] = append(q.heldFor[c.ID.Watch], i)
 	}
-	if h := q.histories[c.ID]; h != nil {
-		h.newest = 0 // nothing is folded across it
+	if k := q.known[c.ID]; k != nil {
+		k.newest = 0 // nothing is folded across it
 	}
 	s := q.snapshots[i]
 	l := snapshotLink{c.ID, c.Count, event.LinkState{Link: c.Link, Names: c.LinkNames}}
@@ -107,11 +107,11 @@ func (q *Queue) takeOfSnapshot(d *event.Delta, s *snapshot, i int32) {
 	l := s.links[0]
 	s.links = s.links[1:]
 	s.Snapshot.Pos++
-	h := q.historyOf(l.id)
-	if h.taken = s.Netns; !h.based {
-		h.based, h.pushed = true, s.Netns
+	k := q.knownOf(l.id)
+	if k.taken = s.Netns; !k.based {
+		k.based, k.pushed = true, s.Netns
 	}
-	d.About, d.Form, d.Link, d.Before = s.About, h.form, &l.link, nil
+	d.About, d.Form, d.Link, d.Before = s.About, k.form, &l.link, nil
 	d.ID, d.Count, d.Snapshot.Pos = l.id, l.count, s.Snapshot.Pos-1
 	q.held--
 	q.bytes -= l.size()
@@ -134,13 +134,13 @@ func (q *Queue) endSnapshot(watch uint64, i int32) {
 // forgetHeld takes a link that has gone out of the one snapshot that waits of its
 // namespace, if nobody has seen a part of that, and reports whether it did. So a namespace
 // that came and went unseen leaves nothing.
-func (q *Queue) forgetHeld(h *history) bool {
-	held := q.heldFor[h.id.Watch]
-	if h.queued > 0 || len(held) != 1 {
+func (q *Queue) forgetHeld(k *knownLink) bool {
+	held := q.heldFor[k.id.Watch]
+	if k.queued > 0 || len(held) != 1 {
 		return false
 	}
 	s := q.snapshots[held[0]]
-	at := slices.IndexFunc(s.links, func(l snapshotLink) bool { return l.id == h.id })
+	at := slices.IndexFunc(s.links, func(l snapshotLink) bool { return l.id == k.id })
 	if at < 0 || s.isFirst || s.Snapshot.Pos > 1 {
 		return false
 	}
@@ -148,7 +148,7 @@ func (q *Queue) forgetHeld(h *history) bool {
 	q.bytes -= s.links[at].size()
 	s.links = slices.Delete(s.links, at, at+1)
 	if s.Snapshot.Of--; s.Snapshot.Of == 0 {
-		q.endSnapshot(h.id.Watch, held[0])
+		q.endSnapshot(k.id.Watch, held[0])
 	}
 	return true
 }

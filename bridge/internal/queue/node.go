@@ -11,7 +11,7 @@ import (
 // outside of themselves, by number: there are no pointers in them.
 type node struct {
 	prev, next int32
-	handle     int32 // of its link's history
+	handle     int32 // of its knownLink
 	size       uint8 // of what is used of values
 	isWhole    bool  // the change stands in queue.whole
 	isLarge    bool  // the values stand in queue.large
@@ -31,10 +31,10 @@ type node struct {
 const nodeRoom = 160
 
 // about returns what is said of a change that is not whole.
-func (n *node) about(h *history) event.About {
+func (n *node) about(k *knownLink) event.About {
 	return event.About{
-		ID: h.id, Kind: n.kind, Action: n.action, Cause: n.cause, Time: time.Unix(0, n.time),
-		Overruns: n.overruns, Count: n.count, Restated: n.restated, WasThere: true, Netns: h.taken,
+		ID: k.id, Kind: n.kind, Action: n.action, Cause: n.cause, Time: time.Unix(0, n.time),
+		Overruns: n.overruns, Count: n.count, Restated: n.restated, WasThere: true, Netns: k.taken,
 	}
 }
 

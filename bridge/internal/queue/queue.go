@@ -42,11 +42,11 @@ type Queue struct {
 	nodes     nodeRing
 	held      int // changes
 	bytes     int // of memory that they take
-	histories map[event.LinkID]*history
-	byHandle  []*history // by history.handle; nil where there is none
-	handles   []int32    // of byHandle that are free
-	hand      int        // in byHandle, where dropSome looked last
-	recent    *history   // the last that was asked for
+	known     map[event.LinkID]*knownLink
+	byHandle  []*knownLink // by knownLink.handle; nil where there is none
+	handles   []int32      // of byHandle that are free
+	hand      int          // in byHandle, where dropSome looked last
+	recent    *knownLink   // the last that was asked for
 	whole     map[int32]*wholeChange
 	snapshots map[int32]*snapshot
 	heldFor   map[uint64][]int32 // the snapshots of a namespace, by its watch
@@ -67,7 +67,7 @@ type Queue struct {
 // besides those that come within the window, if that is not 0.
 func New(limit config.QueueLimit, window time.Duration) *Queue {
 	return &Queue{
-		limit: limit, window: window, nodes: newRing(), histories: map[event.LinkID]*history{},
+		limit: limit, window: window, nodes: newRing(), known: map[event.LinkID]*knownLink{},
 		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{}, heldFor: map[uint64][]int32{}, large: map[int32][]byte{},
 		pushed: make(chan struct{}, 1), began: make(chan struct{}),
 	}
@@ -116,34 +116,34 @@ func (q *Queue) pushLocked(c *event.Change) {
 	if q.window > 0 {
 		due = c.Time.Add(q.window).UnixNano()
 	}
-	h := q.historyOf(c.ID)
-	i, forgets := h.newest, q.isFull(2)
+	k := q.knownOf(c.ID)
+	i, forgets := k.newest, q.isFull(2)
 	if i != 0 && (q.isFull(1) || c.Time.UnixNano() < q.nodes.at(i).due) {
-		q.unlink(h, i)
-		q.fold(h, i, c)
+		q.unlink(k, i)
+		q.fold(k, i, c)
 		q.folded++
 		due = q.nodes.at(i).due // a link that never rests is not held back for ever
 	} else {
 		i = q.nodes.get()
-		q.put(h, i, c)
+		q.put(k, i, c)
 	}
 	q.nodes.at(i).due = due
 	gone := c.Kind == schema.Del && c.Action != schema.Renamed
 	if gone {
-		h.newest = 0 // nothing comes after it
-		if w := q.whole[i]; forgets && (w != nil && !w.WasThere || q.forgetHeld(h)) {
+		k.newest = 0 // nothing comes after it
+		if w := q.whole[i]; forgets && (w != nil && !w.WasThere || q.forgetHeld(k)) {
 			q.forgotten++
 			q.release(i)
-			q.drop(h)
+			q.drop(k)
 			return
 		}
 	}
 	q.nodes.push(i)
 	q.held++
 	q.bytes += q.size(i)
-	h.queued++
+	k.queued++
 	if !gone {
-		h.newest = i
+		k.newest = i
 	}
 }
 
@@ -173,7 +173,7 @@ func (q *Queue) Take(into []event.Delta, now time.Time) (n int, wait time.Durati
 		d.Overruns += q.forgotten
 		n++
 	}
-	if len(q.histories) > maxHistories {
+	if len(q.known) > maxKnown {
 		q.dropSome()
 	}
 	if q.held == 0 {
@@ -183,23 +183,23 @@ func (q *Queue) Take(into []event.Delta, now time.Time) (n int, wait time.Durati
 }
 
 // takeNode makes d what node i stands for, and gives the node back.
-func (q *Queue) takeNode(d *event.Delta, h *history, i int32) {
+func (q *Queue) takeNode(d *event.Delta, k *knownLink, i int32) {
 	n := q.nodes.at(i)
-	d.Form, d.Keys, d.Values, d.Link, d.Before = h.form, n.keys, d.Values[:0], nil, nil
+	d.Form, d.Keys, d.Values, d.Link, d.Before = k.form, n.keys, d.Values[:0], nil, nil
 	if w := q.whole[i]; w != nil {
 		d.About, d.Link, d.Before = w.About, &w.link, w.before
-		h.taken = w.Netns
+		k.taken = w.Netns
 	} else {
-		d.About = n.about(h)
+		d.About = n.about(k)
 		d.Values = append(d.Values, q.valuesOf(i)...)
 	}
-	if h.newest == i {
-		h.newest = 0
+	if k.newest == i {
+		k.newest = 0
 	}
-	q.unlink(h, i)
+	q.unlink(k, i)
 	q.release(i)
 	if d.Kind == schema.Del && d.Action != schema.Renamed {
-		q.drop(h)
+		q.drop(k)
 	}
 }
 
@@ -219,11 +219,11 @@ func (q *Queue) Bytes() int {
 }
 
 // unlink takes a node out of the ring.
-func (q *Queue) unlink(h *history, i int32) {
+func (q *Queue) unlink(k *knownLink, i int32) {
 	q.nodes.unlink(i)
 	q.held--
 	q.bytes -= q.size(i)
-	h.queued--
+	k.queued--
 }
 
 // release gives back a node.

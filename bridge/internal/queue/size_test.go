@@ -18,7 +18,7 @@ func TestSizes(t *testing.T) {
 		"a node":               {nodeSize, unsafe.Sizeof(node{})},
 		"what refers to large": {largeSize, 4 + unsafe.Sizeof([]byte{})},
 		"a whole change": {wholeSize, unsafe.Sizeof(wholeChange{}) + reference +
-			unsafe.Sizeof(history{}) + unsafe.Sizeof(event.LinkID{}) + reference + unsafe.Sizeof(schema.Form{})},
+			unsafe.Sizeof(knownLink{}) + unsafe.Sizeof(event.LinkID{}) + reference + unsafe.Sizeof(schema.Form{})},
 		"a link of a snapshot": {snapshotSize, unsafe.Sizeof(snapshotLink{})},
 		"a link":               {linkSize, unsafe.Sizeof(schema.Link{})},
 	} {

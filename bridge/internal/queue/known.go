@@ -5,8 +5,8 @@ import (
 	"ifacebridge/schema"
 )
 
-// A history is what the queue knows of a link that has changed lately.
-type history struct {
+// A knownLink is what the queue knows of a link that has changed lately.
+type knownLink struct {
 	id     event.LinkID
 	handle int32           // its place in queue.byHandle
 	newest int32           // the last node of the link; 0: none that a change could be folded into
@@ -20,38 +20,38 @@ type history struct {
 	form  *schema.Form
 }
 
-// maxHistories is of how many links at most, besides those that have changes queued, what
+// maxKnown is of how many links at most, besides those that have changes queued, what
 // consumers know is kept: a form is about 1 KiB. A change of another link costs
 // about twice as much.
-const maxHistories = 512
+const maxKnown = 512
 
-// historyOf returns what is known of a link.
-func (q *Queue) historyOf(id event.LinkID) *history {
+// knownOf returns what is known of a link.
+func (q *Queue) knownOf(id event.LinkID) *knownLink {
 	if q.recent != nil && q.recent.id == id {
 		return q.recent
 	}
-	h := q.histories[id]
-	if h == nil {
-		h = &history{id: id, form: new(schema.Form), handle: int32(len(q.byHandle))}
+	k := q.known[id]
+	if k == nil {
+		k = &knownLink{id: id, form: new(schema.Form), handle: int32(len(q.byHandle))}
 		if last := len(q.handles) - 1; last >= 0 {
-			h.handle, q.handles = q.handles[last], q.handles[:last]
+			k.handle, q.handles = q.handles[last], q.handles[:last]
 		} else {
 			q.byHandle = append(q.byHandle, nil)
 		}
-		q.byHandle[h.handle], q.histories[id] = h, h
+		q.byHandle[k.handle], q.known[id] = k, k
 	}
-	q.recent = h
-	return h
+	q.recent = k
+	return k
 }
 
 // drop forgets what is known of a link that has nothing queued.
-func (q *Queue) drop(h *history) {
-	if h.queued > 0 {
+func (q *Queue) drop(k *knownLink) {
+	if k.queued > 0 {
 		return
 	}
-	delete(q.histories, h.id)
-	q.byHandle[h.handle] = nil
-	q.handles = append(q.handles, h.handle)
+	delete(q.known, k.id)
+	q.byHandle[k.handle] = nil
+	q.handles = append(q.handles, k.handle)
 	q.recent = nil
 }
 
@@ -60,8 +60,8 @@ func (q *Queue) drop(h *history) {
 func (q *Queue) dropSome() {
 	for range 2 * MaxTake { // faster than they are made
 		q.hand = (q.hand + 1) % len(q.byHandle)
-		if h := q.byHandle[q.hand]; h != nil {
-			q.drop(h)
+		if k := q.byHandle[q.hand]; k != nil {
+			q.drop(k)
 		}
 	}
 }
