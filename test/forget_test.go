@@ -147,7 +147,7 @@ func TestForgetSilentHosts(t *testing.T) {
 	if out := forget("--silent-for", "24h"); out != "" {
 		t.Errorf("forgot too early: %s", out)
 	}
-	if out := forget("--silent-for", "1ms"); out != "forgot a: 1 links\nforgot b: 1 links\n" {
+	if out := forget("--silent-for", "1ms"); out != "forgot a: 1 link\nforgot b: 1 link\n" {
 		t.Errorf("got %q", out)
 	}
 	list := start(t, []string{"NATS_URL=" + s.URL}, "links")

@@ -85,7 +85,7 @@ func TestWatchTable(t *testing.T) {
 	must(t, k.Up(br, a, peer))
 	binary := harness.Command(t)
 	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
-	m.shows("the table", "ifacebridge watch  1 hosts  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0", "web01.example.com", "type to filter")
+	m.shows("the table", "ifacebridge watch  1 host  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0", "web01.example.com", "type to filter")
 	if !m.colours() {
 		t.Error("there are no colours")
 	}
@@ -153,7 +153,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	settled(t, s)
 	watch := func(args string) *terminal {
 		m := startTerminal(t, 180, 40, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, harness.Command(t)+" watch "+args)
-		m.shows("the table", "ifacebridge watch  1 hosts  3 links", "HOST")
+		m.shows("the table", "ifacebridge watch  1 host  3 links", "HOST")
 		m.keys("veth0@") // the only one that is left
 		m.shows("the filter", "1 links")
 		return m
@@ -201,7 +201,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	core := natstest.Start(t, "")
 	bridge(t, core, "IFACE_HOST=web01", "IFACE_DELIVERY=core")
 	m = startTerminal(t, 120, 20, []string{"TERM=xterm-256color", "NATS_URL=" + core.URL}, harness.Command(t)+" watch")
-	m.shows("a table without a stream", "ifacebridge watch  1 hosts  3 links")
+	m.shows("a table without a stream", "ifacebridge watch  1 host  3 links")
 	must(t, k.SetUint32(a, unix.IFLA_MTU, 1200))
 	m.shows("what happens there", "1200")
 	m.keys("C-c")

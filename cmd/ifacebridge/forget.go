@@ -101,7 +101,7 @@ func forgetHosts(
 			failed = append(failed, fmt.Errorf("%s is not forgotten: %w", printable(host), err))
 			continue
 		}
-		fmt.Fprintf(stdout, "forgot %s: %d links\n", printable(host), links)
+		fmt.Fprintf(stdout, "forgot %s: %s\n", printable(host), counted(links, "link"))
 	}
 	return errors.Join(failed...)
 }

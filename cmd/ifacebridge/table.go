@@ -275,7 +275,7 @@ func (m *table) status() string {
 			partial++
 		}
 	}
-	text := bold.Render("ifacebridge watch") + fmt.Sprintf("  %d hosts  %d links", len(m.hosts), len(m.rows))
+	text := bold.Render("ifacebridge watch") + "  " + counted(len(m.hosts), "host") + "  " + counted(len(m.rows), "link")
 	if quiet > 0 {
 		text += "  " + alarm.Render(fmt.Sprintf(" %d silent ", quiet))
 	}

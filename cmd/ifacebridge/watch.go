@@ -171,3 +171,11 @@ func printable(name string) string {
 	}
 	return visible(strconv.QuoteToGraphic(name))
 }
+
+// counted is a number of things: "1 host", "2 hosts".
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprint(n, " ", noun, "s")
+}
