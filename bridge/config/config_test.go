@@ -16,8 +16,10 @@ func TestParseDefaults(t *testing.T) {
 	got, err := Parse([]string{"IFACE_HOST=web01.example.com", "HOME=/home/u", "PATH=/bin"})
 	want := Config{
 		Host: "web01.example.com", Token: "web01_example_com", Prefix: "iface", Delivery: JetStream,
-		Stream: "IFACE", Bucket: "iface_links", HostsBucket: "iface_hosts", Presence: 30 * time.Second, Replicas: 1, MaxAge: 168 * time.Hour,
-		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute, Queue: QueueLimit{65536, 32 << 20}, ReadBuffer: 64 << 20,
+		Stream: "IFACE", Replicas: 1, MaxAge: 168 * time.Hour,
+		Bucket: "iface_links", HostsBucket: "iface_hosts", Presence: 30 * time.Second,
+		Netns: netlinksrc.Selection{Self: true}, Resync: 5 * time.Minute,
+		Queue: QueueLimit{65536, 32 << 20}, ReadBuffer: 64 << 20,
 		HTTPAddr: "127.0.0.1:9469", StoreDir: "/home/u/.local/state/ifacebridge", LogLevel: "info", LogFormat: "text",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -110,7 +112,8 @@ func TestParseMistakes(t *testing.T) {
 		{"a seed alone", "NATS_SEED=hunter2", "NATS_SEED: is set without NATS_JWT; accepted: both or none"},
 		{"a variable of the nats command", "NATS_TIMEOUT=5s",
 			"NATS_TIMEOUT: is for the nats command, and does nothing here; accepted: NATS_URL, NATS_CONTEXT, NATS_CREDS, " +
-				"NATS_NKEY, NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_JWT, NATS_SEED, NATS_CA, NATS_CERT, NATS_KEY, NATS_SOCKS_PROXY"},
+				"NATS_NKEY, NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_JWT, NATS_SEED, NATS_CA, NATS_CERT, NATS_KEY, " +
+				"NATS_SOCKS_PROXY"},
 		{"WebSockets and others", "NATS_URL=ws://a,nats://u:hunter2@b",
 			`NATS_URL: WebSockets and others do not go together (got "ws://a,nats://(secret)@b"); accepted: ` + acceptedURLs},
 		{"TLS first over WebSockets", "NATS_URL=wss://a IFACE_TLS_FIRST=on",
@@ -151,7 +154,8 @@ func TestParseMistakes(t *testing.T) {
 		{"an age", "IFACE_MAX_AGE=-1h",
 			`IFACE_MAX_AGE: not a duration (got "-1h"); accepted: 0, or a number with a unit such as 300ms, 5m or 168h`},
 		{"a queue", "IFACE_QUEUE=0",
-			`IFACE_QUEUE: not a number or size in range (got "0"); accepted: 1 to 16777216 events, or a size from 64KiB to 1GiB`},
+			`IFACE_QUEUE: not a number or size in range (got "0"); ` +
+				"accepted: 1 to 16777216 events, or a size from 64KiB to 1GiB"},
 		{"a size", "IFACE_RCVBUF=8MB",
 			`IFACE_RCVBUF: not a size in range (got "8MB"); ` +
 				"accepted: bytes, or a number with KiB, MiB or GiB; 4096 to 1073741824 bytes"},

@@ -60,18 +60,19 @@ func TestContextAPIPrefix(t *testing.T) {
 
 // What a context has that would do nothing, or cannot be used, is named.
 func TestContextMistakes(t *testing.T) {
-	for content, want := range map[string]string{
-		`{"nsc": "nsc://o/a/u"}`:                                 "NATS_CONTEXT: nsc: is not supported; accepted: creds, with the file",
-		`{"windows_cert_store": "user"}`:                         "NATS_CONTEXT: windows_cert_store: is not supported",
-		`{"user": 5}`:                                            "NATS_CONTEXT: is no JSON of a context",
-		`{"url": "http://h"}`:                                    "NATS_URL (of NATS_CONTEXT): unknown scheme",
-		`{"creds": "/none/x.creds"}`:                             "NATS_CREDS (of NATS_CONTEXT): open /none/x.creds: no such file",
-		`{"user": "u", "password": "op://"}`:                     "NATS_PASSWORD (of NATS_CONTEXT): op:// is for people who are asked",
-		`{"jetstream_domain": "a", "jetstream_api_prefix": "b"}`: "NATS_CONTEXT: jetstream_domain and jetstream_api_prefix",
+	for _, tt := range []struct{ content, want string }{
+		{`{"nsc": "nsc://o/a/u"}`, "NATS_CONTEXT: nsc: is not supported; accepted: creds, with the file"},
+		{`{"windows_cert_store": "user"}`, "NATS_CONTEXT: windows_cert_store: is not supported"},
+		{`{"user": 5}`, "NATS_CONTEXT: is no JSON of a context"},
+		{`{"url": "http://h"}`, "NATS_URL (of NATS_CONTEXT): unknown scheme"},
+		{`{"creds": "/none/x.creds"}`, "NATS_CREDS (of NATS_CONTEXT): open /none/x.creds: no such file"},
+		{`{"user": "u", "password": "op://"}`, "NATS_PASSWORD (of NATS_CONTEXT): op:// is for people who are asked"},
+		{`{"jetstream_domain": "a", "jetstream_api_prefix": "b"}`,
+			"NATS_CONTEXT: jetstream_domain and jetstream_api_prefix"},
 	} {
-		_, err := ParseConnection([]string{"NATS_CONTEXT=" + context(t, content)})
-		if err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("%s:\n got %v\nwant %s…", content, err, want)
+		_, err := ParseConnection([]string{"NATS_CONTEXT=" + context(t, tt.content)})
+		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s:\n got %v\nwant %s…", tt.content, err, tt.want)
 		}
 	}
 }

@@ -106,8 +106,8 @@ var variables = []variable{
 	{name: "IFACE_COALESCE", standard: "0",
 		description: "fold the events of one link within this time into one"},
 	{name: "IFACE_QUEUE", standard: "65536",
-		description: "how much waits while NATS is away, before it is folded link by link: events (and 512 bytes for each), " +
-			"or a size such as 32MiB"},
+		description: "how much waits while NATS is away, before it is folded link by link: " +
+			"events (and 512 bytes for each), or a size such as 32MiB"},
 	{name: "IFACE_RCVBUF", standard: "64MiB",
 		description: "netlink receive buffer to ask for"},
 	{name: "IFACE_SPOOL_DIR",

@@ -15,7 +15,8 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("an event of %d bytes, with the headers, is larger than the %d that a message may have", e.Bytes, e.Limit)
+	return fmt.Sprintf("an event of %d bytes, with the headers, is larger than the %d that a message may have",
+		e.Bytes, e.Limit)
 }
 
 // Unwrap returns what nats.go calls that.

@@ -29,6 +29,7 @@ func TestStoryIsJudged(t *testing.T) {
 		streamSeq: 50,
 		created:   made,
 	}
+	begun := toldStory{epoch: "ours", streamSeq: 9, created: made, begun: true}
 	for _, tt := range []struct {
 		name   string
 		story  toldStory
@@ -41,11 +42,11 @@ func TestStoryIsJudged(t *testing.T) {
 		{name: "nothing told, another's is of the past", story: toldStory{epoch: "ours"},
 			found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
 		{name: "nothing told, garbage", story: toldStory{epoch: "ours"}, found: Located{StreamSeq: 9, Created: made}},
-		{name: "nothing told, another's has come since", story: toldStory{epoch: "ours", streamSeq: 9, created: made, begun: true},
+		{name: "nothing told, another's has come since", story: begun,
 			found: Located{StreamSeq: 20, Event: stored("theirs", 3, "a"), Created: made}, other: true},
-		{name: "nothing told, what it begins behind", story: toldStory{epoch: "ours", streamSeq: 9, created: made, begun: true},
+		{name: "nothing told, what it begins behind", story: begun,
 			found: Located{StreamSeq: 9, Event: stored("theirs", 3, "a"), Created: made}},
-		{name: "nothing told, in a stream made anew", story: toldStory{epoch: "ours", streamSeq: 9, created: made, begun: true},
+		{name: "nothing told, in a stream made anew", story: begun,
 			found: Located{StreamSeq: 20, Event: stored("theirs", 3, "a"), Created: anew}},
 		{name: "the last confirmed", story: told,
 			found: Located{StreamSeq: 50, Event: stored("ours", 5, "a"), Created: made}},

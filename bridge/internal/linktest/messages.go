@@ -56,7 +56,8 @@ func Port(settings string) func(*schema.Link) {
 }
 func Bond(arpInterval int) func(*schema.Link) {
 	return func(l *schema.Link) {
-		l.Info.Kind, l.Info.Data = "bond", fmt.Sprintf(`{"mode":"active-backup","arp_interval":%d,"min_links":0}`, arpInterval)
+		l.Info.Kind = "bond"
+		l.Info.Data = fmt.Sprintf(`{"mode":"active-backup","arp_interval":%d,"min_links":0}`, arpInterval)
 	}
 }
 func Slave(master int32, state, status string) func(*schema.Link) {

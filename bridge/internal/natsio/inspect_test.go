@@ -152,7 +152,8 @@ func TestInspectAccount(t *testing.T) {
 		if tt.setting == "" && len(findings) == 0 {
 			continue
 		}
-		if len(findings) != 1 || findings[0].Setting != tt.setting || findings[0].Weight != Unusable || findings[0].Advice == "" {
+		if len(findings) != 1 || findings[0].Setting != tt.setting || findings[0].Weight != Unusable ||
+			findings[0].Advice == "" {
 			t.Errorf("got %+v, want %s", findings, tt.setting)
 		}
 	}

@@ -54,8 +54,8 @@ const MarkerTTL = time.Hour
 func BucketConfig(cfg *config.Config) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{
 		Bucket: cfg.Bucket, Description: "current network links, the last event of each, schema " + schema.Name,
-		History: 1, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxBytes: MaxBytes(cfg), LimitMarkerTTL: MarkerTTL,
-		Metadata: OfPrefix(cfg),
+		History: 1, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxBytes: MaxBytes(cfg),
+		LimitMarkerTTL: MarkerTTL, Metadata: OfPrefix(cfg),
 	}
 }
 

@@ -68,7 +68,8 @@ type Queue struct {
 func New(limit config.QueueLimit, window time.Duration) *Queue {
 	return &Queue{
 		limit: limit, window: window, nodes: newRing(), known: map[event.LinkID]*knownLink{},
-		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{}, heldFor: map[uint64][]int32{}, large: map[int32][]byte{},
+		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{},
+		heldFor: map[uint64][]int32{}, large: map[int32][]byte{},
 		pushed: make(chan struct{}, 1), began: make(chan struct{}),
 	}
 }

@@ -123,7 +123,8 @@ func TestQueueForgetsNamespacesThatNobodySaw(t *testing.T) {
 	}
 	_, _, forgotten := q.Size()
 	if left := 200 * 2 * 3000; most > 2*limit+left || forgotten == 0 {
-		t.Errorf("%d bytes at most, of at most %d and %d of links that stay; %d were forgotten", most, 2*limit, left, forgotten)
+		t.Errorf("%d bytes at most, of at most %d and %d of links that stay; %d were forgotten",
+			most, 2*limit, left, forgotten)
 	}
 	replay := map[string]uint32{} // how much of its last snapshot was taken
 	into := make([]event.Delta, queue.MaxTake)

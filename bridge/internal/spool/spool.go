@@ -257,9 +257,9 @@ func (s *Spool) Opening(ctx context.Context) (event.Opening, error) {
 	}
 }
 
-// Next adds the oldest events to the encoder, all of one run. They stay until they are confirmed. It never asks to wait, but until Ready. Its error is a file
-// that was damaged while in use: the next start moves it aside, and makes the published
-// state right.
+// Next adds the oldest events to the encoder, all of one run. They stay until they are
+// confirmed. It never asks to wait, but until Ready. Its error is a file that was damaged
+// while in use: the next start moves it aside, and makes the published state right.
 func (s *Spool) Next(to *event.Encoder, _ time.Time) (wait time.Duration, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {

@@ -67,7 +67,8 @@ func NewQuery(
 		version = m[1]
 	}
 	q := &Query{
-		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix, asked: make(chan struct{}, 1),
+		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix,
+		asked: make(chan struct{}, 1),
 		owner: schema.Owner{
 			Schema: schema.Name, Host: cfg.Host, BootID: id.BootID, Started: time.Now().UTC(), NetnsInode: id.OwnNetns,
 		},
