@@ -226,9 +226,13 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 		}
 	}
 	if o.After > 0 && (o.Join != FromStream || !o.Since.IsZero() || o.Ago > 0) {
-		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); accepted: with Join FromStream and without Since or Ago", o.After)
+		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); "+
+			"accepted: with Join FromStream and without Since or Ago", o.After)
 	}
-	return &Fleet{nc: nc, o: o, hosts: map[string]*host{}, input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8)}, nil
+	return &Fleet{
+		nc: nc, o: o, hosts: map[string]*host{},
+		input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8),
+	}, nil
 }
 
 // CaughtUp is closed when what was there when Run began has been applied: from

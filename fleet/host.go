@@ -64,8 +64,11 @@ func newHost(token, name string) *host {
 }
 
 func (h *host) view() Host {
-	view := Host{Name: h.name, BootID: h.bootID, Labels: h.labels, Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
-		Whole: h.whole, Quiet: h.quiet, Gaps: h.gaps, Healed: h.healed, Repeats: h.repeats}
+	view := Host{
+		Name: h.name, BootID: h.bootID, Labels: h.labels,
+		Epoch: h.epoch, Seq: h.seq, Links: sortedLinks(h.links), Last: h.last,
+		Whole: h.whole, Quiet: h.quiet, Gaps: h.gaps, Healed: h.healed, Repeats: h.repeats,
+	}
 	if h.quiet {
 		view.QuietSince = h.quietSince
 	}

@@ -167,14 +167,18 @@ func TestHostInStream(t *testing.T) {
 		steps []string
 		want  string
 	}{
-		{"an answer has overtaken events", after("e1 9 del b -> applied b", "e1 10 new c -> applied c", "e1 11 new d -> applied d"), "e1-11 a c d"},
+		{"an answer has overtaken events",
+			after("e1 9 del b -> applied b", "e1 10 new c -> applied c", "e1 11 new d -> applied d"), "e1-11 a c d"},
 		{"each once", after("e1 8 new b -> ", "e1 9 del b -> applied b", "e1 9 del b -> "), "e1-10 a c"},
-		{"a new epoch behind that", after("e1 9 del b -> applied b", "e1 10 new c -> applied c", "e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
+		{"a new epoch behind that", after("e1 9 del b -> applied b", "e1 10 new c -> applied c",
+			"e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
 		{"whole: the stream has it", after("? e1 12 a -> ", "e1 9 del b -> applied b"), "e1-10 a c"},
-		{"ahead of the stream", after("? e2 3 c d -> ", "e1 9 del b -> applied b", "e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
-		{"never in the stream", []string{"? e3 9 a -> joined", "e2 4 new b -> applied b", "e3 1 snap a 1/1 -> applied a", "e3 9 new a -> applied a",
-			"e3 10 new b -> applied b"}, "e3-10 a b"},
-		{"waited for in vain", after("lost", "e1 9 del b -> applied b", "doubt", "? e3 2 d -> gone a, gone c, healed", "e1 10 new c -> applied c", "e3 2 new d -> applied d"), "e3-2 d"},
+		{"ahead of the stream", after("? e2 3 c d -> ", "e1 9 del b -> applied b",
+			"e2 1 snap c 1/1 -> applied c, gone a"), "e2-1 c"},
+		{"never in the stream", []string{"? e3 9 a -> joined", "e2 4 new b -> applied b", "e3 1 snap a 1/1 -> applied a",
+			"e3 9 new a -> applied a", "e3 10 new b -> applied b"}, "e3-10 a b"},
+		{"waited for in vain", after("lost", "e1 9 del b -> applied b", "doubt", "? e3 2 d -> gone a, gone c, healed",
+			"e1 10 new c -> applied c", "e3 2 new d -> applied d"), "e3-2 d"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost("h", "h")

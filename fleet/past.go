@@ -16,7 +16,9 @@ import (
 // was. When there are more than about most of them, it is the newest of them. It returns
 // since when they are all: later than that when there were too many, or when the stream
 // does not go back so far. The event is each's to keep.
-func Past(ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(*schema.Event)) (from time.Time, err error) {
+func Past(
+	ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(*schema.Event),
+) (from time.Time, err error) {
 	f, err := New(nc, o)
 	if err != nil {
 		return time.Time{}, err
@@ -61,7 +63,9 @@ func edge(stream *jetstream.StreamInfo) time.Time {
 }
 
 // past makes the consumer of the events since Options.Since, or of the newest of them.
-func (f *Fleet) past(ctx context.Context, js jetstream.JetStream, last, most uint64) (c jetstream.Consumer, bounded bool, err error) {
+func (f *Fleet) past(
+	ctx context.Context, js jetstream.JetStream, last, most uint64,
+) (c jetstream.Consumer, bounded bool, err error) {
 	cfg := jetstream.OrderedConsumerConfig{
 		FilterSubjects: f.subjects(), DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &f.o.Since,
 	}
@@ -75,7 +79,9 @@ func (f *Fleet) past(ctx context.Context, js jetstream.JetStream, last, most uin
 
 // replay calls each with what a consumer had to come when it was made, and returns the time
 // of the first.
-func (f *Fleet) replay(ctx context.Context, consumer jetstream.Consumer, each func(*schema.Event)) (first time.Time, err error) {
+func (f *Fleet) replay(
+	ctx context.Context, consumer jetstream.Consumer, each func(*schema.Event),
+) (first time.Time, err error) {
 	if consumer.CachedInfo().NumPending == 0 {
 		return first, nil
 	}

@@ -157,7 +157,8 @@ func (f *Fleet) stand(ctx context.Context, e *hostEntry) []Change {
 	switch e.standing {
 	case present:
 		h.heard, h.ttl = time.Now(), time.Duration(e.value.TTL)*time.Second
-		return f.isThere(ctx, h, presence{e.token, e.value.Host, e.value.Epoch, e.value.Seq, e.value.BucketBehind}, e.value.Labels)
+		is := presence{e.token, e.value.Host, e.value.Epoch, e.value.Seq, e.value.BucketBehind}
+		return f.isThere(ctx, h, is, e.value.Labels)
 	case silent:
 		return h.fallQuiet(e.at)
 	default:

@@ -38,12 +38,15 @@ func TestLabels(t *testing.T) {
 // What is no label is named, each of them; a key is no longer than 63 bytes, a value than
 // 255.
 func TestParseLabelsNamesMistakes(t *testing.T) {
-	_, err := schema.ParseLabels("a=1," + strings.Repeat("k", 64) + "=1,b=" + strings.Repeat("v", 256) + ",c=\x1b[31m,d=\xff,ü=1")
+	longKey, longValue := strings.Repeat("k", 64), strings.Repeat("v", 256)
+	_, err := schema.ParseLabels("a=1," + longKey + "=1,b=" + longValue + ",c=\x1b[31m,d=\xff,ü=1")
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{`kkk=1": the key is longer`, `vvv": the value is longer`, `"c=\x1b[31m": the value is no text`,
-		`"d=\xff": the value is no text`, `"ü=1": the key has another character`} {
+	for _, want := range []string{
+		`kkk=1": the key is longer`, `vvv": the value is longer`,
+		`"c=\x1b[31m": the value is no text`, `"d=\xff": the value is no text`, `"ü=1": the key has another character`,
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not name %s", err, want)
 		}

@@ -117,7 +117,9 @@ func linksOptions(ctx context.Context, c *client, hosts []string, flags linksFla
 
 // watchLinks prints the links again whenever something has changed, until ctx ends, and
 // on stderr, when that becomes another, of whom they are not all.
-func watchLinks(ctx context.Context, f *fleet.Fleet, flags linksFlags, changed <-chan struct{}, stdout, stderr io.Writer) error {
+func watchLinks(
+	ctx context.Context, f *fleet.Fleet, flags linksFlags, changed <-chan struct{}, stdout, stderr io.Writer,
+) error {
 	for reported := ""; ; {
 		view, incomplete := f.View(), ""
 		if err := partial(view); err != nil {

@@ -94,8 +94,9 @@ configuration.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(watchCommand(environ), linksCommand(environ), forgetCommand(environ), schemaCommand(), configCommand(environ),
-		permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ), versionCommand(), manCommand())
+	root.AddCommand(watchCommand(environ), linksCommand(environ), forgetCommand(environ), schemaCommand(),
+		configCommand(environ), permissionsCommand(environ), doctorCommand(environ), healthcheckCommand(environ),
+		versionCommand(), manCommand())
 	return root
 }
 

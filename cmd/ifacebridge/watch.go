@@ -166,7 +166,8 @@ func isShown(r rune) bool {
 
 // printable quotes a name that a terminal would not show as it is.
 func printable(name string) string {
-	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !isShown(r) || r == '"' || r == '\\' }) < 0 {
+	quoted := func(r rune) bool { return !isShown(r) || r == '"' || r == '\\' }
+	if utf8.ValidString(name) && strings.IndexFunc(name, quoted) < 0 {
 		return name
 	}
 	return visible(strconv.QuoteToGraphic(name))

@@ -75,7 +75,8 @@ func (r *record) handle(data []byte) error {
 	case known && e.Epoch == last.Epoch && e.Seq <= last.Seq:
 		return nil // a repeat
 	case known && e.Epoch == last.Epoch && e.Seq != last.Seq+1, known && e.Epoch != last.Epoch && e.Seq != 1:
-		log.Printf("%s: events between %s and %s have expired; its next snapshot, or its bridge, tells its links", e.Host, last.ID, e.ID)
+		log.Printf("%s: events between %s and %s have expired; its next snapshot, or its bridge, tells its links",
+			e.Host, last.ID, e.ID)
 	}
 	// Where power may fail, the file has to be synced; in a database, the last event of
 	// each host is written in the same transaction as what follows from it.
