@@ -290,7 +290,8 @@ func TestFunctions(t *testing.T) {
 					ae.Bytes(unix.IFLA_VF_VLAN_INFO, append(words(0, 9, 0), 0x88, 0xa8, 0, 0))
 					return nil
 				})
-				ae.Bytes(unix.IFLA_VF_IB_NODE_GUID, append(words(0, 0), binary.NativeEndian.AppendUint64(nil, 0x0102030405060708)...))
+				guid := binary.NativeEndian.AppendUint64(words(0, 0), 0x0102030405060708)
+				ae.Bytes(unix.IFLA_VF_IB_NODE_GUID, guid)
 			})
 			function(ae, 1, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_VF_TRUST, []byte{1}) })
 			return nil
@@ -542,9 +543,11 @@ func enslaved(t testing.TB, body []byte, file string) []byte {
 
 // ticking is the message of a port, as it is said again and again while a timer of its bridge runs.
 func ticking(body []byte) (bodies [][]byte) {
+	header := binary.NativeEndian.AppendUint16(nil, 12)
+	header = binary.NativeEndian.AppendUint16(header, unix.IFLA_BRPORT_FORWARD_DELAY_TIMER)
 	for tick := range 100 {
 		again := bytes.Clone(body)
-		timer := bytes.Index(again, binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 12), unix.IFLA_BRPORT_FORWARD_DELAY_TIMER))
+		timer := bytes.Index(again, header)
 		binary.NativeEndian.PutUint64(again[timer+4:], uint64(tick+1))
 		bodies = append(bodies, again)
 	}

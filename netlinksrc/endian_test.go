@@ -185,19 +185,22 @@ func (t turner) slaves() map[string]layout {
 func (t turner) kinds() map[string]map[uint16]layout {
 	gre := sameOf(uapi.IFLA_GRE_LOCAL, uapi.IFLA_GRE_REMOTE, uapi.IFLA_GRE_IKEY, uapi.IFLA_GRE_OKEY, uapi.IFLA_GRE_IFLAGS,
 		uapi.IFLA_GRE_OFLAGS, uapi.IFLA_GRE_FLOWINFO, uapi.IFLA_GRE_ENCAP_SPORT, uapi.IFLA_GRE_ENCAP_DPORT)
-	tunnel := sameOf(uapi.IFLA_IPTUN_LOCAL, uapi.IFLA_IPTUN_REMOTE, uapi.IFLA_IPTUN_6RD_RELAY_PREFIX, uapi.IFLA_IPTUN_FLOWINFO,
-		uapi.IFLA_IPTUN_ENCAP_SPORT, uapi.IFLA_IPTUN_ENCAP_DPORT)
+	tunnel := sameOf(uapi.IFLA_IPTUN_LOCAL, uapi.IFLA_IPTUN_REMOTE, uapi.IFLA_IPTUN_6RD_RELAY_PREFIX,
+		uapi.IFLA_IPTUN_FLOWINFO, uapi.IFLA_IPTUN_ENCAP_SPORT, uapi.IFLA_IPTUN_ENCAP_DPORT)
 	vti := sameOf(uapi.IFLA_VTI_LOCAL, uapi.IFLA_VTI_REMOTE, uapi.IFLA_VTI_IKEY, uapi.IFLA_VTI_OKEY)
 	return map[string]map[uint16]layout{
 		"gre": gre, "gretap": gre, "erspan": gre, "ip6gre": gre, "ip6gretap": gre, "ip6erspan": gre,
 		"ipip": tunnel, "sit": tunnel, "ip6tnl": tunnel, "vti": vti, "vti6": vti,
-		"amt":     sameOf(uapi.IFLA_AMT_GATEWAY_PORT, uapi.IFLA_AMT_RELAY_PORT, uapi.IFLA_AMT_LOCAL_IP, uapi.IFLA_AMT_REMOTE_IP, uapi.IFLA_AMT_DISCOVERY_IP),
+		"amt": sameOf(uapi.IFLA_AMT_GATEWAY_PORT, uapi.IFLA_AMT_RELAY_PORT, uapi.IFLA_AMT_LOCAL_IP,
+			uapi.IFLA_AMT_REMOTE_IP, uapi.IFLA_AMT_DISCOVERY_IP),
 		"bareudp": sameOf(unix.IFLA_BAREUDP_PORT, unix.IFLA_BAREUDP_ETHERTYPE),
 		"bond": {
-			unix.IFLA_BOND_ARP_IP_TARGET: t.all(same), unix.IFLA_BOND_NS_IP6_TARGET: t.all(same), unix.IFLA_BOND_AD_INFO: t.nest(nil),
+			unix.IFLA_BOND_ARP_IP_TARGET: t.all(same), unix.IFLA_BOND_NS_IP6_TARGET: t.all(same),
+			unix.IFLA_BOND_AD_INFO: t.nest(nil),
 		},
 		"bridge": {
-			unix.IFLA_BR_VLAN_PROTOCOL: same, unix.IFLA_BR_BRIDGE_ID: same, unix.IFLA_BR_ROOT_ID: same, unix.IFLA_BR_MULTI_BOOLOPT: t.words(4),
+			unix.IFLA_BR_VLAN_PROTOCOL: same, unix.IFLA_BR_BRIDGE_ID: same, unix.IFLA_BR_ROOT_ID: same,
+			unix.IFLA_BR_MULTI_BOOLOPT:       t.words(4),
 			unix.IFLA_BR_MCAST_QUERIER_STATE: t.nest(sameOf(uapi.BRIDGE_QUERIER_IP_ADDRESS)),
 		},
 		"can": {

@@ -145,7 +145,9 @@ func ourConstants(t *testing.T) map[string]int64 {
 }
 
 // interfaceConstant matches names of what the tables are made of, not those of system calls.
-var interfaceConstant = regexp.MustCompile(`^(IFLA|BR|BRIDGE|BOND|LACP|VLAN|MACVLAN|IPVLAN|NETKIT|VXLAN|GENEVE|MACSEC|GTP|OVPN|RMNET|IPOIB|TUNNEL|SIT|IP6|AMT|CAN|XDP|` +
+var interfaceConstant = regexp.MustCompile(`^(` +
+	`IFLA|BR|BRIDGE|BOND|LACP|VLAN|MACVLAN|IPVLAN|NETKIT|VXLAN|GENEVE|MACSEC|GTP|OVPN|RMNET|IPOIB|` +
+	`TUNNEL|SIT|IP6|AMT|CAN|XDP|` +
 	`IFF|ETH_P|ARPHRD|IPPROTO|RTM|RTNLGRP|RTEXT|NETNSA)_`)
 
 // goConstants are the numeric constants of a package that are written as literals.
@@ -194,8 +196,11 @@ func packageDir(t *testing.T, path string) string {
 func headerConstants(t *testing.T) (values map[string]int64, version int) {
 	t.Helper()
 	values = map[string]int64{}
-	for _, name := range []string{"version.h", "if_link.h", "if_bridge.h", "if_bonding.h", "if_tunnel.h", "ip6_tunnel.h", "if_macsec.h", "amt.h", "wwan.h", "can/netlink.h", "if_vlan.h",
-		"if.h", "if_tun.h", "if_ether.h", "if_arp.h", "in.h", "in6.h", "netlink.h", "rtnetlink.h", "net_namespace.h"} {
+	for _, name := range []string{
+		"version.h", "if_link.h", "if_bridge.h", "if_bonding.h", "if_tunnel.h", "ip6_tunnel.h", "if_macsec.h",
+		"amt.h", "wwan.h", "can/netlink.h", "if_vlan.h", "if.h", "if_tun.h", "if_ether.h", "if_arp.h",
+		"in.h", "in6.h", "netlink.h", "rtnetlink.h", "net_namespace.h",
+	} {
 		text, err := os.ReadFile(filepath.Join(*kernelHeaders, name))
 		if err != nil {
 			netnstest.Skip(t, "headers", "the kernel's headers (linux-libc-dev): "+err.Error())

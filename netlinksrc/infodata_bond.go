@@ -121,7 +121,8 @@ func Settle(port, master *schema.Link) {
 		return
 	}
 	before, rest, asking := strings.Cut(port.Info.SlaveData, `"mii_status":"GOING_`)
-	if _, interval, asks := strings.Cut(master.Info.Data, `"arp_interval":`); !asking || !asks || strings.HasPrefix(interval, "0") {
+	_, interval, asks := strings.Cut(master.Info.Data, `"arp_interval":`)
+	if !asking || !asks || strings.HasPrefix(interval, "0") {
 		return
 	}
 	_, behind, _ := strings.Cut(rest, `"`)
