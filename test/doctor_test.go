@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,49 @@ func TestUserOfAnotherHost(t *testing.T) {
 	t.Logf("it works %v after the subjects were granted", time.Since(began).Round(time.Millisecond))
 	if n := strings.Count(b.Output(), "cannot publish"); n > 12 {
 		t.Errorf("%d lines of the log say that it cannot publish", n)
+	}
+}
+
+// The advice about a refused subject is a command that whoever grants it can paste into a
+// shell of another machine, without the bridge's settings: what that prints is what the
+// bridge needs with them.
+func TestAdviceCanBePasted(t *testing.T) {
+	netnstest.Parallel(t)
+	conf := func(permissions string) string {
+		return "authorization { users: [ { user: u, password: p, " + permissions + " } ] }"
+	}
+	s := natstest.Start(t, conf(`permissions: { publish: { deny: "eu.iface.*.new" } }`))
+	env := []string{"NATS_URL=" + s.URL, "NATS_USER=u", "NATS_PASSWORD=p", "IFACE_HOST=web 01's", "IFACE_SUBJECT_PREFIX=eu.iface",
+		"IFACE_STREAM=EU", "IFACE_BUCKET=eu", "IFACE_INBOX_PREFIX=_EU"}
+	b := start(t, env)
+	b.Says("cannot publish; events are kept until it works again")
+	var advice string
+	eventually(t, "/readyz has the command", func() bool {
+		_, ready := get(t, "/readyz")
+		_, fails, _ := strings.Cut(ready, "publishing fails: ")
+		fails, _, _ = strings.Cut(fails, "\n")
+		_, advice, _ = strings.Cut(fails, "; grant what this prints: ")
+		return advice != ""
+	})
+	b.Says(strings.ReplaceAll(advice, `\`, `\\`) + `"`) // the log has it, too
+	paste := func(command string) string {
+		shell := exec.Command("/bin/sh", "-c", command)
+		shell.Env = []string{"PATH=" + filepath.Dir(harness.Command(t))}
+		block, err := shell.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		return string(block)
+	}
+	s.Configure(conf(paste(advice)))
+	s.Signal(unix.SIGHUP)
+	eventually(t, "it works", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
+	doctor := start(t, env, "doctor")
+	if status := doctor.Wait(); status != 0 {
+		t.Errorf("doctor: exit status %d", status)
+	}
+	if n := strings.Count(b.Output(), "Permissions Violation for"); n > 2 { // where it was refused, and could not publish
+		t.Errorf("more was refused:\n%s", b.Output())
 	}
 }
 

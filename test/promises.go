@@ -79,7 +79,7 @@
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
-//	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestUserOfAnotherHost, TestRefusedCredentialsDoNotHammer, TestRotation, TestCredentialsThatEnd
+//	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestAdviceCanBePasted, TestUserOfAnotherHost, TestRefusedCredentialsDoNotHammer, TestRotation, TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
 //	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn

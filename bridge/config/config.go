@@ -54,9 +54,11 @@ type Config struct {
 	LogLevel    string
 	LogFormat   string
 
-	Version string // of the program, for those who ask; not a setting
+	Version  string // of the program, for those who ask; not a setting
+	Operator bool   // for one who forgets hosts, too; not a setting
 
-	chosen []string // of the variables for a stream and a bucket that we create, those that are set
+	context string   // the value of NATS_CONTEXT
+	chosen  []string // of the variables for a stream and a bucket that we create, those that are set
 }
 
 // Chosen reports whether a variable for a stream and a bucket that we create is set: it is

@@ -219,3 +219,36 @@ func TestVariablesMaskSecrets(t *testing.T) {
 		}
 	}
 }
+
+// The command has what decides on the subjects, and nothing else.
+func TestPermissionsCommand(t *testing.T) {
+	for want, environ := range map[string][]string{
+		"ifacebridge permissions web01.example.com": {"IFACE_HOST=web01.example.com", "NATS_URL=h", "IFACE_RESYNC=1s"},
+		"ifacebridge permissions 'web 01'\\''s'":    {"IFACE_HOST=web 01's"},
+		"ifacebridge permissions -- -x":             {"IFACE_HOST=-x"},
+		"IFACE_JS_DOMAIN=hub IFACE_INBOX_PREFIX=_X IFACE_SUBJECT_PREFIX=eu.iface IFACE_STREAM=EU IFACE_HOSTS_BUCKET=h ifacebridge permissions x": {
+			"IFACE_HOST=x", "NATS_URL=h", "IFACE_JS_DOMAIN=hub", "IFACE_INBOX_PREFIX=_X", "IFACE_SUBJECT_PREFIX=eu.iface", "IFACE_STREAM=EU",
+			"IFACE_HOSTS_BUCKET=h", "IFACE_BUCKET=eu_iface_links"},
+		"IFACE_DELIVERY=core ifacebridge permissions x": {"IFACE_HOST=x", "IFACE_DELIVERY=core", "IFACE_STREAM=S"},
+		"IFACE_PRESENCE=0 ifacebridge permissions x":    {"IFACE_HOST=x", "IFACE_PRESENCE=0"},
+	} {
+		c, err := Parse(environ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.PermissionsCommand(); got != want {
+			t.Errorf("\n got %s\nwant %s", got, want)
+		}
+		if c.Host, c.Token = "", ""; !strings.HasSuffix(c.PermissionsCommand(), "ifacebridge permissions --viewer") {
+			t.Errorf("of a reader: %s", c.PermissionsCommand())
+		}
+		if c.Operator = true; !strings.HasSuffix(c.PermissionsCommand(), "ifacebridge permissions --operator") {
+			t.Errorf("of an operator: %s", c.PermissionsCommand())
+		}
+	}
+	file := context(t, `{"jetstream_api_prefix": "hub.API"}`)
+	c, err := Parse([]string{"IFACE_HOST=x", "NATS_CONTEXT=" + file})
+	if got, want := c.PermissionsCommand(), "NATS_CONTEXT="+file+" ifacebridge permissions x"; err != nil || got != want {
+		t.Errorf("\n got %s, %v\nwant %s", got, err, want)
+	}
+}

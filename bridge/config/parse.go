@@ -84,6 +84,7 @@ func (p *parser) config() Config {
 		StoreDir:    p.storeDir(),
 		LogLevel:    p.oneOf("IFACE_LOG_LEVEL", "debug", "info", "warn", "error"),
 		LogFormat:   p.oneOf("IFACE_LOG_FORMAT", "text", "json"),
+		context:     p.env.vars["NATS_CONTEXT"],
 		chosen:      p.env.chosen(),
 	}
 	if c.TLSFirst && c.WebSocket() {

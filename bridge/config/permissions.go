@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 
 	"ifacebridge/schema"
@@ -99,6 +100,59 @@ func (c *Config) OperatorPermissions() Permissions {
 	return p
 }
 
+// PermissionsCommand is the command that prints what the user of this configuration needs,
+// for any shell: with the host's name, and with those settings that decide on its subjects
+// and are not as they are by default, since whoever grants permissions does so elsewhere.
+func (c *Config) PermissionsCommand() string {
+	var command strings.Builder
+	set := func(name, value, standard string) {
+		if value != standard {
+			command.WriteString(name + "=" + shellWord(value) + " ")
+		}
+	}
+	if domain, ok := strings.CutPrefix(c.JSAPI, "$JS."); ok {
+		set("IFACE_JS_DOMAIN", strings.TrimSuffix(domain, ".API"), "")
+	} else if c.JSAPI != "" {
+		set("NATS_CONTEXT", c.context, "") // no variable has a prefix
+	}
+	set("IFACE_INBOX_PREFIX", c.Inbox, "")
+	set("IFACE_SUBJECT_PREFIX", c.Prefix, schema.DefaultPrefix)
+	set("IFACE_DELIVERY", string(c.Delivery), string(JetStream))
+	if c.Delivery == JetStream {
+		set("IFACE_STREAM", c.Stream, variableOf("IFACE_STREAM").standard)
+		set("IFACE_BUCKET", c.Bucket, schema.LinksBucket(c.Prefix))
+		set("IFACE_HOSTS_BUCKET", c.HostsBucket, schema.HostsBucket(c.Prefix))
+		if c.Presence == 0 {
+			set("IFACE_PRESENCE", "0", "")
+		}
+	}
+	command.WriteString("ifacebridge permissions ")
+	switch {
+	case c.Operator:
+		command.WriteString("--operator")
+	case c.Host == "":
+		command.WriteString("--viewer")
+	case strings.HasPrefix(c.Host, "-"):
+		command.WriteString("-- " + shellWord(c.Host))
+	default:
+		command.WriteString(shellWord(c.Host))
+	}
+	return command.String()
+}
+
+var plainWord = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
+
+// shellWord is a text as one word of a shell's command.
+func shellWord(text string) string {
+	if plainWord.MatchString(text) {
+		return text
+	}
+	return quoted(text)
+}
+
+// quoted is a text in the quotes of a shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
 // String returns the permissions as a block of a nats-server configuration.
 func (p Permissions) String() string {
 	var b strings.Builder
@@ -126,7 +180,6 @@ func (p Permissions) String() string {
 // NSC returns the nsc command that adds a user with the permissions to the account
 // that nsc has selected.
 func (p Permissions) NSC(user string) string {
-	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	var b strings.Builder
 	b.WriteString("nsc add user --name " + quoted(user))
 	for _, s := range p.Publish {

@@ -81,12 +81,12 @@ func (e *examination) checkPermissions(ctx context.Context) {
 		e.fail("permissions", "the server does not let this user ask for them: "+err.Error(), e.permissionAdvice())
 		return
 	} else if err != nil {
-		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: ifacebridge permissions")
+		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: "+e.cfg.PermissionsCommand())
 		return
 	}
 	user, has := info.Data.User, info.Data.Permissions
 	if has == nil {
-		e.good("permissions", "user %q may do everything; what a bridge needs: ifacebridge permissions", user)
+		e.good("permissions", "user %q may do everything; what a bridge needs: %s", user, e.cfg.PermissionsCommand())
 		return
 	}
 	var missing []string
@@ -106,7 +106,7 @@ func (e *examination) checkPermissions(ctx context.Context) {
 }
 
 func (e *examination) permissionAdvice() string {
-	return "give it what this prints: ifacebridge permissions " + e.cfg.Host
+	return "give it what this prints: " + e.cfg.PermissionsCommand()
 }
 
 // published returns the subjects with that of all events replaced by those that there

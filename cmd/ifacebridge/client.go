@@ -21,7 +21,7 @@ import (
 // embeddedURL is where the embedded server listens.
 const embeddedURL = "nats://127.0.0.1:4222"
 
-// A client is a command's connection to NATS, for reading.
+// A client is a command's connection to NATS.
 type client struct {
 	cfg config.Config
 	nc  *nats.Conn
@@ -30,12 +30,14 @@ type client struct {
 }
 
 // connectClient connects by the settings, to the embedded server when they name
-// none. It never gives up: see reach. The caller closes nc.
-func connectClient(environ []string, name string, log *slog.Logger) (*client, error) {
+// none. An operator is not for reading alone. It never gives up: see reach. The caller
+// closes nc.
+func connectClient(environ []string, operator bool, name string, log *slog.Logger) (*client, error) {
 	cfg, err := config.ParseConnection(environ)
 	if err != nil {
 		return nil, err
 	}
+	cfg.Operator = operator
 	if len(cfg.Servers) == 0 {
 		cfg.Servers = []string{embeddedURL}
 	}

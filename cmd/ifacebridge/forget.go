@@ -57,7 +57,7 @@ func forgetHosts(
 	ctx context.Context, environ, hosts []string, silentFor time.Duration, stdout, stderr io.Writer,
 ) error {
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	c, err := connectClient(environ, "ifacebridge forget", log)
+	c, err := connectClient(environ, true, "ifacebridge forget", log)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 		level = slog.LevelWarn
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	c, err := connectClient(environ, "ifacebridge links", log)
+	c, err := connectClient(environ, false, "ifacebridge links", log)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 // watchTable follows the fleet in a table until ctx ends or the user leaves.
 func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os.File) error {
 	silent := slog.New(slog.DiscardHandler) // the table shows what would be logged
-	c, err := connectClient(environ, "ifacebridge watch", silent)
+	c, err := connectClient(environ, false, "ifacebridge watch", silent)
 	if err != nil {
 		return err
 	}

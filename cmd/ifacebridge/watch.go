@@ -103,7 +103,7 @@ func (w *watchFlags) options(c *client) fleet.Options {
 // stderr, so that stdout holds what was published and nothing else.
 func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	c, err := connectClient(environ, "ifacebridge watch", log)
+	c, err := connectClient(environ, false, "ifacebridge watch", log)
 	if err != nil {
 		return err
 	}

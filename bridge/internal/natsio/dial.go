@@ -25,7 +25,8 @@ import (
 type dialer struct {
 	through proxy.ContextDialer
 	auth    config.Auth
-	once    bool // the credentials were read, and there is no next time
+	grant   string // what to do about a subject that is refused
+	once    bool   // the credentials were read, and there is no next time
 
 	conn     atomic.Pointer[nats.Conn] // that it dials for, once that is known
 	last     atomic.Pointer[Wire]
@@ -59,7 +60,8 @@ var (
 
 func newDialer(cfg *config.Config) (*dialer, error) {
 	through, err := throughProxy(cfg.Proxy, &net.Dialer{Timeout: connectTimeout})
-	return &dialer{through: through, auth: cfg.Auth, refused: map[string]refusal{}}, err
+	grant := "grant what this prints: " + cfg.PermissionsCommand()
+	return &dialer{through: through, auth: cfg.Auth, grant: grant, refused: map[string]refusal{}}, err
 }
 
 // Dial implements nats.CustomDialer. nats.go calls it with the connection locked, which is

@@ -325,9 +325,13 @@ func WithAdvice(err error, format string, args ...any) error {
 
 // PermissionError returns the permission that the server has refused since before was
 // the connection's last error, if any. The server answers a publish that is not
-// permitted with an error of its own, ahead of what it answers later.
+// permitted with an error of its own, ahead of what it answers later. The advice is the
+// command that prints what this connection's user needs.
 func PermissionError(nc *nats.Conn, before error) error {
 	if err := nc.LastError(); err != before && errors.Is(err, nats.ErrPermissionViolation) {
+		if d, ok := nc.Opts.CustomDialer.(*dialer); ok {
+			return &advisedError{err, d.grant}
+		}
 		return err
 	}
 	return nil
@@ -340,8 +344,16 @@ func ExplainPermission(nc *nats.Conn, before, err error) error {
 	if err == nil {
 		return nil
 	}
-	if refused := PermissionError(nc, before); refused != nil && !strings.Contains(err.Error(), refused.Error()) {
-		return fmt.Errorf("%w: %w", refused, err)
+	refused := PermissionError(nc, before)
+	if refused == nil {
+		return err
 	}
-	return err
+	explained := err
+	if !strings.Contains(err.Error(), refused.Error()) {
+		explained = fmt.Errorf("%w: %w", refused, err)
+	}
+	if advised := new(advisedError); errors.As(err, &advised) || errors.As(refused, &advised) { // err's own knows more
+		return &advisedError{explained, advised.advice}
+	}
+	return explained
 }

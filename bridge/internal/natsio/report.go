@@ -27,7 +27,6 @@ import (
 type reporter struct {
 	log     *slog.Logger
 	servers string // without secrets
-	grant   string // what to do about a subject that is refused
 	dialer  *dialer
 	begun   chan struct{} // closed when there is a connection, or all servers were tried
 	deaf    chan struct{} // holds a token when the subject of answers was refused
@@ -55,13 +54,9 @@ const (
 )
 
 func newReporter(cfg *config.Config, d *dialer, log *slog.Logger) *reporter {
-	who := cfg.Host
-	if who == "" {
-		who = "--viewer"
-	}
 	return &reporter{
 		log: log, servers: config.RedactURLs(cfg.Servers), dialer: d, begun: make(chan struct{}),
-		deaf: make(chan struct{}, 1), grant: "grant what this prints: ifacebridge permissions " + who,
+		deaf: make(chan struct{}, 1),
 	}
 }
 
@@ -230,7 +225,7 @@ func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 		return
 	}
 	if fault.Reason == Permission {
-		fault.Advice = r.grant
+		fault.Advice = r.dialer.grant
 		r.refusedLocked(nc, &fault)
 	}
 	repeated, news := r.throttle.news(fault.key(), time.Now())
