@@ -94,7 +94,7 @@ func TestWatchTable(t *testing.T) {
 	must(t, k.Up(peer))
 	must(t, k.SetUint32(a, unix.IFLA_MTU, 1400))
 	m.keys("VETH0 br0")
-	m.shows("a filter", "filter: VETH0 br0", "1 links", "veth0@veth1", "1400")
+	m.shows("a filter", "filter: VETH0 br0", "1 link ", "veth0@veth1", "1400")
 	m.keys("Enter")
 	m.shows("a link's last events", "ifindex", "mtu 1500 → 1400", `operstate "LOWERLAYERDOWN" → "UP"`, "flags +LOWER_UP")
 	m.run("resize-window", "-x", "80", "-y", "24")
@@ -114,7 +114,7 @@ func TestWatchTable(t *testing.T) {
 	s.Kill()
 	m.shows("a lost connection", "CONNECTION LOST", "what is shown is old")
 	s.Start()
-	m.shows("the connection is back", "ifacebridge watch  1 hosts")
+	m.shows("the connection is back", "ifacebridge watch  1 host ")
 	b.Signal(unix.SIGKILL) // it goes without a word
 	b.Wait()
 	m.shows("a silent host", " 1 silent ", "SILENT", "s     lo")
@@ -155,7 +155,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 		m := startTerminal(t, 180, 40, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, harness.Command(t)+" watch "+args)
 		m.shows("the table", "ifacebridge watch  1 host  3 links", "HOST")
 		m.keys("veth0@") // the only one that is left
-		m.shows("the filter", "1 links")
+		m.shows("the filter", "1 link ")
 		return m
 	}
 	m := watch("")
