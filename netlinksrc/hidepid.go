@@ -28,8 +28,12 @@ func hidesProcesses() bool {
 	return hides && !mayTrace() && !slices.Contains(append(groups, unix.Getegid()), exempt)
 }
 
+// noGroup is the group of nobody.
+const noGroup = -1
+
 // hidepid returns what /proc's mount options say: whether processes are hidden, and the
-// group from which they are not.
+// group from which they are not. Where only processes are shown that may be traced, the
+// kernel exempts no group, whatever gid says (has_pid_permissions in fs/proc/base.c).
 func hidepid(mountinfo string) (hides bool, exempt int) {
 	for line := range strings.Lines(mountinfo) {
 		mount, super, _ := strings.Cut(line, " - ")
@@ -37,14 +41,19 @@ func hidepid(mountinfo string) (hides bool, exempt int) {
 		if len(at) < 5 || at[4] != "/proc" || len(is) < 3 || is[0] != "proc" {
 			continue
 		}
-		hides, exempt = false, 0 // the last mount there counts
+		hides, exempt = false, 0 // the last mount there counts; without gid it is the group of root
+		traceable := false
 		for option := range strings.SplitSeq(is[2], ",") {
 			switch name, value, _ := strings.Cut(option, "="); name {
 			case "hidepid":
-				hides = slices.Contains([]string{"2", "invisible", "4", "ptraceable"}, value)
+				traceable = value == "4" || value == "ptraceable"
+				hides = traceable || value == "2" || value == "invisible"
 			case "gid":
 				exempt, _ = strconv.Atoi(value) // the kernel wrote it
 			}
+		}
+		if traceable {
+			exempt = noGroup
 		}
 	}
 	return hides, exempt

@@ -13,7 +13,8 @@ func TestHidepid(t *testing.T) {
 		{before + "23 28 0:22 / /proc rw,nosuid,nodev,noexec,relatime shared:14 - proc proc rw\n", false, 0},
 		{before + "23 28 0:22 / /proc rw,relatime - proc proc rw,hidepid=invisible\n", true, 0},
 		{before + "23 28 0:22 / /proc rw,relatime - proc proc rw,gid=27,hidepid=2\n", true, 27},
-		{before + "23 28 0:22 / /proc rw,relatime - proc proc rw,hidepid=ptraceable\n", true, 0},
+		{before + "23 28 0:22 / /proc rw,relatime - proc proc rw,hidepid=ptraceable\n", true, noGroup},
+		{before + "23 28 0:22 / /proc rw,relatime - proc proc rw,hidepid=4,gid=27\n", true, noGroup},
 		{"23 28 0:22 / /proc rw,relatime - proc proc rw,hidepid=noaccess\n", false, 0}, // they are listed
 		{"23 28 0:22 / /proc rw - proc proc rw,hidepid=2\n24 23 0:23 / /proc rw - proc proc rw\n", false, 0},
 		{"23 28 0:22 / /proc/sys rw - proc proc rw,hidepid=2\n", false, 0},
