@@ -46,6 +46,9 @@ func MTU(n uint32) func(*schema.Link)   { return func(l *schema.Link) { l.MTU = 
 func Alias(s string) func(*schema.Link) { return func(l *schema.Link) { l.Alias = s } }
 func Master(i int32) func(*schema.Link) { return func(l *schema.Link) { l.MasterIndex = i } }
 func Kind(k string) func(*schema.Link)  { return func(l *schema.Link) { l.Info.Kind = k } }
+func Type(t schema.LinkType) func(*schema.Link) {
+	return func(l *schema.Link) { l.Type = t }
+}
 func CarrierUps(n uint32) func(*schema.Link) {
 	return func(l *schema.Link) { l.CarrierUpCount = schema.Some(n) }
 }

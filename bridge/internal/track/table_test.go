@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/netlinksrc"
@@ -200,6 +202,11 @@ func TestTableCompares(t *testing.T) {
 		},
 		{"a rename", link(2, "b", kind("veth"), ups(3)), []string{"new renamed 2:b [ifname] resync"}},
 		{"a link that is new", link(3, "c"), []string{"new created 3:c resync"}},
+		{
+			"another hardware type",
+			link(2, "a", kind("veth"), ups(3), hardware(unix.ARPHRD_IEEE80211_RADIOTAP)),
+			[]string{"new updated 2:a [link_type] resync"},
+		},
 		{
 			"another kind under the index",
 			link(2, "a", kind("bridge"), ups(3)),

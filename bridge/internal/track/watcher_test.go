@@ -262,6 +262,26 @@ func TestWatcher(t *testing.T) {
 				receives: []messages{nil},
 			},
 			[]string{"new existing 2:a", "new created 3:b resync"}},
+		{"a dump tells of another hardware type as a notification does: the link is the same",
+			script{
+				steps: []step{
+					{links: links{a}},
+					{links: links{link(2, "a", hardware(unix.ARPHRD_ETHER))}},
+					{links: links{link(2, "a", hardware(unix.ARPHRD_IEEE80211_RADIOTAP))}},
+					{
+						links:     links{link(2, "a", hardware(unix.ARPHRD_IEEE80211_RADIOTAP))},
+						meanwhile: messages{newMsg(link(2, "a", hardware(unix.ARPHRD_ETHER)))},
+					},
+				},
+				receives: []messages{{newMsg(link(2, "a", hardware(unix.ARPHRD_IEEE80211)))}, nil, nil, nil},
+			},
+			[]string{
+				"new existing 2:a",
+				"new updated 2:a [link_type]",
+				"new updated 2:a [link_type] resync", // to Ethernet
+				"new updated 2:a [link_type] resync", // to monitor mode
+				"new updated 2:a [link_type]",        // and what came while the dump ran
+			}},
 		{"a partial message does not hide its link from a dump",
 			script{
 				steps: []step{

@@ -14,6 +14,7 @@ var (
 	alias     = linktest.Alias
 	master    = linktest.Master
 	kind      = linktest.Kind
+	hardware  = linktest.Type
 	ups       = linktest.CarrierUps
 	reason    = linktest.Reason
 	functions = linktest.Functions
