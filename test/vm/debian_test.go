@@ -60,24 +60,28 @@ func newDebian(t *testing.T, suite string) *debian {
 		must(t, os.MkdirAll(filepath.Join(d.dir, dir), 0o755))
 	}
 	site := regexp.MustCompile(`(?m)^(\S+) ` + codename[1] + `$`).FindStringSubmatch(
-		run(t, "", "apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Created-By: Packages", "Component: main"))
+		run(t, "", "apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)",
+			"Created-By: Packages", "Component: main"))
 	if site == nil {
 		netnstest.Skip(t, "vm", "apt has no source for "+codename[1])
 	}
 	sources := ""
 	for _, release := range []string{codename[1], d.release} {
-		sources += fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", site[1], release)
+		sources += fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n",
+			site[1], release)
 	}
 	if suite != "backports" {
 		sources = sources[:len(sources)/2]
 	}
 	must(t, os.WriteFile(filepath.Join(d.dir, "sources.list"), []byte(sources), 0o644))
 	for option, value := range map[string]string{
-		"Dir::Etc::sourcelist": "sources.list", "Dir::Etc::sourceparts": "parts", "Dir::State::lists": "lists", "Dir::Cache::archives": "archives",
+		"Dir::Etc::sourcelist": "sources.list", "Dir::Etc::sourceparts": "parts",
+		"Dir::State::lists": "lists", "Dir::Cache::archives": "archives",
 	} {
 		d.options = append(d.options, "-o", option+"="+filepath.Join(d.dir, value))
 	}
-	d.options = append(d.options, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root")
+	d.options = append(d.options, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=",
+		"-o", "APT::Sandbox::User=root")
 	if out, err := exec.Command("apt-get", append(d.options, "-qq", "update")...).CombinedOutput(); err != nil {
 		netnstest.Skip(t, "vm", fmt.Sprintf("apt-get update: %v\n%s", err, out))
 	}

@@ -27,7 +27,8 @@ func TestDriven(t *testing.T) {
 	if url == "" {
 		t.Skip("runs in the machine that TestMachine boots")
 	}
-	nc, err := nats.Connect(url, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+	nc, err := nats.Connect(url, nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
 		nats.PingInterval(time.Second), nats.MaxPingsOutstanding(5))
 	must(t, err)
 	over := make(chan struct{})

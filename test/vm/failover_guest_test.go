@@ -77,7 +77,9 @@ link set q1 up`)
 	k, b := listen(t), startBridge(t)
 	n, began := b.count(), time.Now()
 	setUp(t, "link set br0 up\nlink set br1 up")
-	blocked := b.await(t, "a port that is blocked", n, func(e *schema.Event) bool { return port(&e.Link, "state") == "blocking" })
+	blocked := b.await(t, "a port that is blocked", n, func(e *schema.Event) bool {
+		return port(&e.Link, "state") == "blocking"
+	})
 	if blocked.event.Link.Name != "q1" {
 		t.Errorf("%q is blocked, and not the second port of the bridge that is not the root", blocked.event.Link.Name)
 	}
@@ -130,8 +132,9 @@ func arrives(t *testing.T, k *kernel, b *bridge, began time.Time, n int, name, k
 func judge(t *testing.T, delays []time.Duration) {
 	t.Helper()
 	slices.Sort(delays)
-	t.Logf("%d events came %v to %v after the kernel's messages, half of them within %v", len(delays),
-		delays[0].Round(time.Millisecond), delays[len(delays)-1].Round(time.Millisecond), delays[len(delays)/2].Round(time.Millisecond))
+	at := func(i int) time.Duration { return delays[i].Round(time.Millisecond) }
+	t.Logf("%d events came %v to %v after the kernel's messages, half of them within %v",
+		len(delays), at(0), at(len(delays)-1), at(len(delays)/2))
 	if delays[0] > prompt {
 		t.Errorf("no event came within %v", prompt)
 	}

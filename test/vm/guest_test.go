@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -229,7 +228,8 @@ func modprobe(t *testing.T, modules ...string) {
 	t.Helper()
 	for _, module := range modules {
 		name, options, _ := strings.Cut(module, " ")
-		if out, err := exec.CommandContext(context.Background(), "modprobe", append([]string{name}, strings.Fields(options)...)...).CombinedOutput(); err != nil {
+		args := append([]string{name}, strings.Fields(options)...)
+		if out, err := exec.Command("modprobe", args...).CombinedOutput(); err != nil {
 			t.Logf("no module %s: %s", name, bytes.TrimSpace(out))
 		}
 	}

@@ -53,9 +53,12 @@ func (m *machine) start(s system, image, server, from string) {
 	m.t.Helper()
 	dir := m.t.TempDir()
 	m.monitor, m.console = filepath.Join(dir, "monitor"), filepath.Join(dir, "console")
-	args := []string{"-accel", "tcg", "-m", "512", "-smp", "1", "-display", "none", "-no-reboot", "-nic", "user,model=e1000",
-		"-serial", "file:" + m.console, "-monitor", "unix:" + m.monitor + ",server=on,wait=off", "-kernel", s.kernel, "-initrd", image,
-		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 IFACE_VM_NATS=" + server}
+	args := []string{
+		"-accel", "tcg", "-m", "512", "-smp", "1", "-display", "none", "-no-reboot", "-nic", "user,model=e1000",
+		"-serial", "file:" + m.console, "-monitor", "unix:" + m.monitor + ",server=on,wait=off",
+		"-kernel", s.kernel, "-initrd", image,
+		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 IFACE_VM_NATS=" + server,
+	}
 	if from != "" {
 		args = append(args, "-incoming", "exec:cat "+from)
 	}
@@ -70,7 +73,9 @@ func (m *machine) start(s system, image, server, from string) {
 		}
 	})
 	if from != "" {
-		within(m.t, 2*time.Minute, "the saved machine is there", func() bool { return !strings.Contains(m.tell("info status"), "inmigrate") })
+		within(m.t, 2*time.Minute, "the saved machine is there", func() bool {
+			return !strings.Contains(m.tell("info status"), "inmigrate")
+		})
 		m.tell("cont")
 	}
 }
@@ -116,7 +121,9 @@ func (m *machine) save() (file string) {
 	file = filepath.Join(m.t.TempDir(), "memory")
 	m.tell("stop")
 	m.tell(`migrate -d "exec:cat > ` + file + `"`)
-	within(m.t, 2*time.Minute, "the memory is saved", func() bool { return strings.Contains(m.tell("info migrate"), "Migration status: completed") })
+	within(m.t, 2*time.Minute, "the memory is saved", func() bool {
+		return strings.Contains(m.tell("info migrate"), "Migration status: completed")
+	})
 	return file
 }
 
@@ -184,7 +191,9 @@ func (d *driver) alias(r *harness.Recorder, alias string) schema.Event {
 	d.t.Helper()
 	n := r.Mark()
 	d.do("ip link set v0 alias %s", alias)
-	return r.Until(n, "the alias "+alias, func(e *schema.Event) bool { return e.Link.Alias == alias && e.Changed.Has("ifalias") })
+	return r.Until(n, "the alias "+alias, func(e *schema.Event) bool {
+		return e.Link.Alias == alias && e.Changed.Has("ifalias")
+	})
 }
 
 // A machine is stopped and goes on, its clock is set, its memory goes back to what it was, and
@@ -310,7 +319,8 @@ func TestMachine(t *testing.T) {
 	d.alias(r, "alone")
 	d.same(s)
 	harness.ReplayAll(t, all())
-	if says := d.do("hidden NATS_URL=%s IFACE_HOST=guest IFACE_NETNS=all", server); !strings.Contains(says, "/proc is mounted with hidepid") {
+	says := d.do("hidden NATS_URL=%s IFACE_HOST=guest IFACE_NETNS=all", server)
+	if !strings.Contains(says, "/proc is mounted with hidepid") {
 		t.Errorf("nothing is said of processes that are hidden:\n%s", says)
 	}
 	d.do("poweroff")

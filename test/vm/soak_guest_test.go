@@ -55,7 +55,8 @@ address add 192.0.2.8/24 dev broken`)
 			t.Logf("%s %v %s, was %s", e.Link.Name, e.Changed.Names(), e.Link.Info.SlaveData, e.Previous.Info.SlaveData)
 		}
 	}
-	t.Logf("%d rounds in %v: the kernel sent %d notifications, %d events came; of the broken bond and its slaves %d and %d",
+	t.Logf("%d rounds in %v: the kernel sent %d notifications, %d events came; "+
+		"of the broken bond and its slaves %d and %d",
 		rounds, time.Since(began).Round(time.Second), k.count()-heard, b.count()-n, said, events)
 	if events >= 10 {
 		t.Errorf("%d events of a bond that is broken", events)
@@ -74,18 +75,22 @@ var stories = [][]string{
 	{"link add c-dummy type dummy", "link set c-dummy up", "link set c-dummy mtu 1400", "link set c-dummy down",
 		"link set c-dummy address 02:00:00:00:00:01", "link del c-dummy"},
 	{"link add c-moving type dummy", "link set c-moving up", "link set c-moving netns red",
-		"red link set c-moving up", "red link set c-moving name c-elsewhere", "red link set c-elsewhere netns 1", "red link del c-elsewhere"},
+		"red link set c-moving up", "red link set c-moving name c-elsewhere", "red link set c-elsewhere netns 1",
+		"red link del c-elsewhere"},
 	{"link del c-elsewhere"},
 	{"link add c-bond type bond mode active-backup miimon 50", "link add c-s1 type dummy", "link add c-s2 type dummy",
-		"link set c-s1 master c-bond", "link set c-s2 master c-bond", "link set c-bond up", "link set c-bond type bond active_slave c-s2",
-		"link set c-s2 down", "link set c-s2 up", "link set c-s1 nomaster", "link del c-bond", "link del c-s1", "link del c-s2"},
-	{"link add c-under type dummy", "link set c-under up", "link add c-vlan link c-under type vlan id 5", "link set c-vlan up",
-		"link set c-vlan mtu 1400", "link add c-vrf type vrf table 7", "link set c-vrf up", "link set c-vlan master c-vrf",
-		"link set c-vlan nomaster", "link del c-vrf", "link del c-under"},
-	{"link add c-bridge type bridge stp_state 1 forward_delay 200", "link set c-bridge up", "link add c-port type veth peer name c-far",
-		"link set c-port master c-bridge", "link set c-port up", "link set c-far up", "link set c-port type bridge_slave cost 9 hairpin on",
+		"link set c-s1 master c-bond", "link set c-s2 master c-bond", "link set c-bond up",
+		"link set c-bond type bond active_slave c-s2", "link set c-s2 down", "link set c-s2 up", "link set c-s1 nomaster",
+		"link del c-bond", "link del c-s1", "link del c-s2"},
+	{"link add c-under type dummy", "link set c-under up", "link add c-vlan link c-under type vlan id 5",
+		"link set c-vlan up", "link set c-vlan mtu 1400", "link add c-vrf type vrf table 7", "link set c-vrf up",
+		"link set c-vlan master c-vrf", "link set c-vlan nomaster", "link del c-vrf", "link del c-under"},
+	{"link add c-bridge type bridge stp_state 1 forward_delay 200", "link set c-bridge up",
+		"link add c-port type veth peer name c-far", "link set c-port master c-bridge", "link set c-port up",
+		"link set c-far up", "link set c-port type bridge_slave cost 9 hairpin on",
 		"link set c-bridge type bridge vlan_filtering 1", "link set c-far down", "link set c-far up",
-		"link set c-port type bridge_slave cost 19 isolated on", "link set c-port nomaster", "link del c-port", "link del c-bridge"},
+		"link set c-port type bridge_slave cost 19 isolated on", "link set c-port nomaster",
+		"link del c-port", "link del c-bridge"},
 	{"link add c-team type team", "link add c-mate type dummy", "link set c-mate master c-team", "link set c-team up",
 		"link set c-mate up", "link set c-mate nomaster", "link del c-team", "link del c-mate"},
 	{"link add c-macvlan link c-base type macvlan mode bridge", "link set c-macvlan up", "link set c-macvlan protodown on",
@@ -95,9 +100,11 @@ var stories = [][]string{
 		"link set c-vxlan type vxlan id 77 remote 192.0.2.4", "link del c-vxlan"},
 	{"link add c-veth type veth peer name c-peer", "link set c-veth up", "link set c-peer up", "link set c-peer mtu 1300",
 		"link set c-veth alias busy", "link property add dev c-veth altname c-veth-by-another-name",
-		"link property del dev c-veth altname c-veth-by-another-name", "link set c-veth down", "link set c-veth name c-renamed",
-		"link set c-renamed up", "link set c-peer netns red", "red link set c-peer up", "red link set c-peer down", "link del c-renamed"},
-	{"netns add c-space", "link add c-in type veth peer name c-out netns c-space", "link set c-in up", "netns del c-space"},
+		"link property del dev c-veth altname c-veth-by-another-name", "link set c-veth down",
+		"link set c-veth name c-renamed", "link set c-renamed up", "link set c-peer netns red",
+		"red link set c-peer up", "red link set c-peer down", "link del c-renamed"},
+	{"netns add c-space", "link add c-in type veth peer name c-out netns c-space", "link set c-in up",
+		"netns del c-space"},
 	{"red link add r-dummy type dummy", "red link set r-dummy up", "red link del r-dummy"},
 	{"link set wlan0 down", "link set wlan0 name c-wlan", "link set c-wlan name wlan0", "link set wlan0 up"},
 }

@@ -55,7 +55,8 @@ func suites(t *testing.T) []string {
 	case netnstest.Required("vm"):
 		return []string{"backports"}
 	}
-	netnstest.Skip(t, "vm", "IFACE_TEST_VM=stable,backports boots Debian's kernels in an emulated machine, which takes minutes")
+	netnstest.Skip(t, "vm", "IFACE_TEST_VM=stable,backports boots Debian's kernels in an emulated machine, "+
+		"which takes minutes")
 	return nil
 }
 
@@ -106,7 +107,9 @@ func initramfs(t *testing.T, script, ip string, adds func(root string)) string {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	run(t, "", "cp", "-L", path(t, "busybox"), root+"/bin/busybox")
-	for _, tool := range []string{"sh", "mount", "mkdir", "modprobe", "insmod", "poweroff", "sleep", "cat", "ifconfig", "ls", "dmesg"} {
+	for _, tool := range []string{
+		"sh", "mount", "mkdir", "modprobe", "insmod", "poweroff", "sleep", "cat", "ifconfig", "ls", "dmesg",
+	} {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", tool)))
 	}
 	must(t, os.Symlink("bin", filepath.Join(root, "sbin")))
@@ -140,14 +143,20 @@ poweroff -f
 func modules(t *testing.T, s system, root string) {
 	from := filepath.Join(s.modules, "lib/modules", s.release)
 	to := filepath.Join(root, "lib/modules", s.release)
-	for _, dir := range []string{"drivers/net", "net", "lib", "crypto", "arch/x86/crypto", "drivers/virtio", "drivers/tty", "drivers/char", "drivers/ptp", "drivers/pps", "drivers/base/regmap", "drivers/rfkill", "fs/fuse"} {
+	for _, dir := range []string{
+		"drivers/net", "net", "lib", "crypto", "arch/x86/crypto", "drivers/virtio", "drivers/tty", "drivers/char",
+		"drivers/ptp", "drivers/pps", "drivers/base/regmap", "drivers/rfkill", "fs/fuse",
+	} {
 		if _, err := os.Stat(filepath.Join(from, "kernel", dir)); err != nil {
 			continue
 		}
 		must(t, os.MkdirAll(filepath.Join(to, "kernel", filepath.Dir(dir)), 0o755))
 		run(t, "", "cp", "-a", filepath.Join(from, "kernel", dir), filepath.Join(to, "kernel", dir))
 	}
-	for _, heavy := range []string{"drivers/net/ethernet", "drivers/net/usb", "drivers/net/phy", "drivers/net/dsa", "net/sctp", "net/ceph", "net/rds", "net/sunrpc", "drivers/net/fddi", "drivers/net/arcnet", "drivers/net/hamradio"} {
+	for _, heavy := range []string{
+		"drivers/net/ethernet", "drivers/net/usb", "drivers/net/phy", "drivers/net/dsa", "net/sctp", "net/ceph",
+		"net/rds", "net/sunrpc", "drivers/net/fddi", "drivers/net/arcnet", "drivers/net/hamradio",
+	} {
 		must(t, os.RemoveAll(filepath.Join(to, "kernel", heavy)))
 	}
 	wireless, _ := filepath.Glob(filepath.Join(to, "kernel/drivers/net/wireless/*"))
