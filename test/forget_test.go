@@ -55,7 +55,7 @@ func TestForget(t *testing.T) {
 	})
 	var readers []*reader
 	for join := range fleet.Join(3) {
-		readers = append(readers, read(t, strings.Replace(s.URL, "//", "//admin:admin@", 1), fleet.Options{Join: join, Presence: time.Second}))
+		readers = append(readers, read(t, asAdmin(s), fleet.Options{Join: join, Presence: time.Second}))
 	}
 	for _, r := range readers {
 		eventually(t, "a reader knows all", func() bool { return r.has("joined dead.example.com") && r.has("joined living") })
@@ -65,16 +65,20 @@ func TestForget(t *testing.T) {
 	must(t, err)
 	lo, err := k.Index("lo")
 	must(t, err)
-	must(t, kv.Purge(t.Context(), "dead_example_com."+schema.LinkKey{Index: lo}.String())) // the bucket was behind when it died
+	// The bucket was behind when it died.
+	must(t, kv.Purge(t.Context(), "dead_example_com."+schema.LinkKey{Index: lo}.String()))
 	frozen.Signal(unix.SIGSTOP)
 
 	forget := func(args ...string) (status int, output string) {
-		p := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=op", "NATS_PASSWORD=op"}, append([]string{"forget"}, args...)...)
+		operator := []string{"NATS_URL=" + s.URL, "NATS_USER=op", "NATS_PASSWORD=op"}
+		p := start(t, operator, append([]string{"forget"}, args...)...)
 		return p.Wait(), p.Output()
 	}
 	status, out := forget("living", "nobody", "frozen", "dead.example.com")
-	for _, want := range []string{"living is not forgotten: its bridge runs, since ", "nobody is not forgotten: nothing is known of it",
-		"frozen is not forgotten: its bridge is there, though it does not answer", "forgot dead.example.com: 3 links"} {
+	for _, want := range []string{
+		"living is not forgotten: its bridge runs, since ", "nobody is not forgotten: nothing is known of it",
+		"frozen is not forgotten: its bridge is there, though it does not answer", "forgot dead.example.com: 3 links",
+	} {
 		if status != 1 || !strings.Contains(out, want) {
 			t.Errorf("exit status %d, without %q:\n%s", status, want, out)
 		}
@@ -93,8 +97,9 @@ func TestForget(t *testing.T) {
 			t.Errorf("got %s", e.AppendJSON(nil))
 		}
 	}
-	if _, marker := hostsOf(t, js, "dead_example_com"); len(retired) != 3 || keys("dead_example_com") != 0 || marker != "PURGE" {
-		t.Errorf("%d dels, %d keys left, and in the bucket of hosts %q", len(retired), keys("dead_example_com"), marker)
+	left := keys("dead_example_com")
+	if _, marker := hostsOf(t, js, "dead_example_com"); len(retired) != 3 || left != 0 || marker != "PURGE" {
+		t.Errorf("%d dels, %d keys left, and in the bucket of hosts %q", len(retired), left, marker)
 	}
 	for i, r := range readers {
 		eventually(t, "the reader "+fleet.Join(i).String()+" sees it go", func() bool {

@@ -1,9 +1,12 @@
 package test
 
 import (
+	"net/url"
+	"strings"
 	"testing"
 
 	"ifacebridge/test/harness"
+	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
 
@@ -38,6 +41,11 @@ var (
 	number           = harness.Number
 	seed             = harness.Seed
 )
+
+// asAdmin is where the user admin, whose password is admin, finds a server.
+func asAdmin(s *natstest.Server) string {
+	return strings.Replace(s.URL, "//", "//"+url.UserPassword("admin", "admin").String()+"@", 1)
+}
 
 // upLink makes a veth pair and sets the end up whose index it returns. The other
 // end stays down, so that no carrier comes later and is announced.

@@ -24,7 +24,8 @@ func TestLinksOfHostsThatStoreNothing(t *testing.T) {
 	start(t, append(env, "IFACE_HOST=stores"))
 	start(t, append(env, "IFACE_HOST=tells", "IFACE_DELIVERY=core"))
 	links := func(user string, args ...string) (status int, output string) {
-		p := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=" + user, "NATS_PASSWORD=" + user}, append([]string{"links"}, args...)...)
+		as := []string{"NATS_URL=" + s.URL, "NATS_USER=" + user, "NATS_PASSWORD=" + user}
+		p := start(t, as, append([]string{"links"}, args...)...)
 		return p.Wait(), p.Output()
 	}
 	eventually(t, "links prints both hosts", func() bool {
@@ -40,7 +41,7 @@ func TestLinksOfHostsThatStoreNothing(t *testing.T) {
 		t.Errorf("links stores nobody: exit status %d\n%s", status, output)
 	}
 
-	c := startConsumerAt(t, strings.Replace(s.URL, "//", "//admin:admin@", 1), fleet.FromBucket)
+	c := startConsumerAt(t, asAdmin(s), fleet.FromBucket)
 	lo, err := k.Index("lo")
 	must(t, err)
 	must(t, k.SetUint32(lo, unix.IFLA_MTU, 1400))
