@@ -31,14 +31,26 @@ type operators struct {
 	lets   bool                                       // what mends it lets the oldest events go
 }
 
+// A streamChange is what an operator makes other than the bridge would.
+type streamChange = func(*jetstream.StreamConfig)
+
 // operatorStream is a stream as the bridge would make it, but for a change.
-func operatorStream(change func(c *jetstream.StreamConfig)) *jetstream.StreamConfig {
+func operatorStream(change streamChange) *jetstream.StreamConfig {
 	c := &jetstream.StreamConfig{
 		Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true, AllowAtomicPublish: true, Replicas: 1,
 	}
 	change(c)
 	return c
 }
+
+// createStream creates a stream as the bridge would make it, but for a change.
+func createStream(t testing.TB, js jetstream.JetStream, change streamChange) {
+	t.Helper()
+	_, err := js.CreateStream(t.Context(), *operatorStream(change))
+	must(t, err)
+}
+
+func asTheBridgeWould(*jetstream.StreamConfig) {}
 
 func (o *operators) prepare(t *testing.T, js jetstream.JetStream) {
 	ctx := context.Background()
@@ -133,14 +145,19 @@ func anew(stream string) func(t *testing.T, js jetstream.JetStream) {
 // order, without a restart.
 func TestStreamsAsOperatorsMakeThem(t *testing.T) {
 	t.Parallel()
-	refused := func(name, setting string, mend func(*testing.T, jetstream.JetStream), change func(*jetstream.StreamConfig)) operators {
+	refused := func(name, setting string, mend func(*testing.T, jetstream.JetStream), change streamChange) operators {
 		return operators{
 			name: name, stream: operatorStream(change), says: []string{"stream IFACE ", setting}, check: "stream",
 			readyz: "publishing fails: stream IFACE ", mend: mend,
 		}
 	}
-	warned := func(name, text string, change func(*jetstream.StreamConfig)) operators {
+	warned := func(name, text string, change streamChange) operators {
 		return operators{name: name, stream: operatorStream(change), says: []string{text}}
+	}
+	full := func(name, readyz string, change streamChange) operators {
+		stream := operatorStream(change)
+		stream.Discard = jetstream.DiscardNew
+		return operators{name: name, stream: stream, lets: true, check: "stream", readyz: readyz}
 	}
 	cases := []operators{
 		refused("no acknowledgments", "(no_ack)", nil, func(c *jetstream.StreamConfig) { c.NoAck = true }),
@@ -161,19 +178,21 @@ func TestStreamsAsOperatorsMakeThem(t *testing.T) {
 		refused("messages too small", "(max_msg_size)", nil, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 500 }),
 		refused("other subjects", "takes [iface.test.new], not iface.test.del", nil,
 			func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.test.new"} }),
-		{name: "full by messages", stream: operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1, jetstream.DiscardNew }),
-			lets: true, check: "stream", readyz: "maximum messages exceeded; nats stream edit IFACE --discard=old -f"},
-		{name: "full by bytes", stream: operatorStream(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 4000, jetstream.DiscardNew }),
-			lets: true, check: "stream", readyz: "maximum bytes exceeded; nats stream edit IFACE --discard=old -f"},
-		{name: "full by messages of a subject", stream: operatorStream(func(c *jetstream.StreamConfig) {
-			c.MaxMsgsPerSubject, c.Discard, c.DiscardNewPerSubject = 2, jetstream.DiscardNew, true
-		}), lets: true, check: "stream", readyz: "nats stream edit IFACE --discard=old --no-discard-per-subject -f"},
-		warned("will be full", "(discard new)", func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1e6, jetstream.DiscardNew }),
+		full("full by messages", "maximum messages exceeded; nats stream edit IFACE --discard=old -f",
+			func(c *jetstream.StreamConfig) { c.MaxMsgs = 1 }),
+		full("full by bytes", "maximum bytes exceeded; nats stream edit IFACE --discard=old -f",
+			func(c *jetstream.StreamConfig) { c.MaxBytes = 4000 }),
+		full("full by messages of a subject", "nats stream edit IFACE --discard=old --no-discard-per-subject -f",
+			func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 2, true }),
+		warned("will be full", "(discard new)",
+			func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1e6, jetstream.DiscardNew }),
 		warned("few of a subject", "keeps only the last 1000 events of each kind of a host (max_msgs_per_subject)",
 			func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1000 }),
 		warned("no batches", "takes no atomic batches", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }),
 		warned("in memory", "(storage)", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }),
-		{name: "nothing may be deleted", stream: operatorStream(func(c *jetstream.StreamConfig) { c.DenyDelete, c.DenyPurge = true, true })},
+		{name: "nothing may be deleted", stream: operatorStream(func(c *jetstream.StreamConfig) {
+			c.DenyDelete, c.DenyPurge = true, true
+		})},
 		{name: "a transform of other subjects", stream: operatorStream(func(c *jetstream.StreamConfig) {
 			c.Subjects = append(c.Subjects, "x.>")
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "x.>", Destination: "y.>"}
@@ -186,8 +205,9 @@ func TestStreamsAsOperatorsMakeThem(t *testing.T) {
 				"stream IFACE was there, and IFACE_REPLICAS=3 does not apply to it: it has 1 (num_replicas)",
 				"stream IFACE was there, and IFACE_MAX_BYTES=1048576 does not apply to it: it has -1 (max_bytes)",
 			}},
-		{name: "an overlap", stream: operatorStream(func(c *jetstream.StreamConfig) { c.Name, c.Subjects = "THEIRS", []string{"iface.>"} }),
-			check: "stream", says: []string{"stream THEIRS has its subjects"},
+		{name: "an overlap", stream: operatorStream(func(c *jetstream.StreamConfig) {
+			c.Name, c.Subjects = "THEIRS", []string{"iface.>"}
+		}), check: "stream", says: []string{"stream THEIRS has its subjects"},
 			readyz: "stream THEIRS has its subjects", mend: anew("THEIRS")},
 	}
 	for _, o := range cases {
@@ -201,8 +221,7 @@ func TestWhatDiffersIsSaidOnce(t *testing.T) {
 	s := natstest.Start(t, "")
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
-	_, err = js.CreateStream(context.Background(), *operatorStream(func(*jetstream.StreamConfig) {}))
-	must(t, err)
+	createStream(t, js, asTheBridgeWould)
 	b := bridge(t, s, "IFACE_MAX_AGE=1h", "IFACE_RESYNC=50ms")
 	b.Says("IFACE_MAX_AGE=1h0m0s does not apply to it")
 	looks := func() float64 { return b.Metric("ifacebridge_bucket_puts_total") }
@@ -215,8 +234,9 @@ func TestWhatDiffersIsSaidOnce(t *testing.T) {
 
 // withAccount is the configuration of a server with one account.
 func withAccount(s *natstest.Server, account string) string {
-	const format = "jetstream { store_dir: %q }\naccounts { A { users: [ { user: u, password: p } ], %s } }\nno_auth_user: u\n"
-	return fmt.Sprintf(format, s.Dir+"/store", account)
+	return fmt.Sprintf(`jetstream { store_dir: %q }
+		accounts { A { users: [ { user: u, password: p } ], %s } }
+		no_auth_user: u`, s.Dir+"/store", account)
 }
 
 // An account that demands a limit for each stream, or allows less than is asked for, gets
@@ -288,8 +308,7 @@ func TestSubjectMapping(t *testing.T) {
 	s.Start()
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
-	_, err = js.CreateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.>"} }))
-	must(t, err)
+	createStream(t, js, func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.>"} })
 	b := bridge(t, s, "IFACE_RESYNC=1s")
 	b.Says("stream IFACE has under iface.elsewhere.test.new what was published on iface.test.*")
 	eventually(t, "/readyz says so", func() bool {
@@ -321,17 +340,18 @@ func TestHubAndLeafBothAnswer(t *testing.T) {
 	k := netnstest.Parallel(t)
 	hub := natstest.New(t, "")
 	leafPort := natstest.FreePort(t)
-	hub.Configure(fmt.Sprintf("server_name: hub\njetstream { store_dir: %q, domain: hub }\nleafnodes { listen: \"127.0.0.1:%d\" }\n",
-		hub.Dir+"/store", leafPort))
+	hub.Configure(fmt.Sprintf(`server_name: hub
+		jetstream { store_dir: %q, domain: hub }
+		leafnodes { listen: "127.0.0.1:%d" }`, hub.Dir+"/store", leafPort))
 	hub.Start()
 	leaf := natstest.New(t, "")
-	leaf.Configure(fmt.Sprintf("server_name: leaf\njetstream { store_dir: %q, domain: leaf }\nleafnodes { remotes [ { url: \"nats://127.0.0.1:%d\" } ] }\n",
-		leaf.Dir+"/store", leafPort))
+	leaf.Configure(fmt.Sprintf(`server_name: leaf
+		jetstream { store_dir: %q, domain: leaf }
+		leafnodes { remotes [ { url: "nats://127.0.0.1:%d" } ] }`, leaf.Dir+"/store", leafPort))
 	leaf.Start()
 	js, err := jetstream.New(connect(t, hub))
 	must(t, err)
-	_, err = js.CreateStream(context.Background(), *operatorStream(func(*jetstream.StreamConfig) {}))
-	must(t, err)
+	createStream(t, js, asTheBridgeWould)
 	// Of the hub's own history: its sequences are not the leaf's.
 	for i := range 10 {
 		must(t, connect(t, hub).Publish(fmt.Sprintf("iface.other%d.new", i), []byte("{}")))
@@ -366,11 +386,11 @@ func TestLargeEventsOfASmallStream(t *testing.T) {
 	must(t, err)
 	limit := func(bytes int32) {
 		t.Helper()
-		_, err := js.UpdateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = bytes }))
+		limited := operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = bytes })
+		_, err := js.UpdateStream(t.Context(), *limited)
 		must(t, err)
 	}
-	_, err = js.CreateStream(context.Background(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 3000 }))
-	must(t, err)
+	createStream(t, js, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 3000 })
 	link := upLink(t, k)
 	r := record(t, s)
 	b := bridge(t, s)
@@ -381,7 +401,9 @@ func TestLargeEventsOfASmallStream(t *testing.T) {
 	until := func(alias string, truncated bool) {
 		t.Helper()
 		must(t, k.SetAlias(link, alias))
-		e := r.Until(0, alias, func(e *schema.Event) bool { return e.Link.Alias == alias && e.Truncated.Has("altnames") == truncated })
+		e := r.Until(0, alias, func(e *schema.Event) bool {
+			return e.Link.Alias == alias && e.Truncated.Has("altnames") == truncated
+		})
 		if (e.Link.Alt == "") != truncated {
 			t.Errorf("%s: the names are %q", alias, e.Link.Alt)
 		}
@@ -442,7 +464,8 @@ func TestBucketWithoutPurges(t *testing.T) {
 	js, err := jetstream.New(connect(t, s))
 	must(t, err)
 	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"}, MaxMsgsPerSubject: 1, AllowDirect: true, DenyPurge: true,
+		Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"},
+		MaxMsgsPerSubject: 1, AllowDirect: true, DenyPurge: true,
 	})
 	must(t, err)
 	link := upLink(t, k)
