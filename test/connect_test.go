@@ -205,10 +205,13 @@ func TestContexts(t *testing.T) {
 		{"a user, in other files", password,
 			map[string]any{"user": "u", "password": "env://PASSWORD"}, []string{"PASSWORD=s3cr3t"}},
 		{"an nkey", password, map[string]any{"nkey": seed}, nil},
-		{"an nkey by a variable", password, map[string]any{"nkey": "$DIR/" + filepath.Base(seed)}, []string{"DIR=" + filepath.Dir(seed)}},
+		{"an nkey by a variable", password,
+			map[string]any{"nkey": "$DIR/" + filepath.Base(seed)}, []string{"DIR=" + filepath.Dir(seed)}},
 		{"credentials", jwtConf, map[string]any{"creds": creds}, nil},
-		{"a variable that wins", password, map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_PASSWORD=s3cr3t"}},
-		{"another way that wins", jwtConf, map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_CREDS=" + creds}},
+		{"a variable that wins", password,
+			map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_PASSWORD=s3cr3t"}},
+		{"another way that wins", jwtConf,
+			map[string]any{"user": "u", "password": "wrong"}, []string{"NATS_CREDS=" + creds}},
 		{"an inbox prefix", `authorization { users: [ { user: u, password: p, permissions: {
 			publish: ">", subscribe: { allow: ["_MINE.>", "ifacebridge.>", "$SRV.>"] } } } ] }`,
 			map[string]any{"user": "u", "password": "p", "inbox_prefix": "_MINE"}, nil},
@@ -433,7 +436,8 @@ func TestWrongWaysToAServer(t *testing.T) {
 			"407 Proxy Authentication Required"},
 		{"a wrong password", "authorization { user: u, password: p }", []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t"},
 			"check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"},
-		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"}, "proxy: dial tcp 127.0.0.1:9: connect: connection refused"},
+		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"},
+			"proxy: dial tcp 127.0.0.1:9: connect: connection refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			netnstest.Parallel(t)

@@ -122,7 +122,8 @@ func TestPermissionsWithJWTs(t *testing.T) {
 		shell("nsc generate creds --account network --name " + user + " --output-file " + user + ".creds")
 		return filepath.Join(dir, user+".creds")
 	}
-	one, all, viewer := creds("web01.example.com", "web01.example.com"), creds("ifacebridge", "--all-hosts"), creds("viewer", "--viewer")
+	one, all := creds("web01.example.com", "web01.example.com"), creds("ifacebridge", "--all-hosts")
+	viewer := creds("viewer", "--viewer")
 	shell("nsc generate config --mem-resolver --sys-account SYS --config-file accounts.conf")
 	accounts, err := os.ReadFile(filepath.Join(dir, "accounts.conf"))
 	must(t, err)
@@ -130,7 +131,8 @@ func TestPermissionsWithJWTs(t *testing.T) {
 
 	var bridges []*process
 	for host, file := range map[string]string{"web01.example.com": one, "web02.example.com": all} {
-		bridges = append(bridges, start(t, []string{"NATS_URL=" + s.URL, "NATS_CREDS=" + file, "IFACE_HOST=" + host, "IFACE_HTTP_ADDR="}))
+		env := []string{"NATS_URL=" + s.URL, "NATS_CREDS=" + file, "IFACE_HOST=" + host, "IFACE_HTTP_ADDR="}
+		bridges = append(bridges, start(t, env))
 	}
 	reads := []string{"NATS_URL=" + s.URL, "NATS_CREDS=" + viewer}
 	eventually(t, "a reader sees the links of both hosts", func() bool {

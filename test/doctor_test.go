@@ -36,10 +36,14 @@ func TestUserOfAnotherHost(t *testing.T) {
 	b := bridge(t, s, "NATS_USER=u", "NATS_PASSWORD=p")
 	b.Says(`Permissions Violation for Subscription to \"_INBOX.ifacebridge.test.`)
 	b.Says("grant what this prints: ifacebridge permissions test")
-	eventually(t, "what is asked goes without an answer", func() bool { return strings.Contains(b.Output(), "no answer in time") })
+	eventually(t, "what is asked goes without an answer", func() bool {
+		return strings.Contains(b.Output(), "no answer in time")
+	})
 	_, ready := get(t, "/readyz")
-	for _, text := range []string{"publishing fails: ", "NATS refuses a subject to this user: ", `"_INBOX.ifacebridge.test.`,
-		"grant what this prints: ifacebridge permissions test"} {
+	for _, text := range []string{
+		"publishing fails: ", "NATS refuses a subject to this user: ", `"_INBOX.ifacebridge.test.`,
+		"grant what this prints: ifacebridge permissions test",
+	} {
 		if !strings.Contains(ready, text) {
 			t.Errorf("/readyz does not have %q:\n%s", text, ready)
 		}
@@ -66,8 +70,8 @@ func TestAdviceCanBePasted(t *testing.T) {
 		return "authorization { users: [ { user: u, password: p, " + permissions + " } ] }"
 	}
 	s := natstest.Start(t, conf(`permissions: { publish: { deny: "eu.iface.*.new" } }`))
-	env := []string{"NATS_URL=" + s.URL, "NATS_USER=u", "NATS_PASSWORD=p", "IFACE_HOST=web 01's", "IFACE_SUBJECT_PREFIX=eu.iface",
-		"IFACE_STREAM=EU", "IFACE_BUCKET=eu", "IFACE_INBOX_PREFIX=_EU"}
+	env := []string{"NATS_URL=" + s.URL, "NATS_USER=u", "NATS_PASSWORD=p", "IFACE_HOST=web 01's",
+		"IFACE_SUBJECT_PREFIX=eu.iface", "IFACE_STREAM=EU", "IFACE_BUCKET=eu", "IFACE_INBOX_PREFIX=_EU"}
 	b := start(t, env)
 	b.Says("cannot publish; events are kept until it works again")
 	var advice string
@@ -132,6 +136,7 @@ func TestDoctor(t *testing.T) {
 	users := func(permissions string) string {
 		return fmt.Sprintf("authorization { users: [ { user: u, password: s3cr3t-p, %s } ] }", permissions)
 	}
+	user := []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}
 	tests := []struct {
 		name, conf string
 		env        []string
@@ -139,19 +144,31 @@ func TestDoctor(t *testing.T) {
 		status     int
 		says       []string
 	}{
-		{"all is well", "", nil, true, 0, []string{"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket", "ok    last event      of this host was stored", "one runs on this machine", "user \"\" may do everything"}},
-		{"nothing there yet", "", nil, false, 0, []string{"IFACE is not there; the bridge creates it, if it may", "nats stream add IFACE", "none writes as this host now"}},
-		{"a wrong password", users(""), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-wrong"}, false, 1, []string{"FAIL  NATS", "Authorization Violation", "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
-		{"no JetStream", "jetstream: false", nil, false, 1, []string{"FAIL  JetStream", "set IFACE_DELIVERY=core"}},
-		{"core needs none", "jetstream: false", []string{"IFACE_DELIVERY=core"}, false, 0, []string{"none writes as this host now"}},
-		{"a subject is missing", users(`permissions: { publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}, false, 1,
-			[]string{"FAIL  permissions", `user "u" may not publish to iface.test.del, publish to ifacebridge.test.owner, publish to $KV.iface_links.test.>`, "ifacebridge permissions test"}},
-		{"a user of another host", "authorization { users: [ { user: u, password: s3cr3t-p, " + permissionsOf(t, "web02") + " } ] }",
-			[]string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-p"}, false, 1, []string{"FAIL  permissions     the server does not let this user ask for them",
-				`Permissions Violation for Subscription to "_INBOX.ifacebridge.test.`, "give it what this prints: ifacebridge permissions test",
-				"warn  other bridges   they cannot be asked"}},
-		{"a filter for all links", "", []string{"IFACE_INCLUDE=nothing*"}, false, 0, []string{`warn  filter          it leaves out every link: "lo"`}},
-		{"a filter for some", "", []string{"IFACE_EXCLUDE=veth*"}, false, 0, []string{`ok    filter          it leaves out "veth0"; IFACE_INCLUDE and IFACE_EXCLUDE decide`}},
+		{"all is well", "", nil, true, 0, []string{
+			"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket",
+			"ok    last event      of this host was stored", "one runs on this machine", `user "" may do everything`}},
+		{"nothing there yet", "", nil, false, 0, []string{
+			"IFACE is not there; the bridge creates it, if it may", "nats stream add IFACE", "none writes as this host now"}},
+		{"a wrong password", users(""), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-wrong"}, false, 1, []string{
+			"FAIL  NATS", "Authorization Violation",
+			"check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
+		{"no JetStream", "jetstream: false", nil, false, 1, []string{
+			"FAIL  JetStream", "set IFACE_DELIVERY=core"}},
+		{"core needs none", "jetstream: false", []string{"IFACE_DELIVERY=core"}, false, 0, []string{
+			"none writes as this host now"}},
+		{"a subject is missing", users(`permissions: {
+			publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), user, false, 1, []string{
+			"FAIL  permissions", "ifacebridge permissions test",
+			`user "u" may not publish to iface.test.del, publish to ifacebridge.test.owner, ` +
+				"publish to $KV.iface_links.test.>"}},
+		{"a user of another host", users(permissionsOf(t, "web02")), user, false, 1, []string{
+			"FAIL  permissions     the server does not let this user ask for them",
+			`Permissions Violation for Subscription to "_INBOX.ifacebridge.test.`,
+			"give it what this prints: ifacebridge permissions test", "warn  other bridges   they cannot be asked"}},
+		{"a filter for all links", "", []string{"IFACE_INCLUDE=nothing*"}, false, 0, []string{
+			`warn  filter          it leaves out every link: "lo"`}},
+		{"a filter for some", "", []string{"IFACE_EXCLUDE=veth*"}, false, 0, []string{
+			`ok    filter          it leaves out "veth0"; IFACE_INCLUDE and IFACE_EXCLUDE decide`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

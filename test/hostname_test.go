@@ -109,7 +109,8 @@ func TestHostsAreNamed(t *testing.T) {
 		return e.Host == first.name && e.Link.Index == a && e.Kind == schema.Del && e.Cause == schema.Retired
 	})
 	r.Until(0, "the links under the new name", func(e *schema.Event) bool { return e.Host == "db01" && e.Link.Index == a })
-	doctor(newMachine(t, "db02.example.com"), `the kernel calls this host "db02.example.com", and a bridge on this machine publishes as `)
+	doctor(newMachine(t, "db02.example.com"),
+		`the kernel calls this host "db02.example.com", and a bridge on this machine publishes as `)
 	for _, e := range r.Since(0) {
 		if !strings.Contains(e.Host, ".example.com") && e.Host != "db01" {
 			t.Fatalf("published as %q", e.Host)

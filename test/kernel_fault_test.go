@@ -107,8 +107,8 @@ func TestPassingErrorsAtTheStart(t *testing.T) {
 		netnstest.Skip(t, "strace", err.Error())
 	}
 	for _, injected := range []string{
-		"socket:error=ENOBUFS", "bind:error=ENOMEM", "getsockname:error=ENOBUFS", "setsockopt:error=ENOMEM", "getsockopt:error=ENOMEM",
-		"sendmsg:error=EAGAIN", "recvfrom:error=ENOMEM", "recvmmsg:error=ENOMEM",
+		"socket:error=ENOBUFS", "bind:error=ENOMEM", "getsockname:error=ENOBUFS", "setsockopt:error=ENOMEM",
+		"getsockopt:error=ENOMEM", "sendmsg:error=EAGAIN", "recvfrom:error=ENOMEM", "recvmmsg:error=ENOMEM",
 	} {
 		t.Run(injected, func(t *testing.T) {
 			k := netnstest.Parallel(t)
@@ -116,7 +116,8 @@ func TestPassingErrorsAtTheStart(t *testing.T) {
 			a := upLink(t, k)
 			log := filepath.Join(t.TempDir(), "trace")
 			call, _, _ := strings.Cut(injected, ":")
-			b := startBinary(t, strace, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s"}, "-D", "-f", "-qq", "-o", log,
+			env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s"}
+			b := startBinary(t, strace, env, "-D", "-f", "-qq", "-o", log,
 				"-e", "inject="+injected+":when=1..3+2", "-e", "trace="+call, harness.Command(t))
 			b.Says("read the links of this host")
 			must(t, k.SetAlias(a, "all the same"))
@@ -135,7 +136,8 @@ func TestPassingErrorsAtTheStart(t *testing.T) {
 func inject(t *testing.T, strace string, b *process, call faultyCall, error string) (times func() int, stop func()) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "trace")
-	args := []string{"-f", "-qq", "-o", log, "-e", "trace=" + call.name + ",recvfrom", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
+	args := []string{"-f", "-qq", "-o", log,
+		"-e", "trace=" + call.name + ",recvfrom", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
 	if call.reopen { // a dump that cannot be read has the source opened anew
 		args = append(args, "-e", "inject=recvfrom:error=ENOMEM:when=1+4")
 	}
@@ -173,7 +175,8 @@ func TestSandboxes(t *testing.T) {
 		{"a larger receive buffer", refuse(unix.SYS_SETSOCKOPT, 2, unix.SO_RCVBUF, unix.ENOPROTOOPT), true,
 			[]string{"receive buffer"}},
 		{"netlink sockets", refuse(unix.SYS_SOCKET, 0, unix.AF_NETLINK, unix.EAFNOSUPPORT), false,
-			[]string{"subscribe to link notifications", "this kernel or sandbox (gVisor, seccomp) gives no rtnetlink notifications of links"}},
+			[]string{"subscribe to link notifications",
+				"this kernel or sandbox (gVisor, seccomp) gives no rtnetlink notifications of links"}},
 		{"multicast groups", refuse(unix.SYS_BIND, 2, unix.SizeofSockaddrNetlink, unix.EPERM), false,
 			[]string{"subscribe to link notifications", "multicast groups", "(gVisor, seccomp)"}},
 	} {

@@ -27,8 +27,10 @@ func TestHostsHaveLabels(t *testing.T) {
 	spool := "IFACE_SPOOL_DIR=" + t.TempDir()
 	b := bridge(t, s, "IFACE_LABELS=site=fra1,rack=b12", spool)
 	eventually(t, "the snapshot is stored", func() bool { return len(harness.Bucket(t, s, "iface_links")) == 3 })
-	fra1 := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json", "--since", "10m", "--label", "site=fra1", "--label", "rack=b12")
-	ber2 := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json", "--since", "10m", "--label", "site=ber2")
+	watch := func(labels ...string) *process {
+		return start(t, []string{"NATS_URL=" + s.URL}, append([]string{"watch", "--json", "--since", "10m"}, labels...)...)
+	}
+	fra1, ber2 := watch("--label", "site=fra1", "--label", "rack=b12"), watch("--label", "site=ber2")
 	must(t, k.SetUint32(veth, unix.IFLA_MTU, 1400))
 	fra1.Says(`"mtu":1400`)
 	fra1.Says(`"labels":{"site":"fra1","rack":"b12"}`)
@@ -57,13 +59,16 @@ func TestHostsHaveLabels(t *testing.T) {
 	s.Start()
 	b = bridge(t, s, "IFACE_LABELS=site=fra1,rack=b13", spool)
 	b.Says("published what an earlier run had left")
-	eventually(t, "the links are those of the kernel", func() bool { return len(harness.Bucket(t, s, "iface_links")) == 1 })
+	eventually(t, "the links are those of the kernel", func() bool {
+		return len(harness.Bucket(t, s, "iface_links")) == 1
+	})
 	events := harness.Stored(t, nc, "IFACE")
 	harness.ReplayAll(t, events)
 	first, racks := events[0].Epoch, map[string]int{}
 	for _, e := range events {
 		rack, _ := e.Labels.Get("rack")
-		if racks[rack+" "+e.Kind.String()]++; (rack == "b12") != (e.Epoch == first) || !e.Labels.Has(mustLabels(t, "site=fra1")) {
+		racks[rack+" "+e.Kind.String()]++
+		if (rack == "b12") != (e.Epoch == first) || !e.Labels.Has(mustLabels(t, "site=fra1")) {
 			t.Errorf("%s of epoch %s has labels %q", e.Action, e.Epoch, e.Labels)
 		}
 	}
@@ -79,8 +84,9 @@ func TestHostsHaveLabels(t *testing.T) {
 		lines int
 	}{{"site=fra1", 1}, {"rack=b13,site=fra1", 1}, {"rack=b12", 0}, {"site=fra", 0}} {
 		l := start(t, []string{"NATS_URL=" + s.URL}, "links", "--json", "--label", tt.label)
-		if status := l.Wait(); status != 0 || strings.Count(l.Output(), `"labels":{"site":"fra1","rack":"b13"}`) != tt.lines ||
-			strings.Count(l.Output(), "\n") != tt.lines {
+		status := l.Wait()
+		labelled := strings.Count(l.Output(), `"labels":{"site":"fra1","rack":"b13"}`)
+		if status != 0 || labelled != tt.lines || strings.Count(l.Output(), "\n") != tt.lines {
 			t.Errorf("links --label %s: status %d\n%s", tt.label, status, l.Output())
 		}
 	}

@@ -134,8 +134,8 @@ func TestLifeOfAFleet(t *testing.T) {
 		return got
 	})
 	took := time.Since(began)
-	t.Logf("%d bridges, %d killed, %d of them forgotten, %d renamed: all readers agree after %v", count, kills+forgotten, forgotten, renames,
-		took.Round(100*time.Millisecond))
+	t.Logf("%d bridges, %d killed, %d of them forgotten, %d renamed: all readers agree after %v",
+		count, kills+forgotten, forgotten, renames, took.Round(100*time.Millisecond))
 	for name, standing := range want {
 		if standing == "silent" {
 			eventually(t, "watch reports "+name, func() bool {

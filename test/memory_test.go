@@ -43,7 +43,8 @@ func TestMemoryInAnOutage(t *testing.T) {
 			f := settled(t, s)
 			own, counted := limit.Check(t)
 			t.Logf("%d changes of %d links in an outage: %v events waited, %v changes were folded; %d events stored; "+
-				"%.1f MiB of its own at most, %.1f with pages of files", changes, len(links), waiting, folded, f.Events, own, counted)
+				"%.1f MiB of its own at most, %.1f with pages of files",
+				changes, len(links), waiting, folded, f.Events, own, counted)
 			if f.Overruns == 0 && f.Replay.Notifications < uint64(changes) {
 				t.Errorf("%d changes, and the events stand for %d notifications", changes, f.Replay.Notifications)
 			}
@@ -68,7 +69,8 @@ func TestMemoryInAStorm(t *testing.T) {
 	}
 	f := settled(t, s)
 	own, counted := limit.Check(t)
-	t.Logf("%d changes of one link, %d events stored; %.1f MiB of its own at most, %.1f with pages of files", changes, f.Events, own, counted)
+	t.Logf("%d changes of one link, %d events stored; %.1f MiB of its own at most, %.1f with pages of files",
+		changes, f.Events, own, counted)
 }
 
 // namedLinks makes links that are up and have 1 KiB of alternative names.

@@ -49,7 +49,8 @@ func TestAnotherModule(t *testing.T) {
 	}
 	commandIn(t, own, "go", "build", "-o", os.DevNull, ".")
 	// What it gets is a client of NATS, and not what only the bridge is made of.
-	for _, module := range strings.Fields(commandIn(t, own, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", ".")) {
+	modules := commandIn(t, own, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", ".")
+	for module := range strings.FieldsSeq(modules) {
 		if strings.Contains(module, "nats-server") || strings.Contains(module, "prometheus") {
 			t.Errorf("it gets %s", module)
 		}
@@ -106,8 +107,11 @@ func TestRename(t *testing.T) {
 		"deploy/kubernetes/base/kustomization.yaml": {" - name: " + newImage + "\n"},
 		"docker-compose.yml":                        {"image: ${IFACEBRIDGE_IMAGE:-" + newImage + "}\n"},
 		"docs/deploying.md":                         {" - name: " + newImage + "\n", "docker build -t " + newImage + " .\n"},
-		"README.md":                                 {"\"" + newModule + "/fleet\"\n", "-replace=" + newModule + "=../", "go get " + newModule + "/fleet " + newModule + "/schema\n"},
 		"tools/go.mod":                              {"module " + newModule + "/tools\n"},
+		"README.md": {
+			"\"" + newModule + "/fleet\"\n", "-replace=" + newModule + "=../",
+			"go get " + newModule + "/fleet " + newModule + "/schema\n",
+		},
 	} {
 		for _, line := range lines {
 			if !strings.Contains(renamed[path], line) {

@@ -32,7 +32,8 @@ func TestPictureOfWatch(t *testing.T) {
 	binary := harness.Command(t)
 	var bridges []*process
 	for i, name := range []string{"web01.example.com", "web02.example.com", "db01.example.com"} {
-		bridges = append(bridges, startWith(t, launch{On: hosts[i].k}, binary, append(env, "IFACE_HOST="+name, "IFACE_LABELS=site=fra1")))
+		its := append(env, "IFACE_HOST="+name, "IFACE_LABELS=site=fra1")
+		bridges = append(bridges, startWith(t, launch{On: hosts[i].k}, binary, its))
 	}
 	for _, b := range bridges {
 		b.Says("msg=publishing")
@@ -44,7 +45,8 @@ func TestPictureOfWatch(t *testing.T) {
 	must(t, err)
 	must(t, web01.SetUint32(port, unix.IFLA_MASTER, uint32(br)))
 	must(t, web01.Up(br, port, app))
-	hosts[1].run("ip", "link", "add", "vxlan7", "address", "02:00:00:00:00:07", "type", "vxlan", "id", "7", "dev", "eth0", "remote", "10.77.0.1", "dstport", "4789")
+	hosts[1].run("ip", "link", "add", "vxlan7", "address", "02:00:00:00:00:07", "type", "vxlan", "id", "7",
+		"dev", "eth0", "remote", "10.77.0.1", "dstport", "4789")
 	vxlan, err := web02.Index("vxlan7")
 	must(t, err)
 	must(t, web02.SetUint32(vxlan, unix.IFLA_MTU, 1400))
@@ -56,11 +58,16 @@ func TestPictureOfWatch(t *testing.T) {
 	m.shows("a silent host", "1 silent", "SILENT")
 	m.keys("End")
 	m.keys("Up")
-	m.shows("what is to be seen", "app1@app0          UP", "app0@app1          UP", "br0                UP", "vxlan7             UNKNOWN")
+	m.shows("what is to be seen",
+		"app1@app0          UP",
+		"app0@app1          UP",
+		"br0                UP",
+		"vxlan7             UNKNOWN")
 	m.keys("Enter")
 	m.shows("the link's last events", "ifindex", "created")
 	if *update {
-		must(t, os.WriteFile(picture, termsvg.Draw("ifacebridge watch", m.run("capture-pane", "-p", "-e"), pictureWidth), 0o644))
+		shown := m.run("capture-pane", "-p", "-e")
+		must(t, os.WriteFile(picture, termsvg.Draw("ifacebridge watch", shown, pictureWidth), 0o644))
 	}
 	drawn, err := os.ReadFile(picture)
 	must(t, err)

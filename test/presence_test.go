@@ -63,18 +63,25 @@ func TestHostsAreInTheirBucket(t *testing.T) {
 	eventually(t, "the host is there", there)
 	site, _ := p.Labels.Get("site")
 	if p.Host != "web01.example.com" || p.Seq != 3 || p.Namespaces != 1 || p.Version == "" || site != "fra1" ||
-		len(p.Epoch) != 32 || len(p.BootID) != 36 || time.Since(p.Since) > harness.Patience || p.TTL != 3 || p.Prefix != "iface" {
+		len(p.Epoch) != 32 || len(p.BootID) != 36 || p.TTL != 3 || p.Prefix != "iface" ||
+		time.Since(p.Since) > harness.Patience {
 		t.Errorf("got %+v", p)
 	}
 	first := p.Epoch
 	_, err = k.Add("ifb9", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
-	eventually(t, "it is written again", func() bool { p, _ := hostsOf(t, js, "web01_example_com"); return p.Links == 4 && p.Seq > 3 })
+	eventually(t, "it is written again", func() bool {
+		p, _ := hostsOf(t, js, "web01_example_com")
+		return p.Links == 4 && p.Seq > 3
+	})
 
 	b.Kill()
 	eventually(t, "the marker of a host that is silent", marked)
 	b = bridge(t, s, env...)
-	eventually(t, "it is back", func() bool { p, _ := hostsOf(t, js, "web01_example_com"); return p != nil && p.Epoch != first })
+	eventually(t, "it is back", func() bool {
+		p, _ := hostsOf(t, js, "web01_example_com")
+		return p != nil && p.Epoch != first
+	})
 
 	b.Signal(unix.SIGTERM)
 	if status := b.Wait(); status != 0 {

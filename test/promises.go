@@ -29,35 +29,45 @@
 //	    the stream or the bucket is deleted        TestStreamDeleted, TestBucket
 //	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
-//	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestLargeEventsOfASmallStream, TestInspectStream
+//	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestLargeEventsOfASmallStream,
+//	                                               TestInspectStream
 //	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
-//	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket, TestBucketWithoutPurges
+//	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket,
+//	                                               TestBucketWithoutPurges
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
-//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling, TestStoryIsJudged, TestLeftoversAreJudged
+//	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling,
+//	                                               TestStoryIsJudged, TestLeftoversAreJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
-//	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName, TestSpoolComesTooLate
+//	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName,
+//	                                               TestSpoolComesTooLate
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
 //	    a host that is not named yet, or renamed   TestHostsAreNamed
 //	Bounded
-//	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm, TestManyLinks
-//	    what the queue holds                       TestQueueForgetsWhatNobodySaw, TestQueueForgetsNamespacesThatNobodySaw, TestQueueIsBoundedInBytes, TestSpoolIsBounded
+//	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm,
+//	                                               TestManyLinks
+//	    what the queue holds                       TestQueueForgetsWhatNobodySaw,
+//	                                               TestQueueForgetsNamespacesThatNobodySaw, TestQueueIsBoundedInBytes,
+//	                                               TestSpoolIsBounded
 //	    no work when nothing happens               TestIdle
 //	    a large link costs what it is              TestLargeLinkAmongMany, TestLargeLinks
 //	    no memory for an event                     TestEventAllocates
 //	Late joiners are whole
 //	    by the stream                              TestLifeOfALink, TestSoak, TestStreamFromItsBeginning
-//	    snapshots that are told again              TestStreamFromItsBeginning, TestSnapshotOnRequest, TestRenewalsSpread
+//	    snapshots that are told again              TestStreamFromItsBeginning, TestSnapshotOnRequest,
+//	                                               TestRenewalsSpread
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
 //	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
-//	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers, TestFleetKnowsWhoIsThere
+//	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers,
+//	                                               TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
 //	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge
 //	Across a crash, and the end
-//	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash, TestSpoolSurvivesCrashInCore
+//	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash,
+//	                                               TestSpoolSurvivesCrashInCore
 //	    it is stopped                              TestSigterm, TestSpoolAtStop
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
 //	Links, as ip shows them
@@ -70,7 +80,8 @@
 //	    any bytes in a name                        TestBytes
 //	    what is published, and what not            TestFilters, TestNamespaceFilter
 //	Network namespaces
-//	    they come, go, and are renamed             TestNamespaces, TestNamespaceEnds, TestNamespaceEndsWhileDown, TestNamespaceNamesSwapped
+//	    they come, go, and are renamed             TestNamespaces, TestNamespaceEnds, TestNamespaceEndsWhileDown,
+//	                                               TestNamespaceNamesSwapped
 //	    links move between them                    TestMoves, TestMovesBetweenNamespaces
 //	    nothing is left behind                     TestNamespaceCost
 //	    without the privilege the rest works       TestNamespacePrivilege
@@ -79,15 +90,21 @@
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
-//	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs, TestAdviceCanBePasted, TestUserOfAnotherHost, TestRefusedCredentialsDoNotHammer, TestRotation, TestCredentialsThatEnd
+//	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
+//	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
+//	                                               TestRefusedCredentialsDoNotHammer, TestRotation,
+//	                                               TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
-//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount, TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
-//	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS, TestRecipesInLanguages
+//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount,
+//	                                               TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
+//	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS,
+//	                                               TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
 //	    other modules, another address             TestAnotherModule, TestRename
 //	    image, packages                            TestImageAuthorities, TestImageInANetworkOfItsOwn, TestDeb, TestRPM
-//	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds, TestAsyncAPIIsComplete
+//	    manifests, documents                       TestKustomizations, TestComposeFile, TestAsyncAPIHolds,
+//	                                               TestAsyncAPIIsComplete
 //	Within v1 fields are only added                TestFieldsAreKept, TestCorpus, TestNewerWriter
 package test

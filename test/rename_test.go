@@ -24,7 +24,8 @@ func TestMoves(t *testing.T) {
 	n := r.Mark()
 	must(t, k.Move(a, elsewhere, 4711))
 	e := r.Until(n, "moved", func(e *schema.Event) bool { return e.Link.Index == a && e.Kind == schema.Del })
-	if _, ok := e.Link.NewNetnsID.Get(); e.Action != schema.Moved || !ok || e.Link.NewIndex != 4711 || e.Link.Name != "mover" {
+	_, ok := e.Link.NewNetnsID.Get()
+	if e.Action != schema.Moved || !ok || e.Link.NewIndex != 4711 || e.Link.Name != "mover" {
 		t.Errorf("got %s", e.AppendJSON(nil))
 	}
 	// The peer's lower link is in another namespace now: an index, and no name.

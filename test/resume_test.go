@@ -211,7 +211,11 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 				t.Errorf("%s: something from before: %+v", what, c)
 			}
 		}
-		if missed == nil && len(told) > 0 || missed != nil && (len(told) != 1 || !missed(told[0].Missed) || told[0].Host != "") {
+		asItShould := len(told) == 0
+		if missed != nil {
+			asItShould = len(told) == 1 && missed(told[0].Missed) && told[0].Host == ""
+		}
+		if !asItShould {
 			t.Errorf("%s: told %+v", what, told)
 		}
 		if !applied(count) {
@@ -232,7 +236,8 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 	stream, err := js.Stream(t.Context(), "IFACE")
 	must(t, err)
 	must(t, stream.Purge(t.Context(), jetstream.WithPurgeKeep(2)))
-	whole("beyond the edge", last.StreamSeq, func(n uint64) bool { return n > 0 && n < 20 }, func(n int) bool { return n == 2 })
+	whole("beyond the edge", last.StreamSeq,
+		func(n uint64) bool { return n > 0 && n < 20 }, func(n int) bool { return n == 2 })
 
 	must(t, js.DeleteStream(t.Context(), "IFACE"))
 	_, err = k.Add("last", 0, netnstest.Kind{Name: "ifb"}) // the bridge notices when it publishes

@@ -70,7 +70,8 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 		services = append(services, newService(t, h, s))
 	}
 	eventually(t, "one of the two stands by", func() bool { return services[0].standsBy() != services[1].standsBy() })
-	for end := time.Now().Add(duration(t, "IFACE_TEST_RIVALS", 5*time.Second)); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	end := time.Now().Add(duration(t, "IFACE_TEST_RIVALS", 5*time.Second))
+	for ; time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		for _, sv := range services {
 			sv.keep()
 		}
@@ -246,7 +247,9 @@ func TestLinkTypeChanges(t *testing.T) {
 	r := record(t, s)
 	holds(t, s)
 	setType(unix.ARPHRD_IEEE80211)
-	e := r.Until(0, "the change", func(e *schema.Event) bool { return e.Link.Index == index && e.Changed.Has("link_type") })
+	e := r.Until(0, "the change", func(e *schema.Event) bool {
+		return e.Link.Index == index && e.Changed.Has("link_type")
+	})
 	if e.Action != schema.Updated || e.Previous.Type.String() != "ether" {
 		t.Errorf("got %s", e.AppendJSON(nil))
 	}

@@ -106,10 +106,12 @@ func TestDependenciesRunOneWay(t *testing.T) {
 			if ours && !slices.Contains(may, imported) {
 				t.Errorf("%s imports %s", p.ImportPath, imported)
 			}
-			if !ours && strings.Contains(imported, "nats") && (strings.HasSuffix(p.ImportPath, "netlinksrc") || strings.HasSuffix(p.ImportPath, "schema")) {
+			if !ours && strings.Contains(imported, "nats") &&
+				(strings.HasSuffix(p.ImportPath, "netlinksrc") || strings.HasSuffix(p.ImportPath, "schema")) {
 				t.Errorf("%s knows NATS: it imports %s", p.ImportPath, imported)
 			}
-			if p.ImportPath == "ifacebridge/schema" && strings.Contains(imported, ".") && !strings.HasPrefix(imported, "github.com/go-json-experiment/json") {
+			if p.ImportPath == "ifacebridge/schema" && strings.Contains(imported, ".") &&
+				!strings.HasPrefix(imported, "github.com/go-json-experiment/json") {
 				t.Errorf("schema imports %s", imported)
 			}
 			// recvmmsg(2) has no wrapper in x/sys, and a system call takes a pointer.

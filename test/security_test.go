@@ -163,7 +163,8 @@ func TestAuthentication(t *testing.T) {
 // refuses them later on.
 func TestRefusedCredentialsDoNotHammer(t *testing.T) {
 	t.Parallel()
-	const right, wrong = "authorization { user: bridge, password: right }", "authorization { user: bridge, password: other }"
+	const right = "authorization { user: bridge, password: right }"
+	const wrong = "authorization { user: bridge, password: other }"
 	for name, accepted := range map[string]string{"from the start": wrong, "later on": right} {
 		t.Run(name, func(t *testing.T) {
 			netnstest.Parallel(t)

@@ -23,11 +23,13 @@ import (
 type loss struct {
 	name   string
 	reason string // of the new epoch
-	lose   func(t testing.TB, s *natstest.Server, backups map[string]string) (tidy func())
+	lose   losing
 }
 
+type losing func(t testing.TB, s *natstest.Server, backups map[string]string) (tidy func())
+
 // restore puts the server's store back to a backup; "" is an empty one.
-func restore(of string) func(testing.TB, *natstest.Server, map[string]string) func() {
+func restore(of string) losing {
 	return func(t testing.TB, s *natstest.Server, backups map[string]string) func() {
 		t.Helper()
 		s.Kill()
@@ -54,7 +56,7 @@ func streamOf(t testing.TB, s *natstest.Server) (jetstream.JetStream, jetstream.
 }
 
 // alter does something to the stream.
-func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.Stream)) func(testing.TB, *natstest.Server, map[string]string) func() {
+func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.Stream)) losing {
 	return func(t testing.TB, s *natstest.Server, _ map[string]string) func() {
 		t.Helper()
 		js, stream := streamOf(t, s)
@@ -66,7 +68,7 @@ func alter(do func(context.Context, testing.TB, jetstream.JetStream, jetstream.S
 }
 
 // intrude publishes something of somebody else's behind the last event.
-func intrude(data string) func(testing.TB, *natstest.Server, map[string]string) func() {
+func intrude(data string) losing {
 	return func(t testing.TB, s *natstest.Server, _ map[string]string) func() {
 		t.Helper()
 		js, stream := streamOf(t, s)
@@ -101,26 +103,30 @@ var losses = []loss{
 	{"restored to the middle of this run", "broker_lost", restore("middle")},
 	{"restored to nothing", "broker_lost", restore("")},
 	{"cut off in the last block", "broker_lost", cutPower},
-	{"purged", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
-		must(t, s.Purge(ctx))
-	})},
-	{"purged by subject", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
-		must(t, s.Purge(ctx, jetstream.WithPurgeSubject("iface.test.*")))
-	})},
-	{"deleted message by message to an earlier epoch", "broker_lost", alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
-		info, err := s.Info(ctx)
-		must(t, err)
-		events := info.State.LastSeq
-		for seq := events; seq > info.State.FirstSeq+2; seq-- {
-			must(t, s.DeleteMsg(ctx, seq))
-		}
-	})},
-	{"made anew by somebody else", "broker_lost", alter(func(ctx context.Context, t testing.TB, js jetstream.JetStream, s jetstream.Stream) {
-		cfg := s.CachedInfo().Config
-		must(t, js.DeleteStream(ctx, "IFACE"))
-		_, err := js.CreateStream(ctx, cfg)
-		must(t, err)
-	})},
+	{"purged", "broker_lost",
+		alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+			must(t, s.Purge(ctx))
+		})},
+	{"purged by subject", "broker_lost",
+		alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+			must(t, s.Purge(ctx, jetstream.WithPurgeSubject("iface.test.*")))
+		})},
+	{"deleted message by message to an earlier epoch", "broker_lost",
+		alter(func(ctx context.Context, t testing.TB, _ jetstream.JetStream, s jetstream.Stream) {
+			info, err := s.Info(ctx)
+			must(t, err)
+			events := info.State.LastSeq
+			for seq := events; seq > info.State.FirstSeq+2; seq-- {
+				must(t, s.DeleteMsg(ctx, seq))
+			}
+		})},
+	{"made anew by somebody else", "broker_lost",
+		alter(func(ctx context.Context, t testing.TB, js jetstream.JetStream, s jetstream.Stream) {
+			cfg := s.CachedInfo().Config
+			must(t, js.DeleteStream(ctx, "IFACE"))
+			_, err := js.CreateStream(ctx, cfg)
+			must(t, err)
+		})},
 	{"followed by garbage", "foreign_data", intrude("no event")},
 	{"followed by another schema", "foreign_data", intrude(`{"schema":"iface.v2","host":"test","epoch":"e","seq":1}`)},
 }

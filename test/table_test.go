@@ -85,7 +85,8 @@ func TestWatchTable(t *testing.T) {
 	must(t, k.Up(br, a, peer))
 	binary := harness.Command(t)
 	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
-	m.shows("the table", "ifacebridge watch  1 host  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0", "web01.example.com", "type to filter")
+	m.shows("the table", "ifacebridge watch  1 host  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0",
+		"web01.example.com", "type to filter")
 	if !m.colours() {
 		t.Error("there are no colours")
 	}
@@ -152,7 +153,8 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	must(t, k.SetUint32(a, unix.IFLA_MTU, 1400))
 	settled(t, s)
 	watch := func(args string) *terminal {
-		m := startTerminal(t, 180, 40, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, harness.Command(t)+" watch "+args)
+		env := []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}
+		m := startTerminal(t, 180, 40, env, harness.Command(t)+" watch "+args)
 		m.shows("the table", "ifacebridge watch  1 host  3 links", "HOST")
 		m.keys("veth0@") // the only one that is left
 		m.shows("the filter", "1 link ")

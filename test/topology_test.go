@@ -38,7 +38,8 @@ func TestJetStreamDomain(t *testing.T) {
 			if strings.Contains(conf, "%q") {
 				conf = fmt.Sprintf(conf, t.TempDir())
 			}
-			leaf := natstest.Start(t, fmt.Sprintf("server_name: leaf\n%s\nleafnodes { remotes: [ { url: \"nats://127.0.0.1:%d\" } ] }", conf, port))
+			leaf := natstest.Start(t, fmt.Sprintf("server_name: leaf\n%s\n"+
+				"leafnodes { remotes: [ { url: \"nats://127.0.0.1:%d\" } ] }", conf, port))
 			env := []string{"NATS_URL=" + leaf.URL, "IFACE_HOST=test", tt.setting, "IFACE_PRESENCE=1s"}
 			if tt.setting == byContext {
 				env = []string{"IFACE_HOST=test", "NATS_CONTEXT=" + natsContext(t, t.TempDir()+"/leaf.json",
@@ -117,7 +118,8 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 		t.Errorf("doctor, with the bucket of the other region: status %d", status)
 	}
 	doctor.Says("name another bucket in IFACE_BUCKET")
-	third := start(t, append(env("us"), "IFACE_HOST=third", "IFACE_BUCKET=eu_iface_links", "IFACE_HOSTS_BUCKET=eu_iface_hosts", "IFACE_HTTP_ADDR="))
+	third := start(t, append(env("us"), "IFACE_HOST=third", "IFACE_HTTP_ADDR=",
+		"IFACE_BUCKET=eu_iface_links", "IFACE_HOSTS_BUCKET=eu_iface_hosts"))
 	third.Says("bucket eu_iface_links is that of the hosts under the prefix eu.iface")
 	bridges["us"].Kill()
 	if n := len(bucketOf(t, nc, "eu_iface_links")); n != 3 {
@@ -151,7 +153,8 @@ func TestInboxesAreOnesOwn(t *testing.T) {
 		permissions([]string{prefix + "_INBOX_alice"}, "--viewer")))
 	heard := map[string]chan *nats.Msg{}
 	for _, user := range []string{"viewer", "admin", "alice"} {
-		nc := harness.ConnectTo(t, s.URL, nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		nc := harness.ConnectTo(t, s.URL, nats.UserInfo(user, "p"),
+			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 		heard[user] = make(chan *nats.Msg, 1000)
 		for _, subject := range []string{"_INBOX.>", "_INBOX.ifacebridge.>", "_INBOX.ifacebridge.test.>", "_MINE.>"} {
 			_, err := nc.ChanSubscribe(subject, heard[user])
@@ -166,7 +169,10 @@ func TestInboxesAreOnesOwn(t *testing.T) {
 		}
 		return env
 	}
-	bridges := []*process{start(t, as("test", "test", "")), start(t, append(as("mine", "mine", "_MINE"), "IFACE_HTTP_ADDR="))}
+	bridges := []*process{
+		start(t, as("test", "test", "")),
+		start(t, append(as("mine", "mine", "_MINE"), "IFACE_HTTP_ADDR=")),
+	}
 	for _, b := range bridges {
 		b.Says("read the links of this host")
 	}

@@ -226,9 +226,11 @@ func TestPermissionsCommand(t *testing.T) {
 		"ifacebridge permissions web01.example.com": {"IFACE_HOST=web01.example.com", "NATS_URL=h", "IFACE_RESYNC=1s"},
 		"ifacebridge permissions 'web 01'\\''s'":    {"IFACE_HOST=web 01's"},
 		"ifacebridge permissions -- -x":             {"IFACE_HOST=-x"},
-		"IFACE_JS_DOMAIN=hub IFACE_INBOX_PREFIX=_X IFACE_SUBJECT_PREFIX=eu.iface IFACE_STREAM=EU IFACE_HOSTS_BUCKET=h ifacebridge permissions x": {
-			"IFACE_HOST=x", "NATS_URL=h", "IFACE_JS_DOMAIN=hub", "IFACE_INBOX_PREFIX=_X", "IFACE_SUBJECT_PREFIX=eu.iface", "IFACE_STREAM=EU",
-			"IFACE_HOSTS_BUCKET=h", "IFACE_BUCKET=eu_iface_links"},
+		"IFACE_JS_DOMAIN=hub IFACE_INBOX_PREFIX=_X IFACE_SUBJECT_PREFIX=eu.iface IFACE_STREAM=EU " +
+			"IFACE_HOSTS_BUCKET=h ifacebridge permissions x": {
+			"IFACE_HOST=x", "NATS_URL=h", "IFACE_JS_DOMAIN=hub", "IFACE_INBOX_PREFIX=_X",
+			"IFACE_SUBJECT_PREFIX=eu.iface", "IFACE_STREAM=EU", "IFACE_HOSTS_BUCKET=h",
+			"IFACE_BUCKET=eu_iface_links"},
 		"IFACE_DELIVERY=core ifacebridge permissions x": {"IFACE_HOST=x", "IFACE_DELIVERY=core", "IFACE_STREAM=S"},
 		"IFACE_PRESENCE=0 ifacebridge permissions x":    {"IFACE_HOST=x", "IFACE_PRESENCE=0"},
 	} {

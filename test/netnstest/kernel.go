@@ -350,7 +350,8 @@ func (k *Kernel) Index(name string) (int32, error) {
 // Running reports whether a link is up and has its carrier. The kernel announces that
 // when it finds the time (net/core/link_watch.c): up to a second after the links were set up.
 func (k *Kernel) Running(index int32) (bool, error) {
-	replies, err := k.execute(unix.RTM_GETLINK, 0, rtnetlink.LinkMessage{Index: uint32(index)}, netlink.NewAttributeEncoder())
+	request := rtnetlink.LinkMessage{Index: uint32(index)}
+	replies, err := k.execute(unix.RTM_GETLINK, 0, request, netlink.NewAttributeEncoder())
 	if err != nil {
 		return false, fmt.Errorf("flags of link %d: %w", index, err)
 	}

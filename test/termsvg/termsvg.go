@@ -73,7 +73,8 @@ func Draw(title, screen string, columns int) []byte {
 	lines := strings.Split(strings.TrimRight(screen, "\n"), "\n")
 	width, height := 2*border+cellWidth*float64(columns), 2*border+cellHeight*float64(len(lines))
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" width="%g" height="%g" role="img">`+"\n", width, height, width, height)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" width="%g" height="%g" role="img">`+"\n",
+		width, height, width, height)
 	fmt.Fprintf(&b, "<title>%s</title>\n", escape(title))
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" rx="8" fill="%s"/>`+"\n", background)
 	fmt.Fprintf(&b, `<g font-family="ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="13">`+"\n")
@@ -105,12 +106,14 @@ func run(b *bytes.Buffer, row, column int, text string, s style) int {
 		s.colour, s.ground = s.ground, s.colour
 	}
 	if s.ground != background {
-		fmt.Fprintf(b, `<rect x="%g" y="%g" width="%g" height="%g" fill="%s"/>`+"\n", x, y, cellWidth*float64(columns), cellHeight, s.ground)
+		fmt.Fprintf(b, `<rect x="%g" y="%g" width="%g" height="%g" fill="%s"/>`+"\n",
+			x, y, cellWidth*float64(columns), cellHeight, s.ground)
 	}
 	for _, at := range words.FindAllStringIndex(text, -1) {
 		word := text[at[0]:at[1]]
 		x := x + cellWidth*float64(ansi.StringWidth(text[:at[0]]))
-		fmt.Fprintf(b, `<text x="%g" y="%g" textLength="%g" fill="%s"`, x, y+13, cellWidth*float64(ansi.StringWidth(word)), s.colour)
+		fmt.Fprintf(b, `<text x="%g" y="%g" textLength="%g" fill="%s"`,
+			x, y+13, cellWidth*float64(ansi.StringWidth(word)), s.colour)
 		if s.bold {
 			b.WriteString(` font-weight="bold"`)
 		}
