@@ -70,9 +70,11 @@ type Options struct {
 	HostsBucket string
 	Since       time.Time // FromStream: begin here rather than at the beginning
 
-	// After resumes FromStream: begin behind this place in the stream, the StreamSeq of the
-	// last change that was dealt with; 0 is the beginning. What the stream does not have any
-	// more is Expired. Not together with Since or Ago.
+	// After resumes FromStream: begin behind this place in the stream, the last StreamSeq that
+	// was not 0 among the changes that were dealt with; 0 is the beginning. What the stream does
+	// not have any more is Expired. A stream that was made anew and has come as far again is not
+	// recognised by its places: whoever keeps links replaces a host's when it is Joined. Not
+	// together with Since or Ago.
 	After uint64
 
 	// Ago is FromStream: begin so long ago, by the clock of the server that has the stream,
@@ -134,9 +136,10 @@ type Change struct {
 	Missed uint64        // of Gap and Expired: how many events, 0 when that is not known
 	Since  time.Time     // of Quiet: when it fell silent, as far as that is known
 
-	// StreamSeq is the place in the stream of the event that led to this, FromStream; of
-	// what has another reason it is 0. Run that begins behind it (Options.After) gives
-	// what comes behind it, and nothing of what came before.
+	// StreamSeq is the place in the stream of the event that led to this, FromStream; of a
+	// Gap, which comes before its event, and of what has another reason it is 0. A Fleet that
+	// begins behind it (Options.After) gives what comes behind it, and nothing of what came
+	// before.
 	StreamSeq uint64
 }
 
@@ -354,7 +357,9 @@ func (f *Fleet) take(ctx context.Context, in input) {
 	}
 	f.mu.Unlock()
 	for _, c := range changes {
-		c.StreamSeq = in.streamSeq
+		if c.Kind != Gap { // it comes before the event, which one who resumed behind it would miss
+			c.StreamSeq = in.streamSeq
+		}
 		f.changed(c)
 	}
 }

@@ -33,6 +33,8 @@ func (f *Fleet) begin(ctx context.Context, stream *jetstream.StreamInfo) jetstre
 		f.give(ctx, input{expired: new(uint64)})
 	case stream.State.FirstSeq > after+1:
 		missed := stream.State.FirstSeq - after - 1
+		after += missed // else it would be given again if the stream cannot be read yet
+		r.after.Store(after)
 		f.give(ctx, input{expired: &missed})
 	}
 	f.resolveAgo(stream)
