@@ -60,8 +60,8 @@ func main() {
 			_, err := fmt.Fprintf(record, "%d\t%s\n", c.StreamSeq, c.Data)
 			check(err)
 		case fleet.Expired:
-			log.Printf("%d messages behind %d are not in the stream any more; "+
-				"what is kept of a host is replaced when it is Joined or Healed", c.Missed, after)
+			log.Printf("messages behind %d are not in the stream any more (%d at most; 0: it is another stream); "+
+				"what is kept of a host is replaced when it is Joined or Healed", after, c.Missed)
 		case fleet.Joined, fleet.Healed:
 			// All links of c.Host are in f.View(): here what is kept of it is replaced.
 		}
