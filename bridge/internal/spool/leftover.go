@@ -16,9 +16,11 @@ func (s *Spool) Leftover() (m event.Mark, err error) {
 		}
 		return false
 	})
-	if done := s.done; m.Run != "" && cmp.Or(done.Run, done.Epoch) == m.Run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.Run != "" && cmp.Or(s.done.Run, s.done.Epoch) == m.Run {
 		run := m.Run
-		m = done
+		m = s.done
 		m.Run = run
 	}
 	s.current = cmp.Or(m.Run, s.id.Epoch)
@@ -61,6 +63,9 @@ func (s *Spool) LeftoverOpening() (o event.Opening, whole bool, err error) {
 // DropThrough removes the events of an epoch up to the last one that is stored,
 // if that is here, and returns whether it is.
 func (s *Spool) DropThrough(last *schema.Event) (found bool, err error) {
+	s.mu.Lock()
+	done := s.done
+	s.mu.Unlock()
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
 		n++
@@ -68,7 +73,7 @@ func (s *Spool) DropThrough(last *schema.Event) (found bool, err error) {
 		return !found && e.Epoch == s.current
 	})
 	if found {
-		s.drop(n, s.done)
+		s.drop(n, done)
 	}
 	return found, err
 }

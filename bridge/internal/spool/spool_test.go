@@ -306,3 +306,25 @@ func TestSpoolOpeningOfNamespaces(t *testing.T) {
 		t.Errorf("the first of two is taken for all: %+v, %v", o, err)
 	}
 }
+
+// The publisher looks for what earlier runs left while Fill opens anew the file that the disk
+// had refused, which reads the mark again. It is for the race detector.
+func TestSpoolLeftoverWhileOpenedAnew(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	s.Close()
+	s.db = nil // as if the disk had refused it at the start
+	filling := make(chan struct{})
+	go func() {
+		defer close(filling)
+		fillSpool(s, 5)
+	}()
+	for saved := false; !saved; _, saved = s.Saved() {
+		if _, err := s.Leftover(); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.DropThrough(&schema.Event{}); err != nil {
+			t.Error(err)
+		}
+	}
+	<-filling
+}
