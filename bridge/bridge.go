@@ -126,7 +126,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 		running, stop := context.WithCancelCause(ctx)
 		var following sync.WaitGroup
 		following.Go(func() {
-			if host.changed(running) == nil {
+			if host.follow(running, log) {
 				stop(errRenamed)
 			}
 		})

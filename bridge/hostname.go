@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/internal/loop"
+	"ifacebridge/netlinksrc"
 )
 
 // errRenamed is why a run ends when the kernel's name of the host has become another.
@@ -68,6 +70,21 @@ func (h *hostname) changed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// follow waits until the name is another than it was, and reports whether that is so. Else ctx
+// has ended, or the name cannot be followed any more, which is logged.
+func (h *hostname) follow(ctx context.Context, log *slog.Logger) (renamed bool) {
+	err := loop.Persist(ctx, func() error { return h.changed(ctx) }, netlinksrc.Passes,
+		func(err error, again bool) {
+			if !again {
+				log.Warn("cannot follow the name of the host; retrying", "cause", err)
+			}
+		})
+	if err != nil && ctx.Err() == nil {
+		log.Error("cannot follow the name of the host any more: when it changes, restart the bridge", "cause", err)
+	}
+	return err == nil
 }
 
 // named waits until the host has a name of its own: not what it is called before
