@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -107,30 +106,35 @@ func (q *Query) Serve(epoch string) {
 	q.stopLocked()
 	q.owner.Epoch = epoch
 	q.cfg.Metadata["epoch"] = epoch
-	service, err := micro.AddService(q.nc, q.cfg)
-	if err == nil {
-		err = errors.Join(
-			q.add(service, "links", schema.QuerySubjectUnder(q.prefix, q.token), q.answer,
-				`the links of this host; {"next":…} asks for the next page`),
-			q.add(service, "owner", schema.OwnerSubjectUnder(q.prefix, q.token), q.answerOwner,
-				"who publishes as this host"))
-	}
-	if err != nil {
+	if err := q.serveLocked(); err != nil {
 		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
-		return
-	}
-	q.service = service
-	// Not an endpoint: a user that may not subscribe to it, as before there was such a
-	// thing, would lose the others, too.
-	if q.snapshots, err = q.nc.Subscribe(schema.SnapshotSubjectUnder(q.prefix, q.token), q.askSnapshot); err != nil {
-		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
+		q.stopLocked() // all or nothing: the next call tries again
 	}
 }
 
-// add adds an endpoint. It is in no queue group: a bridge that is being replaced must not
+// serveLocked adds the service and subscribes to requests for the snapshot.
+func (q *Query) serveLocked() (err error) {
+	if q.service, err = micro.AddService(q.nc, q.cfg); err != nil {
+		return err
+	}
+	if err := q.add("links", schema.QuerySubjectUnder(q.prefix, q.token), q.answer,
+		`the links of this host; {"next":…} asks for the next page`); err != nil {
+		return err
+	}
+	if err := q.add("owner", schema.OwnerSubjectUnder(q.prefix, q.token), q.answerOwner,
+		"who publishes as this host"); err != nil {
+		return err
+	}
+	// Not an endpoint: a user that may not subscribe to it, as before there was such a
+	// thing, would lose the others, too.
+	q.snapshots, err = q.nc.Subscribe(schema.SnapshotSubjectUnder(q.prefix, q.token), q.askSnapshot)
+	return err
+}
+
+// add adds an endpoint to the service. It is in no queue group: a bridge that is being replaced must not
 // answer in the place of the one that replaces it.
-func (q *Query) add(to micro.Service, name, subject string, answer func(micro.Request), description string) error {
-	return to.AddEndpoint(name, micro.HandlerFunc(answer), micro.WithEndpointSubject(subject),
+func (q *Query) add(name, subject string, answer func(micro.Request), description string) error {
+	return q.service.AddEndpoint(name, micro.HandlerFunc(answer), micro.WithEndpointSubject(subject),
 		micro.WithEndpointQueueGroupDisabled(), micro.WithEndpointMetadata(map[string]string{"description": description}))
 }
 
@@ -158,6 +162,7 @@ func (q *Query) Stop() {
 	q.stopLocked()
 }
 
+// stopLocked ends the service, also to begin it again for another epoch.
 func (q *Query) stopLocked() {
 	if q.service != nil {
 		_ = q.service.Stop() // fails when the connection is gone, and the service with it
@@ -168,7 +173,7 @@ func (q *Query) stopLocked() {
 	}
 	q.snapshots = nil
 	for _, m := range q.asking {
-		respondError(m, codeNotReady, "this bridge does not publish as the host any more; ask again")
+		respondError(m, codeNotReady, "it was not told, since the epoch has ended; ask again")
 	}
 	q.asking = nil
 }
