@@ -182,11 +182,20 @@ func (c *Config) NATSFlags() string {
 	return ""
 }
 
+// HostSubjects are the subjects of all events of the host, as a wildcard.
+func (c *Config) HostSubjects() string { return c.Prefix + "." + c.Token + ".*" }
+
+// BucketStream is the name of the stream that a bucket is.
+func BucketStream(bucket string) string { return "KV_" + bucket }
+
+// BucketSubject is the subject under which the stream of a bucket has a key.
+func BucketSubject(bucket, key string) string { return "$KV." + bucket + "." + key }
+
 // PutSubject is what a put of a bucket's key is published to. Where JetStream is elsewhere,
 // so is the subject space of buckets, and puts get there behind its API, as nats.go's
 // KeyValue has it.
 func (c *Config) PutSubject(bucket, key string) string {
-	subject := "$KV." + bucket + "." + key
+	subject := BucketSubject(bucket, key)
 	if c.JSAPI != "" {
 		return c.JSAPI + "." + subject
 	}

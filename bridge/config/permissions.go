@@ -25,7 +25,7 @@ func (c *Config) HostPermissions() Permissions {
 	service := schema.ServiceName
 	p := Permissions{
 		Publish: []string{
-			c.Prefix + "." + c.Token + ".*", schema.OwnerSubjectUnder(c.Prefix, c.Token),
+			c.HostSubjects(), schema.OwnerSubjectUnder(c.Prefix, c.Token),
 			"$SYS.REQ.USER.INFO", "$SRV.INFO." + service,
 		},
 		Subscribe: []string{
@@ -35,7 +35,7 @@ func (c *Config) HostPermissions() Permissions {
 		Responses: true,
 	}
 	if c.Delivery == JetStream {
-		api, kv := c.API(), "KV_"+c.Bucket
+		api, kv := c.API(), BucketStream(c.Bucket)
 		p.Publish = append(p.Publish,
 			c.PutSubject(c.Bucket, c.Token+".>"),
 			api+".INFO", api+".STREAM.NAMES",
@@ -44,7 +44,7 @@ func (c *Config) HostPermissions() Permissions {
 			api+".DIRECT.GET."+kv,
 		)
 		if c.Presence > 0 {
-			hosts := "KV_" + c.HostsBucket
+			hosts := BucketStream(c.HostsBucket)
 			p.Publish = append(p.Publish, c.PutSubject(c.HostsBucket, c.Token),
 				api+".STREAM.CREATE."+hosts, api+".STREAM.INFO."+hosts)
 		}
@@ -74,7 +74,7 @@ func (c *Config) ViewerPermissions() Permissions {
 	}
 	if c.Delivery == JetStream {
 		api := c.API()
-		for _, stream := range []string{c.Stream, "KV_" + c.Bucket, "KV_" + c.HostsBucket} {
+		for _, stream := range []string{c.Stream, BucketStream(c.Bucket), BucketStream(c.HostsBucket)} {
 			p.Publish = append(p.Publish,
 				api+".STREAM.INFO."+stream, api+".STREAM.MSG.GET."+stream,
 				api+".DIRECT.GET."+stream, api+".DIRECT.GET."+stream+".>",

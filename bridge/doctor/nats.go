@@ -112,11 +112,9 @@ func (e *examination) permissionAdvice() string {
 // published returns the subjects with that of all events replaced by those that there
 // are, since a user may be allowed these alone.
 func (e *examination) published(needed []string) []string {
-	all := schema.Subject(e.cfg.Prefix, e.cfg.Token, schema.New)
-	all = strings.TrimSuffix(all, schema.New.String()) + "*"
 	var list []string
 	for _, subject := range needed {
-		if subject != all {
+		if subject != e.cfg.HostSubjects() {
 			list = append(list, subject)
 			continue
 		}
@@ -196,7 +194,7 @@ func (e *examination) checkJetStream(ctx context.Context) {
 	var info *jetstream.StreamInfo
 	stream, err := js.Stream(ctx, e.cfg.Stream)
 	if err == nil { // again, with what it holds of this host
-		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(e.cfg.Prefix+"."+e.cfg.Token+".*"))
+		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(e.cfg.HostSubjects()))
 	}
 	missing := errors.Is(err, jetstream.ErrStreamNotFound)
 	if err != nil && !missing {
@@ -265,7 +263,7 @@ func (e *examination) checkMissingStream(ctx context.Context, js jetstream.JetSt
 func (e *examination) checkStored(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request := fmt.Sprintf(`{"last_by_subj":%q}`, e.cfg.Prefix+"."+e.cfg.Token+".*")
+	request := fmt.Sprintf(`{"last_by_subj":%q}`, e.cfg.HostSubjects())
 	reply, err := e.nc.RequestWithContext(ctx, e.cfg.API()+".STREAM.MSG.GET."+e.cfg.Stream, []byte(request))
 	if err != nil {
 		return // what is refused was reported
@@ -287,7 +285,7 @@ func (e *examination) checkStored(ctx context.Context) {
 // published all the same.
 func (e *examination) checkBucket(ctx context.Context, js jetstream.JetStream) {
 	before := e.nc.LastError()
-	stream, err := js.Stream(ctx, natsio.BucketStream(e.cfg.Bucket))
+	stream, err := js.Stream(ctx, config.BucketStream(e.cfg.Bucket))
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may",

@@ -143,7 +143,7 @@ func (f *forgetting) dels(ctx context.Context, known Known) ([]schema.Event, err
 	}
 	now, bootID := time.Now(), known.BootID
 	var dels []schema.Event
-	if _, err := js.Stream(ctx, "KV_"+f.cfg.Bucket); errors.Is(err, jetstream.ErrStreamNotFound) {
+	if _, err := js.Stream(ctx, config.BucketStream(f.cfg.Bucket)); errors.Is(err, jetstream.ErrStreamNotFound) {
 		f.bucket = nil
 	} else if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", f.cfg.Bucket, err)

@@ -71,7 +71,7 @@ func newJetStream(cfg config.Config, nc *nats.Conn, log *slog.Logger) (*jetStrea
 		return nil, err
 	}
 	d := &jetStream{
-		cfg: cfg, nc: nc, js: js, log: log, host: cfg.Prefix + "." + cfg.Token + ".*",
+		cfg: cfg, nc: nc, js: js, log: log, host: cfg.HostSubjects(),
 		msg: event.NewMessage(cfg), frames: newFramer(cfg), logged: map[string]bool{},
 	}
 	d.answers = newAnswers(nc, d.heardElsewhere)

@@ -89,10 +89,10 @@ func InspectStream(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 // InspectBucket is [InspectStream] of the stream that a bucket is.
 func InspectBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 	i := &inspection{cfg: cfg, info: info, what: "bucket " + cfg.Bucket, bucket: true}
-	i.subjects = []string{BucketSubject(cfg.Bucket, cfg.Token+".1")}
+	i.subjects = []string{config.BucketSubject(cfg.Bucket, cfg.Token+".1")}
 	var missing []string
 	if !Covers(info.Config.Subjects, i.subjects[0]) {
-		missing = []string{BucketSubject(cfg.Bucket, ">")}
+		missing = []string{config.BucketSubject(cfg.Bucket, ">")}
 	}
 	i.refuse("bucket", "IFACE_BUCKET", missing)
 	if other, is := ofOtherPrefix(cfg, info.Config.Metadata); is {

@@ -82,12 +82,6 @@ func CheckHostsBucket(cfg *config.Config, info *jetstream.StreamInfo) error {
 		"those of the same name would meet in it", other), "name another bucket in IFACE_HOSTS_BUCKET")
 }
 
-// BucketStream is the name of the stream that a bucket is.
-func BucketStream(bucket string) string { return "KV_" + bucket }
-
-// BucketSubject is the subject of a key of a bucket.
-func BucketSubject(bucket, key string) string { return "$KV." + bucket + "." + key }
-
 // MaxBytes is the limit of a stream and of a bucket that the bridge creates, as the server
 // has it: -1 is none.
 func MaxBytes(cfg *config.Config) int64 {

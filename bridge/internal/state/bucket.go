@@ -89,7 +89,7 @@ func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*
 func (b *Bucket) key(k schema.LinkKey) string { return b.cfg.Token + "." + k.String() }
 
 // subject is that of a key.
-func (b *Bucket) subject(key string) string { return natsio.BucketSubject(b.cfg.Bucket, key) }
+func (b *Bucket) subject(key string) string { return config.BucketSubject(b.cfg.Bucket, key) }
 
 // Put notes that events were stored, and applied to the state. It does not block.
 func (b *Bucket) Put(events []event.Outgoing) {
@@ -474,7 +474,7 @@ func (b *Bucket) use(cfg *jetstream.StreamConfig) {
 }
 
 // streamName is the name of the stream that a bucket is.
-func (b *Bucket) streamName() string { return natsio.BucketStream(b.cfg.Bucket) }
+func (b *Bucket) streamName() string { return config.BucketStream(b.cfg.Bucket) }
 
 // create makes the bucket, and has it filled.
 func (b *Bucket) create(ctx context.Context) error {

@@ -202,13 +202,13 @@ func (p *Presence) Leave(ctx context.Context, epoch string, retired bool) {
 // Known reports whether the bucket has a value of the host, or that it fell silent. Where
 // there is no bucket it has none.
 func (p *Presence) Known(ctx context.Context) (bool, error) {
-	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	stream, err := p.js.Stream(ctx, p.streamName())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return false, nil
 	}
 	if err == nil {
 		var m *jetstream.RawStreamMsg
-		m, err = stream.GetLastMsgForSubject(ctx, "$KV."+p.cfg.HostsBucket+"."+p.cfg.Token)
+		m, err = stream.GetLastMsgForSubject(ctx, config.BucketSubject(p.cfg.HostsBucket, p.cfg.Token))
 		if err == nil {
 			return m.Header.Get(kvOperation) != "PURGE", nil
 		}
@@ -222,7 +222,7 @@ func (p *Presence) Known(ctx context.Context) (bool, error) {
 // Purge purges the key of the host, if there is a bucket: it will not come back. It blocks
 // for as long as NATS takes to answer.
 func (p *Presence) Purge(ctx context.Context) error {
-	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	stream, err := p.js.Stream(ctx, p.streamName())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}
@@ -240,6 +240,9 @@ func (p *Presence) Purge(ctx context.Context) error {
 // under way.
 func (p *Presence) LookAgain() { p.opened = false }
 
+// streamName is the name of the stream that the bucket is.
+func (p *Presence) streamName() string { return config.BucketStream(p.cfg.HostsBucket) }
+
 // find finds the bucket, or makes it.
 func (p *Presence) find(ctx context.Context) error {
 	if p.opened {
@@ -247,10 +250,10 @@ func (p *Presence) find(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
 	defer cancel()
-	stream, err := p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+	stream, err := p.js.Stream(ctx, p.streamName())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if err = p.create(ctx); err == nil {
-			stream, err = p.js.Stream(ctx, "KV_"+p.cfg.HostsBucket)
+			stream, err = p.js.Stream(ctx, p.streamName())
 		}
 	}
 	if err == nil {
