@@ -257,27 +257,16 @@ func (e *examination) checkMissingStream(ctx context.Context, js jetstream.JetSt
 		"or have someone who may run: "+natsio.AddCommand(&e.cfg, cfg))
 }
 
-// checkStored reports when the stream had this host's last event. It asks as the bridge does:
-// a direct get, which the library would make, a bridge's user is not permitted, and nothing
-// answers to that.
+// checkStored reports when the stream had this host's last event.
 func (e *examination) checkStored(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request := fmt.Sprintf(`{"last_by_subj":%q}`, e.cfg.HostSubjects())
-	reply, err := e.nc.RequestWithContext(ctx, e.cfg.API()+".STREAM.MSG.GET."+e.cfg.Stream, []byte(request))
-	if err != nil {
-		return // what is refused was reported
-	}
-	var answer struct {
-		Error   *jetstream.APIError
-		Message struct{ Time time.Time }
-	}
-	switch err := json.Unmarshal(reply.Data, &answer); {
-	case err != nil:
-	case answer.Error == nil:
-		e.good("last event", "of this host was stored %v ago", time.Since(answer.Message.Time).Round(time.Second))
-	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+	switch last, err := natsio.LastStored(ctx, e.nc, &e.cfg); {
+	case err != nil: // what is refused was reported
+	case last == nil:
 		e.good("last event", "none of this host is stored yet")
+	default:
+		e.good("last event", "of this host was stored %v ago", time.Since(last.Time).Round(time.Second))
 	}
 }
 

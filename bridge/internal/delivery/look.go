@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -51,13 +50,14 @@ func (d *jetStream) noteForeign() {
 		"stream", d.cfg.Stream, "stream_seq", d.foreign)
 }
 
-// find reads this host's last message. It asks the stream's leader: a direct get may be
-// answered by a replica that lags behind.
+// find reads this host's last message.
 func (d *jetStream) find(ctx context.Context) error {
 	if err := d.prepareStream(ctx); err != nil {
 		return err
 	}
-	m, err := d.get(ctx, map[string]any{"last_by_subj": d.host})
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
+	m, err := natsio.LastStored(ctx, d.nc, &d.cfg)
 	if err != nil {
 		return err
 	}
@@ -68,47 +68,13 @@ func (d *jetStream) find(ctx context.Context) error {
 	return nil
 }
 
-// A storedMessage is one of the stream.
-type storedMessage struct {
-	Subject string    `json:"subject"`
-	Seq     uint64    `json:"seq"`
-	Data    []byte    `json:"data"`
-	Time    time.Time `json:"time"`
-}
-
-// get reads a message of the stream; nil when it is not there.
-func (d *jetStream) get(ctx context.Context, which map[string]any) (*storedMessage, error) {
-	request, err := json.Marshal(which)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
-	defer cancel()
-	reply, err := d.nc.RequestWithContext(ctx, d.cfg.API()+".STREAM.MSG.GET."+d.cfg.Stream, request)
-	if err != nil {
-		return nil, fmt.Errorf("read what is stored: %w", err)
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message storedMessage       `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("read what is stored: %w", err)
-	}
-	switch {
-	case answer.Error == nil:
-		return &answer.Message, nil
-	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
-	}
-	return nil, fmt.Errorf("read what is stored: %w", answer.Error)
-}
-
 // checkPlace finds out, with the first message that is stored on a connection, that the
 // stream has it under its subject: behind a subject mapping of the account, or an import
 // that gives it another one, it has not, and would not be found again.
 func (d *jetStream) checkPlace(ctx context.Context, streamSeq uint64) error {
-	m, err := d.get(ctx, map[string]any{"seq": streamSeq})
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
+	m, err := natsio.StoredAt(ctx, d.nc, &d.cfg, streamSeq)
 	if err != nil {
 		return err
 	}
