@@ -75,9 +75,7 @@ func (m *publishMetrics) published(events []event.Outgoing, took time.Duration) 
 
 // failed counts an attempt to publish that failed.
 func (m *publishMetrics) failed(err error) {
-	var broken *delivery.BrokenStoryError
-	var replaced *delivery.ReplacedError
-	if !errors.As(err, &broken) && !errors.As(err, &replaced) && !errors.Is(err, context.Canceled) {
+	if !delivery.IsJudgment(err) && !errors.Is(err, context.Canceled) {
 		m.failures.WithLabelValues(string(natsio.Classify(err).Reason)).Inc()
 	}
 }

@@ -138,9 +138,7 @@ func (p *publisher) keepAt(ctx context.Context, attempt func(context.Context) (p
 			continue
 		}
 		p.metrics.failed(err)
-		var broken *delivery.BrokenStoryError
-		var replaced *delivery.ReplacedError
-		if errors.As(err, &broken) || errors.As(err, &replaced) {
+		if delivery.IsJudgment(err) {
 			return err
 		}
 		if ctx.Err() != nil {

@@ -150,7 +150,7 @@ func (d *jetStream) Store(ctx context.Context, batch []event.Outgoing) (stored i
 		d.known = false
 		switch {
 		case d.batch > 1 && d.takesFewer(err):
-		case isJudgment(err):
+		case IsJudgment(err):
 			return stored, err
 		case !natsio.IsStale(err) && !errors.Is(err, errDuplicate):
 			return stored, d.explain(err, lastErr)
@@ -181,13 +181,6 @@ func (d *jetStream) takesFewer(err error) bool {
 		return false
 	}
 	return true
-}
-
-// isJudgment reports whether an error is about the story, and not about NATS.
-func isJudgment(err error) bool {
-	var broken *BrokenStoryError
-	var replaced *ReplacedError
-	return errors.As(err, &broken) || errors.As(err, &replaced)
 }
 
 // send stores one message, or as many as go into a batch.
@@ -298,7 +291,7 @@ var errDuplicate = errors.New("already stored")
 func (d *jetStream) explain(err, lastErr error) error {
 	refused := natsio.PermissionError(d.nc, lastErr)
 	switch {
-	case refused != nil && (d.known || d.seen || !strings.Contains(refused.Error(), d.cfg.API()+".STREAM.")):
+	case refused != nil && (d.known || d.seen || !natsio.IsRefusedUnder(refused, d.cfg.API()+".STREAM.")):
 		return refused
 	case refused != nil:
 		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s",

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,6 +49,14 @@ type ReplacedError struct {
 func (e *ReplacedError) Error() string {
 	return fmt.Sprintf("another bridge writes as host %q: epoch %s on boot %s, since %s",
 		e.Host, e.Epoch, e.BootID, e.Since.UTC().Format(time.RFC3339))
+}
+
+// IsJudgment reports whether an error is about the story, a [BrokenStoryError] or a
+// [ReplacedError], and not about NATS: no further attempt helps.
+func IsJudgment(err error) bool {
+	var broken *BrokenStoryError
+	var replaced *ReplacedError
+	return errors.As(err, &broken) || errors.As(err, &replaced)
 }
 
 // judge decides by what was found stored how the story goes on: behind the first n events

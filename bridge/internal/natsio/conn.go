@@ -1,6 +1,6 @@
 // Package natsio is the bridge's way to NATS: the connection ([Connect]), what its errors
 // mean ([Classify]), how to try again ([Retry]), and what a stream has to be
-// ([CheckStream]). It does not know what is published.
+// ([InspectStream]). It does not know what is published.
 package natsio
 
 import (

@@ -292,7 +292,7 @@ func IsBatchRefused(err error) bool {
 }
 
 // IsFull reports whether the stream has no room for what was sent, and refuses it.
-func IsFull(err error) bool { return err != nil && isCode(err, codeStoreFailed) }
+func IsFull(err error) bool { return isCode(err, codeStoreFailed) }
 
 // IsOverlap reports whether the server did not make a stream since another one has its
 // subjects.
@@ -335,6 +335,12 @@ func PermissionError(nc *nats.Conn, before error) error {
 		return err
 	}
 	return nil
+}
+
+// IsRefusedUnder reports whether a permission that the server has refused is for a subject
+// that begins so. The server tells the subject in the text alone.
+func IsRefusedUnder(refused error, prefix string) bool {
+	return strings.Contains(refused.Error(), `"`+prefix)
 }
 
 // ExplainPermission returns err with the permission in front that the server has

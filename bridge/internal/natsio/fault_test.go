@@ -111,3 +111,17 @@ func TestCovers(t *testing.T) {
 		}
 	}
 }
+
+// Which subject was refused only the text tells.
+func TestIsRefusedUnder(t *testing.T) {
+	refused := fmt.Errorf(`%w: Permissions Violation for Publish to "$JS.API.STREAM.INFO.IFACE"`,
+		nats.ErrPermissionViolation)
+	if !IsRefusedUnder(refused, "$JS.API.STREAM.") {
+		t.Errorf("%v: is not under $JS.API.STREAM.", refused)
+	}
+	for _, other := range []string{"$JS.hub.API.STREAM.", "API.STREAM.", "$JS.API.CONSUMER."} {
+		if IsRefusedUnder(refused, other) {
+			t.Errorf("%v: is under %s", refused, other)
+		}
+	}
+}

@@ -295,7 +295,7 @@ func Refusal(findings []Finding) error {
 // says that the stream is.
 func AdviseFull(err error, findings []Finding) error {
 	for _, f := range findings {
-		if (f.Weight == Full || f.Setting == "discard") && isCode(err, codeStoreFailed) {
+		if (f.Weight == Full || f.Setting == "discard") && IsFull(err) {
 			return WithAdvice(err, "%s", f.Advice)
 		}
 	}
