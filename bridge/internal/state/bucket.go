@@ -33,8 +33,8 @@ import (
 // or holds something else, is made right when that is noticed, at the latest
 // after an IFACE_RESYNC.
 type Bucket struct {
-	// Changed is called when puts begin to fail, when that is over, and when a link cannot be
-	// put; nil: not. It must not block.
+	// Changed is called when puts begin to fail, when that is over, and when the first link
+	// cannot be put; nil: not. It must not block.
 	Changed func()
 
 	cfg config.Config
@@ -66,10 +66,8 @@ type Bucket struct {
 	lacking map[schema.LinkKey]bool // links whose value is larger than it takes; under mu
 }
 
-const (
-	// bucketPause is how long to gather changes between two rounds of puts.
-	bucketPause = 20 * time.Millisecond
-)
+// bucketPause is how long to gather changes between two rounds of puts.
+const bucketPause = 20 * time.Millisecond
 
 // NewBucket returns what keeps st in the bucket that cfg names. Nothing is asked yet.
 func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*Bucket, error) {
@@ -170,9 +168,14 @@ func (b *Bucket) untilPutAgain() time.Duration {
 	return max(time.Until(b.putAgain), time.Millisecond)
 }
 
-// fillAgain has all keys put.
+// fillAgain has all keys put before the bucket forgets them.
 func (b *Bucket) fillAgain() {
 	b.putAgain = time.Now().Add(b.ttl / 3)
+	b.fill()
+}
+
+// fill has all keys put.
+func (b *Bucket) fill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, k := range b.state.keys() {
@@ -202,7 +205,8 @@ func (b *Bucket) Lacks() int {
 	return len(b.lacking)
 }
 
-// fail notes whether puts fail. Why, the retry notes.
+// fail notes whether puts fail. Why, fault has then: Run sets it before, so that who is told by
+// Changed finds it.
 func (b *Bucket) fail(failing bool) {
 	before := b.failing.Load()
 	switch {
@@ -347,18 +351,21 @@ func (b *Bucket) value(k *schema.LinkKey) []byte {
 	if b.largest > 0 && len(data) > b.largest {
 		data, _ = event.Truncate(data, b.largest)
 	}
-	tooLarge := b.largest > 0 && len(data) > b.largest
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !tooLarge {
+	if b.largest == 0 || len(data) <= b.largest {
 		delete(b.lacking, *k)
+		b.mu.Unlock()
 		return data
 	}
-	if !b.lacking[*k] {
+	news := !b.lacking[*k]
+	b.lacking[*k] = true
+	first := len(b.lacking) == 1
+	b.mu.Unlock() // Put, which must not block, is not to wait for the log
+	if news {
 		b.log.Error("a link's state is larger than the bucket takes, and is not in it", "bucket", b.cfg.Bucket,
 			"key", b.key(*k), "bytes", len(data), "limit", b.largest, "advice", "raise the bucket's max_msg_size")
 	}
-	if b.lacking[*k] = true; len(b.lacking) == 1 {
+	if first {
 		b.changed()
 	}
 	return nil
@@ -398,16 +405,15 @@ func (b *Bucket) takeDirty() (puts []keyPut) {
 }
 
 // message is the put of a key, as nats.go's KeyValue makes it; of no data, its
-// purge.
+// purge, or its deletion where the bucket takes no purges.
 func (b *Bucket) message(key string, data []byte) *nats.Msg {
 	msg := nats.NewMsg(b.cfg.PutSubject(b.cfg.Bucket, key))
 	if data != nil {
 		msg.Data = data
 		return msg
 	}
-	msg.Header = purgeHeader()
-	if !b.rollups {
-		msg.Header = nats.Header{"KV-Operation": {"DEL"}}
+	if msg.Header = deleteHeader(); b.rollups {
+		msg.Header = purgeHeader()
 	}
 	if b.markers {
 		msg.Header.Set(jetstream.MsgTTLHeader, natsio.MarkerTTL.String())
@@ -417,6 +423,9 @@ func (b *Bucket) message(key string, data []byte) *nats.Msg {
 
 // kvOperation is the header by which a message of a bucket is no value.
 const kvOperation = "KV-Operation"
+
+// deleteHeader is that of the deletion of a key, which leaves the history that it has.
+func deleteHeader() nats.Header { return nats.Header{kvOperation: {"DEL"}} }
 
 // purgeHeader is that of the purge of a key, as nats.go's KeyValue makes it.
 func purgeHeader() nats.Header {
@@ -483,11 +492,7 @@ func (b *Bucket) create(ctx context.Context) error {
 		return natsio.CannotCreate(fmt.Errorf("create it: %w", err), natsio.AddBucketCommand(&b.cfg, cfg))
 	}
 	b.log.Info("created the bucket of link states", "bucket", cfg.Bucket)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, k := range b.state.keys() {
-		b.dirty[k] = true
-	}
+	b.fill()
 	return nil
 }
 

@@ -191,8 +191,7 @@ func (p *Presence) Leave(ctx context.Context, epoch string, retired bool) {
 		msg = p.message(nil, natsio.MarkerTTL)
 	case !p.expires: // nothing else would end it
 		msg = p.message(nil, 0)
-		msg.Header.Set(kvOperation, "DEL")
-		msg.Header.Del(jetstream.MsgRollup)
+		msg.Header = deleteHeader()
 	}
 	if err := p.publish(ctx, msg, jetstream.WithExpectLastSequencePerSubject(p.lastSeq)); err != nil {
 		p.log.Debug("cannot note in the bucket of hosts that this bridge stops; what it wrote there expires", "cause", err)
