@@ -79,6 +79,18 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 // A Conn is a connection that never gives up, and knows why there is none now.
 type Conn = natsio.Conn
 
+// A Fault is what an error of NATS means, and a Reason its kind.
+type (
+	Fault  = natsio.Fault
+	Reason = natsio.Reason
+)
+
+// NoAnswer is the reason that no answer came in time.
+const NoAnswer = natsio.Timeout
+
+// Classify returns what an error of NATS means. The error must not be nil.
+func Classify(err error) Fault { return natsio.Classify(err) }
+
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second
 

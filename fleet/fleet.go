@@ -33,6 +33,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -171,6 +172,7 @@ type Fleet struct {
 	hosts map[string]*host // by token; written by Run, under mu
 	mu    sync.Mutex
 
+	failure  atomic.Pointer[error] // of the source; nil: it is followed, or was not tried yet
 	input    chan input
 	caughtUp chan struct{}
 	asking   sync.WaitGroup
@@ -243,6 +245,15 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 // asked, it takes some seconds to know which there are.
 func (f *Fleet) CaughtUp() <-chan struct{} { return f.caughtUp }
 
+// Err returns why what is published cannot be followed at the moment, which is tried again
+// and again; nil when it is followed, or has not failed yet.
+func (f *Fleet) Err() error {
+	if err := f.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // View returns every host, by name: a copy, as of one moment.
 func (f *Fleet) View() []Host {
 	f.mu.Lock()
@@ -294,6 +305,7 @@ func (f *Fleet) source(ctx context.Context) {
 		if time.Since(began) > time.Minute {
 			wait, said = 100*time.Millisecond, ""
 		}
+		f.failure.Store(&err)
 		if text := err.Error(); text != said {
 			said = text
 			f.o.Log.Warn("cannot follow the fleet; trying on", "from", f.o.Join, "cause", err)
@@ -447,7 +459,7 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 		}
 		return changes
 	}
-	if errors.Is(in.failed, errNobody) {
+	if errors.Is(in.failed, ErrNobody) {
 		return nil // the next presence, or a new epoch, makes it whole
 	}
 	f.o.Log.Warn("cannot ask a bridge for its links; trying on", "host", h.name, "cause", in.failed)

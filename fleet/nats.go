@@ -18,11 +18,13 @@ import (
 // answerTimeout is how long a bridge may take to answer.
 const answerTimeout = 5 * time.Second
 
-// errNobody says that no bridge answers for the host.
-var errNobody = errors.New("no bridge answers for this host")
+// ErrNobody says that there is no bridge to ask for the host; one that is there and does not
+// answer is another error.
+var ErrNobody = errors.New("no bridge answers for this host")
 
 // Query asks the bridge of a host, by its token ([schema.HostToken]), for its
-// links, all pages of them. The answer is true at its Epoch and Seq.
+// links, all pages of them. The answer is true at its Epoch and Seq. The error is [ErrNobody]
+// when there is none.
 func Query(ctx context.Context, nc *nats.Conn, token string) (*schema.Links, error) {
 	return QueryUnder(ctx, nc, schema.DefaultPrefix, token)
 }
@@ -35,7 +37,7 @@ func QueryUnder(ctx context.Context, nc *nats.Conn, prefix, token string) (*sche
 	for request := []byte(nil); ; {
 		reply, err := nc.RequestWithContext(ctx, schema.QuerySubjectUnder(prefix, token), request)
 		if errors.Is(err, nats.ErrNoResponders) {
-			return nil, errNobody
+			return nil, ErrNobody
 		} else if err != nil {
 			return nil, fmt.Errorf("ask for the links: %w", err)
 		}
@@ -108,6 +110,7 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
 	defer func() { consuming.Stop(); <-consuming.Closed() }()
+	f.failure.Store(nil)
 	return f.whileSame(ctx, stream, failed, func() {})
 }
 
@@ -173,6 +176,7 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 		}
 		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	}
+	f.failure.Store(nil)
 	again := f.nc.StatusChanged(nats.CONNECTED)
 	defer f.nc.RemoveStatusListener(again)
 	for {
@@ -219,6 +223,7 @@ func (f *Fleet) fromBucket(ctx context.Context) error {
 		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
 	}
 	defer func() { _ = watcher.Stop() }() // its consumer expires by itself
+	f.failure.Store(nil)
 	check := time.NewTicker(f.o.Presence)
 	defer check.Stop()
 	for {

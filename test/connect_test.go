@@ -424,19 +424,20 @@ func TestWrongWaysToAServer(t *testing.T) {
 	for _, tt := range []struct {
 		name, conf string
 		env        []string
+		status     int // of those who ask
 		says       string
 	}{
-		{"TLS first is wanted", tls + ", handshake_first: true }", []string{"NATS_CA=" + authority.CA},
+		{"TLS first is wanted", tls + ", handshake_first: true }", []string{"NATS_CA=" + authority.CA}, 4,
 			"if it has handshake_first, set IFACE_TLS_FIRST=on"},
-		{"TLS first is not wanted", tls + " }", []string{"NATS_CA=" + authority.CA, "IFACE_TLS_FIRST=on"},
+		{"TLS first is not wanted", tls + " }", []string{"NATS_CA=" + authority.CA, "IFACE_TLS_FIRST=on"}, 1,
 			"IFACE_TLS_FIRST=on for those with handshake_first"},
-		{"a proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=socks5://%s"},
+		{"a proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=socks5://%s"}, 1,
 			"username/password authentication failed"},
-		{"an HTTP proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=http://%s"},
+		{"an HTTP proxy that refuses the user", "", []string{"NATS_SOCKS_PROXY=http://%s"}, 1,
 			"407 Proxy Authentication Required"},
-		{"a wrong password", "authorization { user: u, password: p }", []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t"},
+		{"a wrong password", "authorization { user: u, password: p }", []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t"}, 5,
 			"check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"},
-		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"},
+		{"no proxy", "", []string{"NATS_SOCKS_PROXY=http://127.0.0.1:9"}, 4,
 			"proxy: dial tcp 127.0.0.1:9: connect: connection refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -450,12 +451,12 @@ func TestWrongWaysToAServer(t *testing.T) {
 			b := start(t, env)
 			b.Says(tt.says)
 			doctor := start(t, env, "doctor")
-			if status := doctor.Wait(); status != 1 {
+			if status := doctor.Wait(); status != tt.status {
 				t.Errorf("doctor: status %d", status)
 			}
 			doctor.Says(tt.says)
 			links := start(t, env, "links")
-			if status := links.Wait(); status != 1 {
+			if status := links.Wait(); status != tt.status {
 				t.Errorf("links: status %d", status)
 			}
 			links.Says(tt.says)

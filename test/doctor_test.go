@@ -149,7 +149,7 @@ func TestDoctor(t *testing.T) {
 			"ok    last event      of this host was stored", "one runs on this machine", `user "" may do everything`}},
 		{"nothing there yet", "", nil, false, 0, []string{
 			"IFACE is not there; the bridge creates it, if it may", "nats stream add IFACE", "none writes as this host now"}},
-		{"a wrong password", users(""), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-wrong"}, false, 1, []string{
+		{"a wrong password", users(""), []string{"NATS_USER=u", "NATS_PASSWORD=s3cr3t-wrong"}, false, 5, []string{
 			"FAIL  NATS", "Authorization Violation",
 			"check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"}},
 		{"no JetStream", "jetstream: false", nil, false, 1, []string{
@@ -157,11 +157,11 @@ func TestDoctor(t *testing.T) {
 		{"core needs none", "jetstream: false", []string{"IFACE_DELIVERY=core"}, false, 0, []string{
 			"none writes as this host now"}},
 		{"a subject is missing", users(`permissions: {
-			publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), user, false, 1, []string{
+			publish: ["iface.test.new", "$JS.>", "$SYS.REQ.USER.INFO", "$SRV.>"], subscribe: ">" }`), user, false, 5, []string{
 			"FAIL  permissions", "ifacebridge permissions test",
 			`user "u" may not publish to iface.test.del, publish to ifacebridge.test.owner, ` +
 				"publish to $KV.iface_links.test.>"}},
-		{"a user of another host", users(permissionsOf(t, "web02")), user, false, 1, []string{
+		{"a user of another host", users(permissionsOf(t, "web02")), user, false, 5, []string{
 			"FAIL  permissions     the server does not let this user ask for them",
 			`Permissions Violation for Subscription to "_INBOX.ifacebridge.test.`,
 			"give it what this prints: ifacebridge permissions test", "warn  other bridges   they cannot be asked"}},
@@ -206,7 +206,7 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 	d := start(t, []string{"NATS_URL=nats://127.0.0.1:1", "IFACE_HOST=test"}, "doctor")
-	if status := d.Wait(); status != 1 {
+	if status := d.Wait(); status != 4 {
 		t.Errorf("without a server: exit status %d", status)
 	}
 	d.Says("connect: connection refused")

@@ -88,7 +88,7 @@
 //	What operators see
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
-//	    exit status, mistakes                      TestExitStatusOfMistakes, TestDoctor
+//	    exit status, mistakes                      TestExitStatusOfMistakes, TestExitStatuses, TestDoctor
 //	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,

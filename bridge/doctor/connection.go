@@ -37,7 +37,7 @@ func (e *examination) checkCredentials() {
 		e.fail("certificate", err.Error(), "")
 		return
 	}
-	e.checkEnd("certificate", "this host's certificate", pair.Leaf.NotAfter)
+	e.checkEnd(natsio.Credentials, "certificate", "this host's certificate", pair.Leaf.NotAfter)
 }
 
 // checkJWT looks how long a user's JWT is good, if there is one.
@@ -53,19 +53,20 @@ func (e *examination) checkJWT(way, token string) {
 	case claims.Expires == 0:
 		e.good("credentials", "by %s, the JWT of user %q, which does not end", way, claims.Name)
 	default:
-		e.checkEnd("credentials", fmt.Sprintf("by %s, the JWT of user %q", way, claims.Name), time.Unix(claims.Expires, 0))
+		e.checkEnd(natsio.Credentials, "credentials", fmt.Sprintf("by %s, the JWT of user %q", way, claims.Name), time.Unix(claims.Expires, 0))
 	}
 }
 
 // expiresSoon is how long before its end a certificate is worth a warning.
 const expiresSoon = 14 * 24 * time.Hour
 
-// checkEnd reports until when something is good.
-func (e *examination) checkEnd(check, what string, until time.Time) {
+// checkEnd reports until when something is good. When that is over, the reason is what it
+// leads to.
+func (e *examination) checkEnd(reason natsio.Reason, check, what string, until time.Time) {
 	end := until.UTC().Format(time.RFC3339)
 	switch left := time.Until(until); {
 	case left < 0:
-		e.fail(check, what+" has ended on "+end, "renew it; the bridge uses the new one at its next connect")
+		e.failFor(reason, check, what+" has ended on "+end, "renew it; the bridge uses the new one at its next connect")
 	case left < expiresSoon:
 		e.warn(check, what+" ends on "+end, "renew it; the bridge uses the new one at its next connect")
 	default:

@@ -26,7 +26,8 @@ type Finding struct {
 	Check   string
 	Verdict Verdict
 	Text    string
-	Advice  string // "" when there is nothing to do
+	Advice  string        // "" when there is nothing to do
+	Reason  natsio.Reason // of a failure: why NATS did not do it; "": it is not NATS, or of its own account
 }
 
 // Diagnose checks what a bridge with this configuration needs, and calls report
@@ -69,19 +70,24 @@ type examination struct {
 }
 
 func (e *examination) good(check, format string, args ...any) {
-	e.report(Finding{check, Good, fmt.Sprintf(format, args...), ""})
+	e.report(Finding{Check: check, Verdict: Good, Text: fmt.Sprintf(format, args...)})
 }
 
 func (e *examination) warn(check, text, advice string) {
-	e.report(Finding{check, Warn, text, advice})
+	e.report(Finding{Check: check, Verdict: Warn, Text: text, Advice: advice})
 }
 
 func (e *examination) fail(check, text, advice string) {
-	e.report(Finding{check, Fail, text, advice})
+	e.failFor("", check, text, advice)
+}
+
+// failFor is fail for a reason that NATS had.
+func (e *examination) failFor(reason natsio.Reason, check, text, advice string) {
+	e.report(Finding{Check: check, Verdict: Fail, Text: text, Advice: advice, Reason: reason})
 }
 
 // fault reports an error of NATS, with what it means and what to do about it.
 func (e *examination) fault(check string, err error) {
 	fault := natsio.Classify(err)
-	e.fail(check, fault.Cause, fault.Advice)
+	e.failFor(fault.Reason, check, fault.Cause, fault.Advice)
 }

@@ -30,7 +30,7 @@ func (e *examination) connect() *nats.Conn {
 	nc, err := natsio.ConnectOnce(&e.cfg, "ifacebridge doctor")
 	if err != nil {
 		fault := natsio.Classify(err)
-		e.fail("NATS", config.RedactURLs(e.cfg.Servers)+": "+fault.Cause,
+		e.failFor(fault.Reason, "NATS", config.RedactURLs(e.cfg.Servers)+": "+fault.Cause,
 			cmp.Or(fault.Advice, "is a server listening there, and does a firewall let this host reach it?"))
 		return nil
 	}
@@ -55,7 +55,7 @@ func (e *examination) checkTLS() {
 		e.warn("TLS", "none: events and passwords cross the network readable", "use tls:// or wss:// in NATS_URL")
 		return
 	}
-	e.checkEnd("TLS", "the server's certificate", state.PeerCertificates[0].NotAfter)
+	e.checkEnd(natsio.TLS, "TLS", "the server's certificate", state.PeerCertificates[0].NotAfter)
 }
 
 // subjects are those that a server lets a user use: all when it names none that are
@@ -78,7 +78,7 @@ func (s *subjects) lacks(needed []string) (missing []string) {
 func (e *examination) checkPermissions(ctx context.Context) {
 	info, err := e.userInfo(ctx)
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		e.fail("permissions", "the server does not let this user ask for them: "+err.Error(), e.permissionAdvice())
+		e.failFor(natsio.Permission, "permissions", "the server does not let this user ask for them: "+err.Error(), e.permissionAdvice())
 		return
 	} else if err != nil {
 		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: "+e.cfg.PermissionsCommand())
@@ -98,7 +98,7 @@ func (e *examination) checkPermissions(ctx context.Context) {
 		missing = append(missing, "subscribe to "+subject)
 	}
 	if len(missing) > 0 {
-		e.fail("permissions", fmt.Sprintf("user %q may not %s", user, strings.Join(missing, ", ")),
+		e.failFor(natsio.Permission, "permissions", fmt.Sprintf("user %q may not %s", user, strings.Join(missing, ", ")),
 			e.permissionAdvice())
 		return
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,23 +63,37 @@ func (c *client) reach(ctx context.Context) error {
 	case <-up:
 		return nil
 	case <-time.After(reachTimeout):
-		return fmt.Errorf("cannot reach NATS at %s within %v: %w",
-			config.RedactURLs(c.cfg.Servers), reachTimeout, c.lastError())
+		return c.failed(nil, "cannot reach NATS at %s within %v", config.RedactURLs(c.cfg.Servers), reachTimeout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// lastError is why there is no connection, and what to do about it, or else what the server
-// has refused last.
-func (c *client) lastError() error {
-	if fault := c.conn.Fault(); fault != nil {
-		return errors.New(fault.String())
+// failed is that something was not done: with why, and what to do about it, and with the exit
+// status for that. What the connection knows comes before err, which may be nil.
+func (c *client) failed(err error, format string, args ...any) error {
+	fault := bridge.Fault{Reason: bridge.NoAnswer, Cause: "no answer"}
+	if lost := c.conn.Fault(); lost != nil {
+		fault = *lost
+	} else if refused := c.conn.Refused(); refused != nil {
+		fault = *refused
+	} else if err = cmp.Or(err, c.nc.LastError()); err != nil {
+		fault = bridge.Classify(err)
 	}
-	if err := c.nc.LastError(); err != nil {
-		return err
+	return &statusError{fmt.Errorf("%s: %s", fmt.Sprintf(format, args...), fault.String()), exitFor(fault.Reason)}
+}
+
+// notAll is an error when what is known of the fleet may not be all, since the connection was
+// lost or this user may not ask or hear: what is not known looks like what is not there.
+// Whoever reads of bridges that store nothing may well be refused what is stored.
+func (c *client) notAll(f *fleet.Fleet) error {
+	whole := func(h fleet.Host) bool { return h.Whole }
+	refused := c.conn.Refused() != nil &&
+		(c.cfg.Delivery == config.JetStream || !slices.ContainsFunc(f.View(), whole))
+	if c.nc.IsConnected() && !refused {
+		return nil
 	}
-	return errors.New("no answer")
+	return c.failed(nil, "not all may be known")
 }
 
 // options are what a fleet is followed with.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ifacebridge/bridge"
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/doctor"
 )
@@ -18,7 +19,9 @@ func doctorCommand(environ []string) *cobra.Command {
 host's name, NATS, TLS and credentials, permissions, the stream and the bucket, the
 clock, and who else writes as this host. It changes nothing and publishes nothing.
 
-Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration.`,
+Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration; 4
+when that is only since no server answers, 5 when it is since the server does not let this
+user in, or does not permit all that a bridge needs.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Parse(environ)
@@ -28,16 +31,18 @@ Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configur
 			if len(cfg.Servers) == 0 {
 				cfg.Servers = []string{embeddedURL}
 			}
-			failed := false
+			var failed []bridge.Reason
 			doctor.Diagnose(cmd.Context(), cfg, func(f doctor.Finding) {
-				failed = failed || f.Verdict == doctor.Fail
+				if f.Verdict == doctor.Fail {
+					failed = append(failed, f.Reason)
+				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%-4s  %-15s %s\n", f.Verdict, f.Check, f.Text)
 				if f.Advice != "" {
 					fmt.Fprintf(cmd.OutOrStdout(), "%22s→ %s\n", "", f.Advice)
 				}
 			})
-			if failed {
-				return errors.New("the bridge would not work as it is; see above")
+			if status := exitForAll(failed); status != exitOK {
+				return &statusError{errors.New("the bridge would not work as it is; see above"), status}
 			}
 			return nil
 		},

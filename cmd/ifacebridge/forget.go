@@ -29,7 +29,8 @@ With --silent-for, all hosts that have been silent for so long.
 
 Exit status 0 when all of them are forgotten, 1 when one is not (its bridge runs, nothing
 is known of it, or NATS does not let this user; the others are forgotten all the same), 2
-on a mistake.`,
+on a mistake. When none could be tried, 4 since NATS does not answer, or 5 since it does not
+let this user in, or read.`,
 		Example: `  ifacebridge forget web01.example.com web02.example.com
   ifacebridge forget --silent-for 24h`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
@@ -121,7 +122,7 @@ func (c *client) view(ctx context.Context, join fleet.Join, hosts []string) ([]f
 	case <-f.CaughtUp():
 		return f.View(), nil
 	case <-time.After(2 * reachTimeout):
-		return nil, fmt.Errorf("no answer from the %s within %v: %w", join, 2*reachTimeout, c.lastError())
+		return nil, c.failed(f.Err(), "no answer from the %s within %v", join, 2*reachTimeout)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

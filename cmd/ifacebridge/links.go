@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -34,8 +35,9 @@ from the bucket of current state, or, where there is none, by asking the bridges
 that is not in the bucket, since its delivery is core, is asked. Of a host that is silent,
 what is printed is old; since when is behind each of its links.
 
-Exit status 1 when NATS cannot be reached, nothing is known of a host that was named, or
-what is printed is not all.`,
+Exit status 0 when what is printed is all there is; 1 when nothing is known of a host that
+was named, though whoever is there was heard; 4 when NATS, or a bridge that is there, does
+not answer; 5 when this user is not let in, or may not ask for all of it.`,
 		Example: `  ifacebridge links
   ifacebridge links web01.example.com
   ifacebridge links --label site=fra1
@@ -87,19 +89,20 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 	select {
 	case <-f.CaughtUp():
 	case <-time.After(2 * reachTimeout):
-		late = fmt.Errorf("what is stored, or who is there, is not known after %v: %w", 2*reachTimeout, c.lastError())
+		late = c.failed(f.Err(), "what is stored, or who is there, is not known after %v", 2*reachTimeout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if !flags.watch {
 		view := f.View()
-		unknown, incomplete := missing(hosts, view), partial(view)
-		if incomplete == nil {
-			incomplete = late
+		unknown, incomplete := c.missing(ctx, hosts, view), partial(view)
+		err := errors.Join(late, unknown)
+		if exitStatus(err) != exitForbidden { // which would tell the same
+			err = errors.Join(c.notAll(f), err)
 		}
-		return errors.Join(printLinks(stdout, flags.labels.of(view), flags.json), unknown, incomplete)
+		return errors.Join(printLinks(stdout, flags.labels.of(view), flags.json), err, incomplete)
 	}
-	return watchLinks(ctx, f, flags, changed, stdout, stderr)
+	return errors.Join(watchLinks(ctx, f, flags, changed, stdout, stderr), c.notAll(f))
 }
 
 // linksOptions are how to join for links: by the bucket where there is one. What is
@@ -148,19 +151,40 @@ func watchLinks(
 	}
 }
 
-// missing is an error when nothing is known of a host.
-func missing(hosts []string, view []fleet.Host) error {
-	var unknown []string
+// missing is an error when nothing is known of a host. It asks once more, since a bridge that
+// is there and does not answer looks like one that is not.
+func (c *client) missing(ctx context.Context, hosts []string, view []fleet.Host) error {
+	var mu sync.Mutex
+	var none, mute []string
+	var asking sync.WaitGroup
 	for _, name := range hosts {
-		if !slices.ContainsFunc(view, func(h fleet.Host) bool { return h.Name == name }) {
-			unknown = append(unknown, name)
+		if slices.ContainsFunc(view, func(h fleet.Host) bool { return h.Name == name }) {
+			continue
 		}
+		asking.Go(func() {
+			token, _ := schema.HostToken(name) // was checked
+			_, err := fleet.QueryUnder(ctx, c.nc, c.cfg.Prefix, token)
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.Is(err, fleet.ErrNobody) {
+				none = append(none, printable(name))
+			} else {
+				mute = append(mute, printable(name))
+			}
+		})
 	}
-	if len(unknown) > 0 {
-		return fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?",
-			strings.Join(unknown, ", "))
+	asking.Wait()
+	slices.Sort(none)
+	slices.Sort(mute)
+	var errs []error
+	if len(mute) > 0 {
+		errs = append(errs, c.failed(context.DeadlineExceeded, "the bridge of %s did not answer", strings.Join(mute, ", ")))
 	}
-	return nil
+	if len(none) > 0 {
+		errs = append(errs, fmt.Errorf("no links are known of %s; is its bridge running, and is that its IFACE_HOST?",
+			strings.Join(none, ", ")))
+	}
+	return errors.Join(errs...)
 }
 
 // partial is an error when bridges are there whose links are not known.
@@ -172,8 +196,8 @@ func partial(view []fleet.Host) error {
 		}
 	}
 	if len(names) > 0 {
-		return fmt.Errorf("not all links are known: %s did not answer with its links; "+
-			"may this user ask (`ifacebridge permissions --viewer`)?", strings.Join(names, ", "))
+		return &statusError{fmt.Errorf("not all links are known: %s did not answer with its links; "+
+			"may this user ask (`ifacebridge permissions --viewer`)?", strings.Join(names, ", ")), exitNoAnswer}
 	}
 	return nil
 }

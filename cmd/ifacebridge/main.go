@@ -3,11 +3,22 @@
 //
 // Without a command it runs the bridge. It is configured by environment
 // variables alone; `ifacebridge config` lists them.
+//
+// Exit status, of all commands:
+//
+//	0  success; of the bridge: after SIGINT or SIGTERM, every event is confirmed
+//	1  a failure; of links also that nothing is known of a host; of doctor that the bridge
+//	   would not work
+//	2  bad configuration, or a mistake on the command line; trying again does not help
+//
+// and of those who ask NATS (links, watch, doctor, forget):
+//
+//	4  nobody answers: no server can be reached, or what was asked for got no answer
+//	5  not permitted: the server does not let this user in, or refuses what it asks for
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,13 +45,6 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// Exit statuses, which scripts and service managers rely on.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitConfig  = 2 // bad configuration or command line: starting again won't help
-)
-
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	root := newRoot(environ)
@@ -48,24 +52,13 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitOK
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
+		}
 	}
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
-	}
-	var (
-		settings config.Error
-		usage    *usageError
-	)
-	if errors.As(err, &settings) || errors.As(err, &usage) {
-		return exitConfig
-	}
-	return exitFailure
+	return exitStatus(err)
 }
-
-// usageError is a mistake on the command line.
-type usageError struct{ error }
 
 func newRoot(environ []string) *cobra.Command {
 	root := &cobra.Command{
@@ -79,7 +72,9 @@ It is configured by environment variables; "ifacebridge config" lists them with
 their defaults. ` + withoutURL + `
 
 Exit status: 0 after a signal with every event confirmed, 1 on a failure, 2 on bad
-configuration.`,
+configuration. Of links, watch, doctor and forget also: 4 when nobody answers (NATS is not
+there, or nobody behind it), 5 when NATS does not let this user in or refuses what it asks
+for.`,
 		Example: `  ifacebridge                                     run the bridge
   NATS_URL=nats://broker:4222 ifacebridge         publish to a server
   ifacebridge watch                               follow the events of all hosts

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
+	"ifacebridge/bridge"
 	"ifacebridge/bridge/config"
 )
 
@@ -33,6 +37,26 @@ func TestRunWithoutTheProcess(t *testing.T) {
 		}
 		if strings.Contains(stdout.String(), "PROCESS") {
 			t.Errorf("%v: the process's environment counts:\n%s", tt.environ, &stdout)
+		}
+	}
+}
+
+// One failure that is neither that nobody answers nor that something is not permitted is what
+// counts; and who may not ask gets no answer either.
+func TestExitForAll(t *testing.T) {
+	nobody, denied := bridge.NoAnswer, bridge.Classify(nats.ErrPermissionViolation).Reason
+	other := bridge.Classify(errors.New("other")).Reason
+	for _, tt := range []struct {
+		reasons []bridge.Reason
+		want    int
+	}{
+		{nil, exitOK}, {[]bridge.Reason{""}, exitFailure}, {[]bridge.Reason{other}, exitFailure},
+		{[]bridge.Reason{nobody}, exitNoAnswer}, {[]bridge.Reason{denied}, exitForbidden},
+		{[]bridge.Reason{denied, nobody}, exitForbidden}, {[]bridge.Reason{nobody, denied}, exitForbidden},
+		{[]bridge.Reason{denied, "", nobody}, exitFailure},
+	} {
+		if got := exitForAll(tt.reasons); got != tt.want {
+			t.Errorf("%q: got %d, want %d", tt.reasons, got, tt.want)
 		}
 	}
 }

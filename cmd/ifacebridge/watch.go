@@ -42,7 +42,11 @@ server; unset, it is the one that "ifacebridge" embeds.
 
 In the table: type to filter, up and down to choose a link, enter for its last events,
 esc to go back, ctrl+c to leave. It begins with what the stream knows of the last ten
-minutes, or of the time of --since.`,
+minutes, or of the time of --since.
+
+It waits for NATS, and for permissions. Exit status of what is not a table, when it is
+interrupted: 0 when all was heard, 4 when NATS does not answer then, 5 when it does not let
+this user in, or refuses what it asks for; 1 when there is nothing to follow.`,
 		Example: `  ifacebridge watch
   ifacebridge watch web01.example.com --since 10m
   ifacebridge watch --label site=fra1,rack=b12
@@ -139,7 +143,13 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 			log.Info("host is "+change.Kind.String(), "host", change.Host)
 		}
 	})
-	return errors.Join(err, writeErr)
+	if err = errors.Join(err, writeErr); err != nil {
+		return err
+	}
+	if err := f.Err(); err != nil {
+		return c.failed(err, "nothing was followed in the end")
+	}
+	return c.notAll(f)
 }
 
 // visible is text with the escapes of Go in the place of characters that a terminal would

@@ -33,6 +33,14 @@ const (
 	Other        Reason = "other"        // anything else
 )
 
+// IsNoAnswer reports whether nobody has answered: there is no way to a server, or what was
+// asked for got no answer.
+func (r Reason) IsNoAnswer() bool { return r == Disconnected || r == Timeout }
+
+// IsForbidden reports whether a person has to permit something: the server does not let this
+// user in, or refuses a subject.
+func (r Reason) IsForbidden() bool { return r == Credentials || r == Permission }
+
 // A Fault is what an error of NATS means to those who handle, count, log or show it.
 type Fault struct {
 	Reason Reason
@@ -114,7 +122,7 @@ var kinds = []kind{
 	{
 		reason: Disconnected, transient: true,
 		errs: []error{ErrNotConnected, ErrDisconnected, ErrReconnected, nats.ErrConnectionClosed, nats.ErrDisconnected,
-			nats.ErrReconnectBufExceeded},
+			nats.ErrReconnectBufExceeded, nats.ErrNoServers},
 	}, {
 		reason: Credentials,
 		advice: "check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN",
@@ -206,9 +214,12 @@ var kinds = []kind{
 		texts:  []string{"x509:", "tls:", "tls error:"},
 	}, {
 		// It may wait for us to begin with TLS, while we wait for its greeting.
-		reason: Other,
+		reason: Disconnected, transient: true,
 		advice: "the server accepts connections and does not speak; if it has handshake_first, set IFACE_TLS_FIRST=on",
 		is:     isSilence,
+	}, {
+		reason: Disconnected, transient: true,
+		is: isUnreachable,
 	},
 }
 
@@ -217,6 +228,13 @@ var kinds = []kind{
 func isSilence(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.As(err, &op) && op.Op == "read" && op.Timeout()
+}
+
+// isUnreachable reports whether no connection was made, to a server or to the proxy on the
+// way: nobody listens, or there is no way there, or no such name.
+func isUnreachable(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && (op.Op == "dial" || isUnreachable(op.Err)) // that of a proxy has another in it
 }
 
 // fits reports whether an error, with the server's answer in it if any, is of a kind.
