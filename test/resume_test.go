@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
@@ -248,4 +249,32 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 	})
 	settled(t, s)
 	whole("another stream", 1000, func(n uint64) bool { return n == 0 }, func(n int) bool { return n >= 6 })
+}
+
+// What somebody else publishes among the events is not recorded, and stops no consumer.
+func TestRecipesIgnoreWhatIsNoEvent(t *testing.T) {
+	s := natstest.Start(t, "")
+	nc := connect(t, s)
+	js, err := nc.JetStream()
+	must(t, err)
+	_, err = js.AddStream(&nats.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}})
+	must(t, err)
+	event, err := os.ReadFile("../schema/testdata/created.json")
+	must(t, err)
+	for _, data := range []string{"garbage", "null", "{}", "[]", string(bytes.TrimSpace(event))} {
+		_, err := js.Publish("iface.web01_example_com.new", []byte(data))
+		must(t, err)
+	}
+	for _, file := range []string{"resume.go", "durable.go", "durable.py", "durable.mjs"} {
+		t.Run(file, func(t *testing.T) {
+			command := recipe(t, file)
+			path := filepath.Join(t.TempDir(), "events")
+			env := append(os.Environ(), "NATS_URL="+s.URL, "DURABLE="+strings.ReplaceAll(file, ".", "-"))
+			startWith(t, launch{}, command[0], env, append(command[1:], path)...)
+			eventually(t, "the event", func() bool { return recorded(t, path) >= 1 })
+			if got, err := os.ReadFile(path); err != nil || !bytes.HasSuffix(got, event) || recorded(t, path) != 1 {
+				t.Errorf("%v, it has recorded %s", err, got)
+			}
+		})
+	}
 }

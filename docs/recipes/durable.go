@@ -7,9 +7,9 @@
 //
 // It records each event once, in order. An event is acknowledged when it has been dealt
 // with; one that is not, since the consumer was killed or an error came, is delivered
-// again after ACK_WAIT seconds. At most one is underway, which keeps the order. A crash between
-// the record and the acknowledgment brings an event again that is recorded: it is known
-// by its id.
+// again after ACK_WAIT seconds. At most one is underway, which keeps the order. A crash
+// between the record and the acknowledgment brings an event again that is recorded: it is
+// known by its epoch and seq.
 package main
 
 import (
@@ -66,8 +66,8 @@ func open(path string) (*record, error) {
 // handle records an event, unless it is recorded.
 func (r *record) handle(data []byte) error {
 	var e event
-	if err := json.Unmarshal(data, &e); err != nil {
-		log.Printf("ignoring what is no event: %v", err)
+	if err := json.Unmarshal(data, &e); err != nil || e.Host == "" || e.Epoch == "" {
+		log.Printf("ignoring what is no event: %q", data)
 		return nil
 	}
 	last, known := r.last[e.Host]

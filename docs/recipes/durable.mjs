@@ -8,7 +8,7 @@
 // with; one that is not, since the consumer was killed or an error came, is delivered
 // again after ACK_WAIT seconds. At most one is underway, which keeps the order. A crash
 // between the record and the acknowledgment brings an event again that is recorded: it is
-// known by its id.
+// known by its epoch and seq.
 import { existsSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
 import { connect, nanos } from "@nats-io/transport-node";
 import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";
@@ -32,8 +32,11 @@ function handle(data) {
   let event;
   try {
     event = JSON.parse(data);
-  } catch (err) {
-    console.error("ignoring what is no event:", err.message);
+  } catch {
+    // no JSON: the next lines say so
+  }
+  if (!event?.host || !event.epoch) {
+    console.error("ignoring what is no event:", data);
     return;
   }
   const before = last.get(event.host);

@@ -8,7 +8,7 @@ It records each event once, in order. An event is acknowledged when it has been 
 with; one that is not, since the consumer was killed or an error came, is delivered again
 after ACK_WAIT seconds. At most one is underway, which keeps the order. A crash between
 the record and the acknowledgment brings an event again that is recorded: it is known by
-its id.
+its epoch and seq.
 """
 
 import asyncio
