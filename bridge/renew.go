@@ -63,7 +63,7 @@ func (p *publisher) renew(ctx context.Context) error {
 	p.backlog.Confirm(told)
 	p.metrics.renewed.Inc()
 	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.id.Epoch, "seq", p.encoder.Seq)
-	p.query.SnapshotTold(schema.Told{
+	p.query.SnapshotTold(schema.PublishedSnapshot{
 		Schema: schema.Name, Host: p.id.Host, Epoch: p.id.Epoch, First: first, Seq: p.encoder.Seq,
 	})
 	return nil

@@ -14,15 +14,14 @@ import (
 // "" is none. The keys stand in the order in which they were given.
 type Labels string
 
-// What labels may be.
+// What labels may be. LabelsAccepted describes it, for messages about those that are not.
 const (
-	MaxLabels     = 16
+	maxLabels     = 16
 	maxLabelKey   = 63  // bytes
 	maxLabelValue = 255 // bytes
-)
 
-// LabelsAccepted describes what [ParseLabels] accepts.
-const LabelsAccepted = "key=value, comma-separated, at most 16; keys of a to z, 0 to 9, '_', '.' and '-'"
+	LabelsAccepted = "key=value, comma-separated, at most 16; keys of a to z, 0 to 9, '_', '.' and '-'"
+)
 
 // ParseLabels reads labels as IFACE_LABELS has them: "site=fra1,rack=b12". The error names
 // every one that is none.
@@ -45,8 +44,8 @@ func ParseLabels(list string) (Labels, error) {
 		}
 		pairs = append(pairs, [2]string{key, value})
 	}
-	if len(pairs) > MaxLabels {
-		mistakes = append(mistakes, fmt.Errorf("%d labels, more than %d", len(pairs), MaxLabels))
+	if len(pairs) > maxLabels {
+		mistakes = append(mistakes, fmt.Errorf("%d labels, more than %d", len(pairs), maxLabels))
 	}
 	return labelsOf(pairs), errors.Join(mistakes...)
 }

@@ -17,10 +17,10 @@ type Links struct {
 	Next   string        `json:"next,omitempty"`
 }
 
-// Told is a bridge's answer to a request for its host's snapshot ([SnapshotSubject]), when
-// that is published: it is the events from First to Seq. First is one more than Seq for a
-// host of which no link is published.
-type Told struct {
+// PublishedSnapshot is a bridge's answer to a request for its host's snapshot
+// ([SnapshotSubject]), given when that is published: it is the events from First to Seq.
+// First is one more than Seq for a host of which no link is published.
+type PublishedSnapshot struct {
 	Schema string `json:"schema"` // [Name]
 	Host   string `json:"host"`
 	Epoch  string `json:"epoch"`

@@ -79,7 +79,7 @@ func QuerySubject(token string) string { return QuerySubjectUnder(DefaultPrefix,
 func QuerySubjectUnder(prefix, token string) string { return service(prefix) + "." + token + ".links" }
 
 // SnapshotSubject returns where the bridge of a host is asked to publish the snapshot of its
-// host again, in the middle of its epoch. It answers with [Told].
+// host again, in the middle of its epoch. It answers with [PublishedSnapshot].
 func SnapshotSubject(token string) string { return SnapshotSubjectUnder(DefaultPrefix, token) }
 
 // SnapshotSubjectUnder is [SnapshotSubject] under a prefix, as [QuerySubjectUnder].

@@ -155,11 +155,11 @@ func TestSnapshotOnRequest(t *testing.T) {
 			r.Until(0, "the change", func(e *schema.Event) bool {
 				return e.Link.Name == "changed" && e.Link.Flags&unix.IFF_UP != 0
 			})
-			answers := make(chan schema.Told, 5)
+			answers := make(chan schema.PublishedSnapshot, 5)
 			for range cap(answers) {
 				go func() {
 					reply, err := nc.Request("ifacebridge.test.snapshot", nil, harness.Patience)
-					var told schema.Told
+					var told schema.PublishedSnapshot
 					if err != nil || reply.Header.Get(micro.ErrorCodeHeader) != "" || json.Unmarshal(reply.Data, &told) != nil {
 						t.Errorf("asked for a snapshot: %v, %v", reply, err)
 					}

@@ -116,7 +116,7 @@ func TestAsyncAPIIsComplete(t *testing.T) {
 }
 
 // What the document says holds for what is on the wire: the subjects, the headers
-// of an event, the answer to a query.
+// of an event, the answers to requests.
 func TestAsyncAPIHolds(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
@@ -150,13 +150,19 @@ func TestAsyncAPIHolds(t *testing.T) {
 	}
 	valid("/components/schemas/headers", headers)
 	valid("/components/messages/event/payload/schema", json.RawMessage(m.Data))
-	harness.Eventually(t, "an answer", func() bool {
-		reply, err := nc.Request(address("links"), nil, time.Second)
-		if err != nil || len(reply.Data) == 0 {
-			return false
-		}
-		valid("/components/messages/links/payload/schema", json.RawMessage(reply.Data))
-		return true
-	})
+	for channel, schema := range map[string]string{
+		"links":    "/components/messages/links/payload/schema",
+		"snapshot": "/components/schemas/published",
+		"owner":    "/components/schemas/owner",
+	} {
+		harness.Eventually(t, "an answer about "+channel, func() bool {
+			reply, err := nc.Request(address(channel), nil, time.Second)
+			if err != nil || len(reply.Data) == 0 {
+				return false
+			}
+			valid(schema, json.RawMessage(reply.Data))
+			return true
+		})
+	}
 	valid("/components/schemas/request", map[string]string{"next": fmt.Sprint(1)})
 }

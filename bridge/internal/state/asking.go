@@ -41,7 +41,7 @@ func (q *Query) SnapshotAsked() bool {
 func (q *Query) AskedForSnapshot() <-chan struct{} { return q.asked }
 
 // SnapshotTold answers those who wait for the snapshot.
-func (q *Query) SnapshotTold(told schema.Told) {
+func (q *Query) SnapshotTold(told schema.PublishedSnapshot) {
 	q.mu.Lock()
 	waiting := q.asking
 	q.asking = nil
