@@ -38,7 +38,7 @@ type Event struct {
 
 	Labels Labels // of the host, constant in an epoch
 
-	Epoch string // one run of the bridge
+	Epoch string // a run of the bridge, or a part of one that it can vouch for
 	Seq   uint64 // position in the epoch, from 1, without gaps
 
 	Time   time.Time // when the bridge read it from the kernel
