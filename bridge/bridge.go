@@ -114,7 +114,8 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 //
 // Where the configuration does not name the host, it is called as the kernel calls it: Run
 // waits until that is a name, and when it becomes another, the links of the old name get
-// their del, and an epoch begins under the new one.
+// their del, and an epoch begins under the new one, with metrics that begin anew: they are
+// served (IFACE_HTTP_ADDR), and no longer in reg.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
 	if !cfg.FollowHost {
 		return RunFrom(ctx, cfg, nil, log, reg)
@@ -205,7 +206,7 @@ func runFrom(
 		return fmt.Errorf("NATS: %w", err)
 	}
 	p.reason = reason
-	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole, log)
+	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole.Load, log)
 	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)

@@ -51,7 +51,7 @@ func (h *health) notReady() []string {
 	if why := h.publishing.owner.standing.Load(); why != nil {
 		return append(list, *why)
 	}
-	if !h.publishing.snapshotOK.Load() {
+	if !h.publishing.isWhole.Load() {
 		list = append(list, "the snapshot is not confirmed yet")
 	}
 	if fault := h.publishing.fault.Load(); fault != nil && fault.Reason != natsio.Disconnected {
@@ -180,7 +180,7 @@ func serveHTTP(cfg config.Config, handler http.Handler, log *slog.Logger) (stop 
 			}
 		}
 		address := cfg.HTTPAddr
-		if own := listener.Addr(); own != nil { // which is so when the kernel did not tell
+		if own := listener.Addr(); own != nil { // nil when the kernel did not tell it
 			address = own.String()
 		}
 		log.Info("serving /healthz, /readyz and /metrics", "address", address)

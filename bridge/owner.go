@@ -97,17 +97,13 @@ func (p *publisher) own(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		switch {
-		case askErr == nil:
+		if askErr == nil {
 			misses = 0
 			p.owner.answered()
 			p.owner.standBy(fmt.Sprintf("standing by: another bridge publishes as this host (epoch %s, boot %s, since %s)",
 				other.Epoch, other.BootID, other.Started.UTC().Format(time.RFC3339)),
 				"their_epoch", other.Epoch, "their_boot_id", other.BootID, "since", other.Started)
-		default:
-			misses++
-		}
-		if askErr != nil && p.owner.isGone(misses, askErr) {
+		} else if misses++; p.owner.isGone(misses, askErr) {
 			p.owner.ownNow()
 			p.query.Serve(p.id.Epoch)
 			return nil

@@ -104,12 +104,12 @@ func (p *publisher) giveUp(one []event.Outgoing, cause error) {
 // errMore is what an attempt returns that has to go on at once.
 var errMore = errors.New("more")
 
-// verifyStory is delivery.verify, until it is known.
+// verifyStory is Verify of the delivery, until it is known.
 func (p *publisher) verifyStory(ctx context.Context) error {
 	return p.keepAt(ctx, func(ctx context.Context) (bool, error) { return false, p.delivery.Verify(ctx) })
 }
 
-// look is delivery.look, until it is known.
+// look is Look of the delivery, until it is known.
 func (p *publisher) look(ctx context.Context) (found *delivery.Located, err error) {
 	err = p.keepAt(ctx, func(ctx context.Context) (bool, error) {
 		found, err = p.delivery.Look(ctx)
@@ -181,18 +181,17 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 func (p *publisher) known(events []event.Outgoing) {
 	p.state.Apply(p.encoder.Epoch, events)
 	p.follower.Put(events)
-	if p.encoder.Epoch == p.id.Epoch {
-		if !p.snapshotOK.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
-			p.noteWhole(true)
-		}
+	if p.encoder.Epoch == p.id.Epoch && !p.isWhole.Load() &&
+		slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
+		p.noteWhole(true)
 	}
 }
 
 // noteWhole notes whether the epoch's snapshots are confirmed.
 func (p *publisher) noteWhole(whole bool) {
-	p.snapshotOK.Store(whole)
+	p.isWhole.Store(whole)
 	if whole {
-		p.whole, p.first, p.epochs = true, event.Opening{}, nil
+		p.firstTold, p.first, p.epochs = true, event.Opening{}, nil
 		p.follower.Verify() // not before: what the state does not have yet is not gone
 		p.presence.News()
 	}

@@ -37,18 +37,18 @@ type publisher struct {
 	metrics  *publishMetrics
 	progress loop.Progress
 
-	confirmed  atomic.Uint64     // events of this run
-	inFlight   atomic.Int64      // events
-	oldest     atomic.Int64      // since when the first of those waits, by loop.Uptime; 0: none is
-	snapshotOK atomic.Bool       // this epoch's snapshot is confirmed
-	opened     bool              // the backlog's opening was looked at
-	reason     event.EpochReason // of the first epoch
+	confirmed atomic.Uint64     // events of this run
+	inFlight  atomic.Int64      // events
+	oldest    atomic.Int64      // since when the first of those waits, by loop.Uptime; 0: none is
+	isWhole   atomic.Bool       // the state is this epoch's, with all of its snapshots confirmed
+	opened    bool              // the backlog's opening was looked at
+	reason    event.EpochReason // of the first epoch
 
 	// Until the run's first snapshots are all confirmed, by whatever epoch: what they have,
 	// and the epochs that have told of them.
-	whole  bool
-	first  event.Opening
-	epochs []string
+	firstTold bool
+	first     event.Opening
+	epochs    []string
 
 	renewal    renewal // of the snapshot
 	inSnapshot bool    // the last event that was confirmed is of one, and not its last
@@ -170,7 +170,7 @@ func (p *publisher) beginAt(epoch string, told event.Mark) {
 	p.delivery.Begin(epoch, told)
 }
 
-// Opening returns what an epoch begins with. The first begins with the backlog's
+// opening returns what an epoch begins with. The first begins with the backlog's
 // snapshot. A later one tells again what consumers were told in the one before: those
 // events, which come before what the backlog has.
 func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
@@ -180,7 +180,7 @@ func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schem
 			return o, nil, err
 		}
 		p.opened, o = true, p.first
-	case !p.whole: // the rest of it is in the backlog
+	case !p.firstTold: // the rest of it is in the backlog
 		known, o = p.state.RetellPart(p.epochs), p.first
 	default:
 		known = p.state.Retell(time.Now())
@@ -307,8 +307,9 @@ func (p *publisher) leftoverAnew(left event.Mark, reason event.EpochReason, caus
 	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}
 }
 
-// Under load, when an attempt took manyEvents or more, the next waits for gather:
-// to ask the server for a confirmation costs as much as many events.
+// gather is how long the next attempt waits under load, when the last one took
+// [delivery.ManyEvents] or more: to ask the server for a confirmation costs as much as many
+// events.
 const gather = 5 * time.Millisecond
 
 // publishBacklog publishes what the backlog holds until it is closed and empty.
@@ -377,15 +378,12 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if err := p.verifyStory(ctx); err != nil {
 		return err
 	}
-	if p.isWhole() { // else the bucket is compared when it is
+	if p.isWhole.Load() { // else the bucket is compared when it is
 		p.follower.Verify()
 	}
 	p.query.Serve(p.id.Epoch)
 	return nil
 }
-
-// isWhole reports whether the state is this run's, with all of its snapshot.
-func (p *publisher) isWhole() bool { return p.snapshotOK.Load() }
 
 // Before an epoch begins without what the bucket holds, it is asked for so often,
 // or so long when the failure is one that passes, such as an election.

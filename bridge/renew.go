@@ -35,10 +35,10 @@ func (r *renewal) due(kept time.Duration) (at time.Time) {
 // askedPause is how long the snapshot is not told again on request after it was.
 const askedPause = time.Second
 
-// renewAt returns when the snapshot is to be told again; the zero time is not now, and not
-// by itself later.
+// renewAt returns when the snapshot is to be told again. The zero time is not before something
+// else happens: the end of the snapshot that is being told, or a request.
 func (p *publisher) renewAt() (at time.Time) {
-	if !p.isWhole() || p.inSnapshot { // nothing may stand inside of one
+	if !p.isWhole.Load() || p.inSnapshot { // nothing may stand inside of one
 		return at
 	}
 	at = p.renewal.due(p.delivery.Keeps())
@@ -59,8 +59,7 @@ func (p *publisher) renew(ctx context.Context) error {
 	if err := p.publishEvents(ctx, events); err != nil {
 		return err
 	}
-	told := p.delivery.Told()
-	p.backlog.Confirm(told)
+	p.backlog.Confirm(p.delivery.Told())
 	p.metrics.renewed.Inc()
 	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.id.Epoch, "seq", p.encoder.Seq)
 	p.query.SnapshotTold(schema.PublishedSnapshot{

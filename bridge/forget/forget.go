@@ -70,11 +70,11 @@ func Host(ctx context.Context, cfg config.Config, nc *nats.Conn, known Known, lo
 	if err != nil {
 		return 0, err
 	}
-	is, err := f.presence.Known(ctx)
+	listed, err := f.presence.Known(ctx)
 	if err != nil {
 		return 0, err
 	}
-	if len(dels) == 0 && !is {
+	if len(dels) == 0 && !listed {
 		return 0, ErrUnknown
 	}
 	if err := f.refuseAlive(ctx); err != nil { // it may have come back meanwhile
@@ -141,7 +141,7 @@ func (f *forgetting) dels(ctx context.Context, known Known) ([]schema.Event, err
 	if _, err := js.Stream(ctx, f.cfg.Stream); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", f.cfg.Stream, err)
 	}
-	now, bootID := time.Now(), known.BootID
+	now := time.Now()
 	var dels []schema.Event
 	if _, err := js.Stream(ctx, config.BucketStream(f.cfg.Bucket)); errors.Is(err, jetstream.ErrStreamNotFound) {
 		f.bucket = nil
@@ -153,7 +153,7 @@ func (f *forgetting) dels(ctx context.Context, known Known) ([]schema.Event, err
 	for _, l := range known.Links {
 		if !slices.ContainsFunc(dels, func(e schema.Event) bool { return e.Key() == l.Key() }) {
 			dels = append(dels, schema.Event{
-				Host: f.cfg.Host, BootID: bootID, Labels: known.Labels, Time: now,
+				Host: f.cfg.Host, BootID: known.BootID, Labels: known.Labels, Time: now,
 				Kind: schema.Del, Action: schema.Deleted, Netns: l.Netns, Link: l.Link,
 			})
 		}

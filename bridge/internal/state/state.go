@@ -1,6 +1,7 @@
 // Package state has what a consumer holds that has applied all events that are confirmed:
 // a [State]. A [Bucket] keeps it in JetStream, where the next run finds it, and a [Query]
-// answers with it, as the owner of the host's name.
+// answers with it, as the owner of the host's name. A [Presence] tells in the bucket of hosts
+// that the host is there.
 package state
 
 import (
