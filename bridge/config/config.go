@@ -5,8 +5,7 @@
 // The settings are environment variables. They are read from the environment that
 // [Parse] is given, never from the process, and a [Config] exists only when all of
 // them are valid. A new setting is a row of the table in variables.go, a field of
-// Config, and the line of
-// parser.config (parse.go) that checks it.
+// Config, and the line of parser.config (parse.go) that checks it.
 package config
 
 import (

@@ -330,19 +330,22 @@ func parseSize(s string, low, high int64) (n int64, ok bool) {
 	return n * unit, true
 }
 
-// What a number of events takes at most: most of them half of it, one that says the names of
-// a link more. No queue is bounded to less than defaultQueueBytes that is not told to.
 const (
-	eventRoom         = 512
-	defaultQueueBytes = 32 << 20
-	maxQueueEvents    = 1 << 24
+	// eventRoom is how many bytes a queue that is bounded by a number of events has for each.
+	// Most events take half of that, one that has all of a link more.
+	eventRoom = 512
+
+	// minQueueBytes is how many bytes such a queue has at least.
+	minQueueBytes = 32 << 20
+
+	maxQueueEvents = 1 << 24
 )
 
 // queue is a number of events, or a size in bytes with its unit.
 func (p *parser) queue() QueueLimit {
 	s := p.env.get("IFACE_QUEUE")
 	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= maxQueueEvents {
-		return QueueLimit{Events: n, Bytes: int(min(max(int64(n)*eventRoom, defaultQueueBytes), math.MaxInt))}
+		return QueueLimit{Events: n, Bytes: int(min(max(int64(n)*eventRoom, minQueueBytes), math.MaxInt))}
 	}
 	n, ok := parseSize(s, 64<<10, 1<<30)
 	if !ok || !strings.HasSuffix(s, "iB") { // a number that is no number of events

@@ -6,8 +6,7 @@
 //   - A watcher reads a namespace's notifications from a [Source], and compares with a dump
 //     when some were lost, and every now and then.
 //   - A [Table] decides what a notification changes, and what is in a snapshot
-//     (snapshot.go). No clock, no socket: a pure function
-//     of the messages.
+//     (snapshot.go). No clock, no socket: a pure function of the messages.
 //   - Links that move from one namespace to another are followed by moves.go.
 package track
 
@@ -282,12 +281,31 @@ func (w *namespace) closeSource() {
 	}
 }
 
-// adopt publishes the snapshots of namespaces that were begun, and starts their
-// watchers. The opening is the snapshots of the epoch's beginning, which stand together.
+// adopt has namespaces that were begun watched, and logs that. The opening is those of the
+// epoch's beginning.
 func (n *Namespaces) adopt(begun []*namespace, opening bool) {
+	links, published, contained := n.watch(begun, opening)
+	if contained {
+		n.log.Warn("only a container's own links are visible", "advice", config.ContainerAdvice)
+	}
+	attrs := []any{"links", links, "published", published}
+	switch {
+	case !opening:
+		ns := begun[0].ns
+		n.log.Info("watching a network namespace", append([]any{"netns", ns.Name, "inode", ns.Inode}, attrs...)...)
+	case n.cfg.Netns.OnlySelf():
+		n.log.Info("read the links of this host", attrs...)
+	default:
+		n.log.Info("read the links of this host", append(attrs, "namespaces", len(begun))...)
+	}
+}
+
+// watch publishes the snapshots of namespaces, and starts their watchers. The snapshots of an
+// opening stand together. It returns how many links there are, how many of them are published,
+// and whether they are a container's.
+func (n *Namespaces) watch(begun []*namespace, opening bool) (links int, published uint32, contained bool) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
-	links, published := 0, uint32(0)
 	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.countPublished() == 0 })
 	n.queue.PushSnapshot(func(emit func(*event.Change)) {
 		for i, w := range snapshots {
@@ -301,22 +319,11 @@ func (n *Namespaces) adopt(begun []*namespace, opening bool) {
 	})
 	for _, w := range begun {
 		links += len(w.table.links)
-		if w.ns.Own() && config.InContainer(w.table.all()) {
-			n.log.Warn("only a container's own links are visible", "advice", config.ContainerAdvice)
-		}
+		contained = contained || w.ns.Own() && config.InContainer(w.table.all())
 		n.watched[w.ns.Inode] = w
 		n.follow(w)
 	}
-	attrs := []any{"links", links, "published", published}
-	switch {
-	case !opening:
-		ns := begun[0].ns
-		n.log.Info("watching a network namespace", append([]any{"netns", ns.Name, "inode", ns.Inode}, attrs...)...)
-	case n.cfg.Netns.OnlySelf():
-		n.log.Info("read the links of this host", attrs...)
-	default:
-		n.log.Info("read the links of this host", append(attrs, "namespaces", len(begun))...)
-	}
+	return links, published, contained
 }
 
 // follow starts the watcher of a namespace, which runs until w.stop is called. It does
