@@ -98,7 +98,7 @@ func (p *route) event(i int) {
 	_, _ = p.backlog.Next(p.encoder, time.Time{})
 	p.frames.buf = p.frames.buf[:0]
 	for i := range p.encoder.Batch {
-		p.frames.add(&p.encoder.Batch[i], i, nil)
+		p.frames.add(&p.encoder.Batch[i], i, "", nil)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 // A framer makes messages of events, and sends them many at a time.
 type framer struct {
 	publish [3]string // by schema.Kind: what a message begins with
-	reply   string    // where the last message of a batch is answered, "": nowhere
 	buf     []byte    // messages
 	extra   []byte    // headers of one
 }
@@ -36,17 +35,19 @@ func newFramer(cfg config.Config) *framer {
 // a header by its name finds the one that is meant. The last one has a reply subject, if
 // there is one.
 func (f *framer) send(
-	to *natsio.Wire, batch []event.Outgoing, reply string, extra func(dst []byte, i int) []byte,
+	wire *natsio.Wire, batch []event.Outgoing, reply string, extra func(dst []byte, i int) []byte,
 ) error {
 	f.buf = f.buf[:0]
 	for i := range batch {
 		event.Yield(i)
-		if f.reply = ""; i == len(batch)-1 {
-			f.reply = reply
+		last := i == len(batch)-1
+		to := ""
+		if last {
+			to = reply
 		}
-		f.add(&batch[i], i, extra)
-		if len(f.buf) >= frameBytes || i == len(batch)-1 {
-			if err := to.Send(f.buf); err != nil {
+		f.add(&batch[i], i, to, extra)
+		if len(f.buf) >= frameBytes || last {
+			if err := wire.Send(f.buf); err != nil {
 				return err
 			}
 			f.buf = f.buf[:0]
@@ -57,16 +58,16 @@ func (f *framer) send(
 
 const headerLine = "NATS/1.0\r\n"
 
-// add appends the message of an event: HPUB <subject> [<reply>] <size of headers> <size>
-// CR LF headers CR LF data CR LF.
-func (f *framer) add(o *event.Outgoing, i int, extra func([]byte, int) []byte) {
+// add appends the message of an event, the i-th of a batch: HPUB <subject> [<reply>] <size of
+// headers> <size> CR LF headers CR LF data CR LF.
+func (f *framer) add(o *event.Outgoing, i int, reply string, extra func([]byte, int) []byte) {
 	if f.extra = f.extra[:0]; extra != nil {
 		f.extra = extra(f.extra, i)
 	}
 	head := len(headerLine) + len(o.Headers.Block) + len(f.extra) + len("\r\n")
 	b := append(f.buf, f.publish[o.Labels.Kind]...)
-	if f.reply != "" {
-		b = append(append(b, f.reply...), ' ')
+	if reply != "" {
+		b = append(append(b, reply...), ' ')
 	}
 	b = strconv.AppendInt(b, int64(head), 10)
 	b = strconv.AppendInt(append(b, ' '), int64(head+len(o.Data)), 10)

@@ -95,9 +95,8 @@ func InspectBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 		missing = []string{config.BucketSubject(cfg.Bucket, ">")}
 	}
 	i.refuse("bucket", "IFACE_BUCKET", missing)
-	if other, is := ofOtherPrefix(cfg, info.Config.Metadata); is {
-		i.add(Unusable, "metadata", "name another bucket in IFACE_BUCKET",
-			"is that of the hosts under the prefix %s (metadata): those of the same name would meet in it", other)
+	if why := otherPrefix(cfg, info.Config.Metadata); why != "" {
+		i.add(Unusable, "metadata", "name another bucket in IFACE_BUCKET", "%s", why)
 	}
 	i.size(SmallestValue(cfg))
 	i.roomOfBucket()

@@ -40,7 +40,7 @@ type reporter struct {
 	throttle throttle
 	silent   bool // that the connection was lost was not logged, nor will be that it is back
 	isDeaf   bool // the subject of answers was refused on this connection
-	renewing bool // which we end for that
+	renewing bool // we are ending the connection for that
 }
 
 const (
@@ -129,7 +129,7 @@ func (r *reporter) observe(nc *nats.Conn) {
 	if err == nil {
 		return
 	}
-	if fault := Classify(err); fault.Reason == Credentials {
+	if Classify(err).Reason == Credentials {
 		r.dialer.refuse(attempt)
 	}
 	r.failedLocked(err)
@@ -219,11 +219,11 @@ func (r *reporter) failedLocked(err error) {
 func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	fault := Classify(err)
 	if !r.since.IsZero() { // of an attempt to connect
 		r.failedLocked(err)
 		return
 	}
+	fault := Classify(err)
 	if fault.Reason == Permission {
 		fault.Advice = r.dialer.grant
 		r.refusedLocked(nc, &fault)

@@ -56,7 +56,7 @@ func (r *Retry) MoveOn(nc *nats.Conn, began time.Time, err error) {
 	if r.since.IsZero() {
 		r.since, r.jitter = began, rand.N(moveAfter)
 	}
-	if fault := Classify(err); !fault.Transient {
+	if !Classify(err).Transient {
 		return // any server would say the same
 	}
 	patience := moveAfter + r.jitter

@@ -1,6 +1,7 @@
 package natsio
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -66,20 +67,23 @@ const prefixKey = "ifacebridge.prefix"
 // and under another prefix other hosts have them.
 func OfPrefix(cfg *config.Config) map[string]string { return map[string]string{prefixKey: cfg.Prefix} }
 
-// ofOtherPrefix reports whether a bucket was made for another prefix, and for which.
-func ofOtherPrefix(cfg *config.Config, metadata map[string]string) (other string, is bool) {
-	other = metadata[prefixKey]
-	return other, other != "" && other != cfg.Prefix
+// otherPrefix returns why a bucket that was made for another prefix cannot be used; "" when it
+// was not.
+func otherPrefix(cfg *config.Config, metadata map[string]string) string {
+	other := metadata[prefixKey]
+	if other == "" || other == cfg.Prefix {
+		return ""
+	}
+	return fmt.Sprintf("is that of the hosts under the prefix %s (metadata): those of the same name would meet in it", other)
 }
 
 // CheckHostsBucket returns why a bucket of hosts cannot be used; nil when it can.
 func CheckHostsBucket(cfg *config.Config, info *jetstream.StreamInfo) error {
-	other, is := ofOtherPrefix(cfg, info.Config.Metadata)
-	if !is {
+	why := otherPrefix(cfg, info.Config.Metadata)
+	if why == "" {
 		return nil
 	}
-	return WithAdvice(fmt.Errorf("it is that of the hosts under the prefix %s (metadata): "+
-		"those of the same name would meet in it", other), "name another bucket in IFACE_HOSTS_BUCKET")
+	return WithAdvice(errors.New("it "+why), "name another bucket in IFACE_HOSTS_BUCKET")
 }
 
 // MaxBytes is the limit of a stream and of a bucket that the bridge creates, as the server
