@@ -117,6 +117,11 @@ type kind struct {
 	is    func(error) bool      // or what else tells them
 }
 
+// refused is the kind of errors that the server answers with some codes.
+func refused(advice string, codes ...jetstream.ErrorCode) kind {
+	return kind{reason: Refused, advice: advice, codes: codes}
+}
+
 // kinds is the one place that knows what errors mean. The first that fits applies.
 var kinds = []kind{
 	{
@@ -161,47 +166,24 @@ var kinds = []kind{
 	}, {
 		reason: Unavailable, transient: true,
 		codes: []jetstream.ErrorCode{codeUnavailable, codeOffline, codeOfflineReason, codeTooManyRequests},
-	}, {
-		reason: Refused,
-		advice: "make room: let the oldest go (discard old), or raise the limit that the server names",
-		codes:  []jetstream.ErrorCode{codeStoreFailed},
-	}, {
-		reason: Refused,
-		advice: "the account or the server has used up its storage: raise its limit, or delete what nobody needs",
-		codes:  []jetstream.ErrorCode{codeAccountResources, codeInsufficient, codeMemoryResources, codeStorageResources},
-	}, {
-		reason: Refused,
-		advice: "the account demands a limit for each stream: set IFACE_MAX_BYTES, for example to 256MiB",
-		codes:  []jetstream.ErrorCode{codeMaxBytesRequired},
-	}, {
-		reason: Refused,
-		advice: "set IFACE_MAX_BYTES to no more than the account allows for a stream (max_stream_bytes)",
-		codes:  []jetstream.ErrorCode{codeMaxStreamBytes},
-	}, {
-		reason: Refused,
-		advice: "the account has as many streams as it may: raise its limit, or name one that is there in IFACE_STREAM",
-		codes:  []jetstream.ErrorCode{codeMaximumStreams},
-	}, {
-		reason: Refused,
-		advice: "set IFACE_REPLICAS to no more than the servers of the cluster and the account's tiers allow",
-		codes:  []jetstream.ErrorCode{codeReplicas, codeNoPeers, codeNoLimits},
-	}, {
-		reason: Refused,
-		advice: "another stream has these subjects: name that one in IFACE_STREAM, or other subjects in IFACE_SUBJECT_PREFIX",
-		codes:  []jetstream.ErrorCode{codeOverlap},
-	}, {
-		reason: Refused,
-		advice: "another stream than IFACE_STREAM takes these subjects: name that one",
-		codes:  []jetstream.ErrorCode{codeNotThisStream},
-	}, {
-		reason: Refused,
-		advice: "name another stream in IFACE_STREAM, or another bucket in IFACE_BUCKET",
-		codes:  []jetstream.ErrorCode{codeSealed},
-	}, {
-		reason: Refused,
-		advice: "upgrade nats-server on all servers of the cluster",
-		codes:  []jetstream.ErrorCode{codeAPILevel},
-	}, {
+	},
+	refused("make room: let the oldest go (discard old), or raise the limit that the server names", codeStoreFailed),
+	refused("the account or the server has used up its storage: raise its limit, or delete what nobody needs",
+		codeAccountResources, codeInsufficient, codeMemoryResources, codeStorageResources),
+	refused("the account demands a limit for each stream: set IFACE_MAX_BYTES, for example to 256MiB",
+		codeMaxBytesRequired),
+	refused("set IFACE_MAX_BYTES to no more than the account allows for a stream (max_stream_bytes)",
+		codeMaxStreamBytes),
+	refused("the account has as many streams as it may: raise its limit, or name one that is there in IFACE_STREAM",
+		codeMaximumStreams),
+	refused("set IFACE_REPLICAS to no more than the servers of the cluster and the account's tiers allow",
+		codeReplicas, codeNoPeers, codeNoLimits),
+	refused("another stream has these subjects: name that one in IFACE_STREAM, or other subjects in IFACE_SUBJECT_PREFIX",
+		codeOverlap),
+	refused("another stream than IFACE_STREAM takes these subjects: name that one", codeNotThisStream),
+	refused("name another stream in IFACE_STREAM, or another bucket in IFACE_BUCKET", codeSealed),
+	refused("upgrade nats-server on all servers of the cluster", codeAPILevel),
+	{
 		// It did not take the beginning, having too many batches open (10210, which only an
 		// answer to that would tell), or it has become the leader since.
 		reason:  Refused,
