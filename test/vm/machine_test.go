@@ -32,20 +32,11 @@ type machine struct {
 	console string
 }
 
-const machineScript = `#!/bin/sh
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /tmp
-mkdir -p /run/netns /tmp/home
+const machineScript = `
 for module in /lib/modules/*.ko; do insmod $module; done
-ip link set lo up
 ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
-export PATH=/bin HOME=/tmp/home TMPDIR=/tmp IFACE_VM_GUEST=1
 /guest -test.v -test.run ^TestDriven -test.timeout 1h
-poweroff -f
 `
 
 // start begins a machine; from is the file of a saved one that it goes on from, or "".

@@ -70,7 +70,7 @@ type system struct {
 
 // boot runs the guest's tests on a kernel, and fails with them.
 func boot(t *testing.T, s system) {
-	image := initramfs(t, initScript, s.ip, func(root string) { modules(t, s, root) })
+	image := initramfs(t, kernelScript, s.ip, func(root string) { modules(t, s, root) })
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	// Emulated, also where there is a /dev/kvm: what is behind one in a virtual machine may
@@ -118,14 +118,15 @@ func initramfs(t *testing.T, script, ip string, adds func(root string)) string {
 	build(t, root+"/bin/ifacebridge", "build", "ifacebridge/cmd/ifacebridge")
 	build(t, root+"/guest", "test", "-c", "ifacebridge/test/vm")
 	adds(root)
-	must(t, os.WriteFile(root+"/init", []byte(script), 0o755))
+	must(t, os.WriteFile(root+"/init", []byte(bootScript+script+"poweroff -f\n"), 0o755))
 	out := filepath.Join(t.TempDir(), "initrd")
 	must(t, writeCPIO(out, root))
 	return out
 }
 
-const initScript = `#!/bin/sh
-export PATH=/bin
+// bootScript is what every guest begins with; behind it comes what it is there for.
+const bootScript = `#!/bin/sh
+export PATH=/bin HOME=/tmp/home TMPDIR=/tmp IFACE_VM_GUEST=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -134,9 +135,10 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/netns /tmp/home
 ip link set lo up
-export PATH=/bin HOME=/tmp/home TMPDIR=/tmp IFACE_VM_GUEST=1
+`
+
+const kernelScript = `
 if /guest -test.v -test.run "^TestGuest$IFACE_TEST_VM_RUN" -test.timeout 14m; then echo; echo "GUEST PASS"; fi
-poweroff -f
 `
 
 // modules copies the kernel's network modules, all that they need, unpacked.
