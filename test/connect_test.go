@@ -176,8 +176,8 @@ func TestCredentialsThatEnd(t *testing.T) {
 	must(t, os.WriteFile(creds, issue(time.Now().Add(15*time.Second)), 0o600))
 	b := bridge(t, s, "NATS_CREDS="+creds)
 	b.Ready()
-	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
-	doctor.Says("warn  credentials     by NATS_CREDS, the JWT of user \"test\" ends on ")
+	d := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
+	d.Says("warn  credentials     by NATS_CREDS, the JWT of user \"test\" ends on ")
 	write(t, creds, issue(time.Now().Add(time.Hour)))
 	b.Says("lost the connection to NATS; reconnecting")
 	b.Says("connected to NATS again")
@@ -185,8 +185,8 @@ func TestCredentialsThatEnd(t *testing.T) {
 		t.Errorf("it was refused:\n%s", b.Output())
 	}
 	must(t, os.WriteFile(creds, issue(time.Now().Add(-time.Hour)), 0o600))
-	doctor = start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
-	doctor.Says("FAIL  credentials     by NATS_CREDS, the JWT of user \"test\" has ended on ")
+	d = start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
+	d.Says("FAIL  credentials     by NATS_CREDS, the JWT of user \"test\" has ended on ")
 }
 
 // What a context of the nats command holds is what the bridge connects with, by name and by
@@ -357,22 +357,18 @@ func TestWaysToAServer(t *testing.T) {
 				nc := connect(t, s)
 				eventually(t, "the address is advertised again", func() bool { return len(nc.DiscoveredServers()) > 0 })
 			}
-			doctor := start(t, append(env, "IFACE_HOST=test"), "doctor")
-			if status := doctor.Wait(); status != 0 {
-				t.Errorf("doctor: status %d", status)
-			}
-			doctor.Says("ok    other bridges")
+			d := doctor(t, append(env, "IFACE_HOST=test"), 0, "ok    other bridges")
 			switch name {
 			case "servers that advertise what cannot be reached":
 				b.Says("the servers advertise this address")
-				doctor.Says("warn  NATS servers")
-				doctor.Says("IFACE_DISCOVERY=off")
+				d.Says("warn  NATS servers")
+				d.Says("IFACE_DISCOVERY=off")
 			case "servers that advertise, and that is ignored":
 				if strings.Contains(b.Output(), "192.0.2.1") {
 					t.Error("it was tried")
 				}
 			}
-			for _, p := range []*process{b, links, doctor} {
+			for _, p := range []*process{b, links, d} {
 				if strings.Contains(p.Output(), "s3cr3t") {
 					t.Errorf("a secret is shown:\n%s", p.Output())
 				}
@@ -450,17 +446,13 @@ func TestWrongWaysToAServer(t *testing.T) {
 			}
 			b := start(t, env)
 			b.Says(tt.says)
-			doctor := start(t, env, "doctor")
-			if status := doctor.Wait(); status != tt.status {
-				t.Errorf("doctor: status %d", status)
-			}
-			doctor.Says(tt.says)
+			d := doctor(t, env, tt.status, tt.says)
 			links := start(t, env, "links")
 			if status := links.Wait(); status != tt.status {
 				t.Errorf("links: status %d", status)
 			}
 			links.Says(tt.says)
-			if strings.Contains(b.Output()+doctor.Output()+links.Output(), "s3cr3t") {
+			if strings.Contains(b.Output()+d.Output()+links.Output(), "s3cr3t") {
 				t.Errorf("a secret is shown:\n%s", b.Output())
 			}
 		})

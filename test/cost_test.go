@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
@@ -90,8 +89,7 @@ func TestManyLinks(t *testing.T) {
 		must(t, err)
 	}
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	path := release(t)
 	began := time.Now()
 	b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=" + k.ProcPath()})

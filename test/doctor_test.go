@@ -95,10 +95,7 @@ func TestAdviceCanBePasted(t *testing.T) {
 	s.Configure(conf(paste(advice)))
 	s.Signal(unix.SIGHUP)
 	eventually(t, "it works", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
-	doctor := start(t, env, "doctor")
-	if status := doctor.Wait(); status != 0 {
-		t.Errorf("doctor: exit status %d", status)
-	}
+	doctor(t, env, 0)
 	if n := strings.Count(b.Output(), "Permissions Violation for"); n > 2 { // where it was refused, and could not publish
 		t.Errorf("more was refused:\n%s", b.Output())
 	}
@@ -109,18 +106,14 @@ func TestAdviceCanBePasted(t *testing.T) {
 func TestAnotherStreamHasTheSubjects(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"iface.>"}})
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"iface.>"}})
 	must(t, err)
 	b := bridge(t, s)
 	b.Says("another stream has the subjects (`nats stream ls --subject 'iface.*.*'` shows it): name it in IFACE_STREAM")
-	d := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
-	if status := d.Wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	d.Says("FAIL  stream          IFACE is not there, and cannot be created: stream OTHER has its subjects")
-	d.Says("set IFACE_STREAM=OTHER, or take the subjects from that stream")
+	doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 1,
+		"FAIL  stream          IFACE is not there, and cannot be created: stream OTHER has its subjects",
+		"set IFACE_STREAM=OTHER, or take the subjects from that stream")
 	b.Kill()
 	bridge(t, s, "IFACE_STREAM=OTHER")
 	eventually(t, "events in the other stream", func() bool {
@@ -190,13 +183,7 @@ func TestDoctor(t *testing.T) {
 			if r != nil {
 				before = r.Mark()
 			}
-			d := start(t, append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, tt.env...), "doctor")
-			if status := d.Wait(); status != tt.status {
-				t.Errorf("exit status %d, want %d", status, tt.status)
-			}
-			for _, text := range tt.says {
-				d.Says(text)
-			}
+			d := doctor(t, append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, tt.env...), tt.status, tt.says...)
 			if strings.Contains(d.Output(), "s3cr3t") {
 				t.Error("a secret is shown")
 			}
@@ -205,9 +192,5 @@ func TestDoctor(t *testing.T) {
 			}
 		})
 	}
-	d := start(t, []string{"NATS_URL=nats://127.0.0.1:1", "IFACE_HOST=test"}, "doctor")
-	if status := d.Wait(); status != 4 {
-		t.Errorf("without a server: exit status %d", status)
-	}
-	d.Says("connect: connection refused")
+	doctor(t, []string{"NATS_URL=nats://127.0.0.1:1", "IFACE_HOST=test"}, 4, "connect: connection refused")
 }

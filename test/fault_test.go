@@ -30,9 +30,7 @@ type changes struct {
 
 func startChanges(t testing.TB, k *netnstest.Kernel, pause time.Duration) *changes {
 	t.Helper()
-	a, peer, err := k.AddVeth("busy", "busy-peer")
-	must(t, err)
-	must(t, k.Up(a, peer))
+	a, _ := upPair(t, k, "busy", "busy-peer")
 	c := &changes{stop: make(chan struct{}), done: make(chan error, 1)}
 	go func() {
 		for i := 0; ; i++ {
@@ -71,8 +69,7 @@ func (c *changes) end(t testing.TB) int64 {
 // recovery measures how long until the next event is stored.
 func recovery(t testing.TB, nc *nats.Conn) time.Duration {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	must(t, err)
+	js := jetStream(t, nc)
 	last := func() uint64 {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -169,8 +166,7 @@ func TestClusterServersKilled(t *testing.T) {
 // and returns which server leads.
 func leaderOf(t testing.TB, nc *nats.Conn, servers []*natstest.Server) int {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	must(t, err)
+	js := jetStream(t, nc)
 	leader := -1
 	eventually(t, "the stream has a leader and current replicas", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -284,9 +280,7 @@ func TestLongOutage(t *testing.T) {
 	s := natstest.Start(t, "")
 	var links []int32
 	for i := range 25 {
-		a, peer, err := k.AddVeth(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
-		must(t, err)
-		must(t, k.Up(a, peer))
+		a, peer := upPair(t, k, fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
 		links = append(links, a, peer)
 	}
 	b := bridge(t, s, "IFACE_QUEUE=1000", "IFACE_RESYNC=1s")
@@ -413,8 +407,7 @@ func TestRefusals(t *testing.T) {
 			must(t, err)
 			s := natstest.Start(t, tt.conf)
 			admin := func() jetstream.JetStream {
-				js, err := jetstream.New(harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin")))
-				must(t, err)
+				js := jetStream(t, harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin")))
 				return js
 			}
 			if tt.prepare != nil {
@@ -483,10 +476,9 @@ func TestStreamDeleted(t *testing.T) {
 	b := bridge(t, s, "IFACE_RESYNC=500ms")
 	b.Ready()
 	holds(t, s)
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	must(t, js.DeleteStream(context.Background(), "IFACE"))
-	_, _, err = k.AddVeth("veth0", "veth1")
+	_, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	eventually(t, "the stream is there again", func() bool {
 		stream, err := js.Stream(context.Background(), "IFACE")
@@ -533,8 +525,7 @@ func BenchmarkFullQueue(b *testing.B) {
 	}
 	began := time.Now()
 	s.Start()
-	js, err := jetstream.New(connect(b, s))
-	must(b, err)
+	js := jetStream(b, connect(b, s))
 	eventually(b, "all stored", func() bool {
 		stream, err := js.Stream(context.Background(), "IFACE")
 		return err == nil && stream.CachedInfo().State.Msgs >= events

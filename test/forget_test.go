@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/fleet"
@@ -32,8 +31,7 @@ func TestForget(t *testing.T) {
 	] }`)
 	admin := []string{"NATS_URL=" + s.URL, "NATS_USER=admin", "NATS_PASSWORD=admin", "IFACE_PRESENCE=1s"}
 	nc := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "admin"))
-	js, err := jetstream.New(nc)
-	must(t, err)
+	js := jetStream(t, nc)
 	_, _, err = k.AddVeth("veth0", "veth1")
 	must(t, err)
 	one := func(name string) *process {
@@ -127,8 +125,7 @@ func TestForget(t *testing.T) {
 func TestForgetSilentHosts(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	one := func(name string) *process {
 		return bridge(t, s, "IFACE_HOST="+name, "IFACE_PRESENCE=1s", "IFACE_HTTP_ADDR=")
 	}

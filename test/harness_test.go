@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -26,6 +27,7 @@ var (
 	startWith        = harness.StartWith
 	bridge           = harness.Bridge
 	connect          = harness.Connect
+	jetStream        = harness.JetStream
 	record           = harness.Record
 	stored           = harness.Stored
 	follow           = harness.Follow
@@ -45,6 +47,41 @@ var (
 // asAdmin is where the user admin, whose password is admin, finds a server.
 func asAdmin(s *natstest.Server) string {
 	return strings.Replace(s.URL, "//", "//"+url.UserPassword("admin", "admin").String()+"@", 1)
+}
+
+// doctor runs doctor, and checks the status with which it ends and what it says.
+func doctor(t testing.TB, env []string, want int, says ...string) *process {
+	t.Helper()
+	d := start(t, env, "doctor")
+	if status := d.Wait(); status != want {
+		t.Errorf("doctor: exit status %d, want %d", status, want)
+	}
+	for _, text := range says {
+		d.Says(text)
+	}
+	return d
+}
+
+// upPair makes a veth pair and sets both ends up.
+func upPair(t testing.TB, k *netnstest.Kernel, name, peerName string) (index, peer int32) {
+	t.Helper()
+	index, peer, err := k.AddVeth(name, peerName)
+	must(t, err)
+	must(t, k.Up(index, peer))
+	return index, peer
+}
+
+// changesAcrossKill changes a link's alias this many times, and kills the server half-way;
+// the last alias is "change" and the number before that.
+func changesAcrossKill(t testing.TB, k *netnstest.Kernel, link int32, s *natstest.Server, changes int) {
+	t.Helper()
+	for i := range changes {
+		must(t, k.SetAlias(link, fmt.Sprint("change ", i)))
+		if i == changes/2 {
+			s.Kill()
+			s.Start()
+		}
+	}
 }
 
 // upLink makes a veth pair and sets the end up whose index it returns. The other

@@ -77,9 +77,7 @@ func TestMemoryInAStorm(t *testing.T) {
 func namedLinks(t testing.TB, k *netnstest.Kernel, n int) (links []int32) {
 	t.Helper()
 	for i := range n / 2 {
-		a, b, err := k.AddVeth(fmt.Sprint("a", i), fmt.Sprint("b", i))
-		must(t, err)
-		must(t, k.Up(a, b))
+		a, b := upPair(t, k, fmt.Sprint("a", i), fmt.Sprint("b", i))
 		links = append(links, a, b)
 	}
 	for _, link := range links {

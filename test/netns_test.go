@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
@@ -28,9 +27,7 @@ import (
 func named(t testing.TB, name string) *netnstest.Kernel {
 	t.Helper()
 	k := netnstest.New(t)
-	a, b, err := k.AddVeth("eth0", "peer")
-	must(t, err)
-	must(t, k.Up(a, b))
+	a, b := upPair(t, k, "eth0", "peer")
 	eventually(t, "both ends have a carrier", func() bool { return running(t, k, a) && running(t, k, b) })
 	must(t, k.SetName(name))                             // then it is found, as a whole
 	t.Cleanup(func() { _ = netnstest.DeleteName(name) }) // the test may have done it
@@ -137,8 +134,7 @@ func TestNamespaces(t *testing.T) {
 
 func bucketKeys(t testing.TB, s *natstest.Server) []string {
 	t.Helper()
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	kv, err := js.KeyValue(context.Background(), "iface_links")
 	must(t, err)
 	keys, err := kv.Keys(context.Background())

@@ -75,8 +75,7 @@ func (o *operators) prepare(t *testing.T, js jetstream.JetStream) {
 func (o *operators) run(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, o.conf)
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	o.prepare(t, js)
 	link := upLink(t, k)
 	env := append([]string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s"}, o.env...)
@@ -89,22 +88,16 @@ func (o *operators) run(t *testing.T) {
 		status, body = get(t, "/readyz")
 		return o.readyz == "" && status == 200 || o.readyz != "" && status == 503 && strings.Contains(body, o.readyz)
 	})
-	doctor := start(t, env, "doctor")
-	if got, want := doctor.Wait(), min(len(o.check), 1); got != want {
-		t.Errorf("doctor: exit status %d, want %d", got, want)
-	}
+	d := doctor(t, env, min(len(o.check), 1), o.says...)
 	if o.check != "" {
-		doctor.Says("FAIL  " + o.check)
-	}
-	for _, text := range o.says {
-		doctor.Says(text)
+		d.Says("FAIL  " + o.check)
 	}
 	must(t, k.SetAlias(link, "while it was so"))
 	switch {
 	case o.mend != nil:
 		o.mend(t, js)
 	case o.check != "":
-		runPrinted(t, s, doctor.Output())
+		runPrinted(t, s, d.Output())
 	}
 	must(t, k.SetAlias(link, "mended"))
 	if !o.lets {
@@ -219,8 +212,7 @@ func TestStreamsAsOperatorsMakeThem(t *testing.T) {
 func TestWhatDiffersIsSaidOnce(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	createStream(t, js, asTheBridgeWould)
 	b := bridge(t, s, "IFACE_MAX_AGE=1h", "IFACE_RESYNC=50ms")
 	b.Says("IFACE_MAX_AGE=1h0m0s does not apply to it")
@@ -254,12 +246,7 @@ func TestAccountDemandsMaxBytes(t *testing.T) {
 		t.Errorf("/readyz answers %d: %s", status, body)
 	}
 	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
-	doctor := start(t, env, "doctor")
-	if status := doctor.Wait(); status != 1 {
-		t.Errorf("doctor: exit status %d", status)
-	}
-	doctor.Says("FAIL  JetStream")
-	doctor.Says(sentence)
+	doctor(t, env, 1, "FAIL  JetStream", sentence)
 	b.Kill()
 
 	b = bridge(t, s, "IFACE_MAX_BYTES=1GiB")
@@ -269,8 +256,7 @@ func TestAccountDemandsMaxBytes(t *testing.T) {
 	b = bridge(t, s, "IFACE_MAX_BYTES=1MiB")
 	b.Ready()
 	holds(t, s)
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	for _, name := range []string{"IFACE", "KV_iface_links"} {
 		stream, err := js.Stream(context.Background(), name)
 		must(t, err)
@@ -287,11 +273,7 @@ func TestSmallPayload(t *testing.T) {
 	s := natstest.Start(t, "max_payload: 1024")
 	b := bridge(t, s)
 	b.Says("the server takes messages of up to 1024 bytes (max_payload), and the smallest event of this host may have")
-	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
-	if status := doctor.Wait(); status != 1 {
-		t.Errorf("doctor: exit status %d", status)
-	}
-	doctor.Says("(max_payload)")
+	doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 1, "(max_payload)")
 	s.Kill()
 	s.Configure("max_payload: 2048")
 	s.Start()
@@ -306,8 +288,7 @@ func TestSubjectMapping(t *testing.T) {
 	s := natstest.New(t, "")
 	s.Configure(withAccount(s, `jetstream: enabled, mappings: { "iface.*.*": "iface.elsewhere.$1.$2" }`))
 	s.Start()
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	createStream(t, js, func(c *jetstream.StreamConfig) { c.Subjects = []string{"iface.>"} })
 	b := bridge(t, s, "IFACE_RESYNC=1s")
 	b.Says("stream IFACE has under iface.elsewhere.test.new what was published on iface.test.*")
@@ -349,8 +330,7 @@ func TestHubAndLeafBothAnswer(t *testing.T) {
 		jetstream { store_dir: %q, domain: leaf }
 		leafnodes { remotes [ { url: "nats://127.0.0.1:%d" } ] }`, leaf.Dir+"/store", leafPort))
 	leaf.Start()
-	js, err := jetstream.New(connect(t, hub))
-	must(t, err)
+	js := jetStream(t, connect(t, hub))
 	createStream(t, js, asTheBridgeWould)
 	// Of the hub's own history: its sequences are not the leaf's.
 	for i := range 10 {
@@ -360,13 +340,7 @@ func TestHubAndLeafBothAnswer(t *testing.T) {
 	b := bridge(t, leaf, "IFACE_RESYNC=1s")
 	b.Says("another stream stores what is published here, too; its acknowledgments are not ours")
 	const changes = 300
-	for i := range changes {
-		must(t, k.SetAlias(link, fmt.Sprint("change ", i)))
-		if i == changes/2 {
-			leaf.Kill()
-			leaf.Start()
-		}
-	}
+	changesAcrossKill(t, k, link, leaf, changes)
 	f := settled(t, leaf)
 	holds(t, leaf)
 	if f.Replay.Notifications < changes {
@@ -382,8 +356,7 @@ func TestHubAndLeafBothAnswer(t *testing.T) {
 func TestLargeEventsOfASmallStream(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	limit := func(bytes int32) {
 		t.Helper()
 		limited := operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = bytes })
@@ -439,10 +412,9 @@ func manyLinks(t *testing.T, k *netnstest.Kernel, n int) {
 func TestBucketWithTTL(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	const ttl = 3 * time.Second
-	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", TTL: ttl})
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", TTL: ttl})
 	must(t, err)
 	link := upLink(t, k)
 	b := bridge(t, s)
@@ -461,9 +433,8 @@ func TestBucketWithTTL(t *testing.T) {
 func TestBucketWithoutPurges(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"},
 		MaxMsgsPerSubject: 1, AllowDirect: true, DenyPurge: true,
 	})
@@ -480,9 +451,8 @@ func TestBucketWithoutPurges(t *testing.T) {
 func TestBucketOfSmallValues(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxValueSize: 1300})
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxValueSize: 1300})
 	must(t, err)
 	link := upLink(t, k)
 	b := bridge(t, s)
@@ -504,9 +474,8 @@ func TestBucketOfSmallValues(t *testing.T) {
 func TestFullBucket(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxBytes: 20000})
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxBytes: 20000})
 	must(t, err)
 	manyLinks(t, k, 100)
 	b := bridge(t, s)
@@ -524,12 +493,7 @@ func TestFullBucket(t *testing.T) {
 			return status == 0
 		})
 	}
-	doctor := start(t, env, "doctor")
-	if status := doctor.Wait(); status != 1 {
-		t.Errorf("doctor: exit status %d", status)
-	}
-	doctor.Says("FAIL  bucket")
-	runPrinted(t, s, doctor.Output())
+	runPrinted(t, s, doctor(t, env, 1, "FAIL  bucket").Output())
 	holds(t, s)
 	b.Says("the bucket follows again")
 }

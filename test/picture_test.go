@@ -39,12 +39,7 @@ func TestPictureOfWatch(t *testing.T) {
 		b.Says("msg=publishing")
 	}
 	web01, web02 := hosts[0].k, hosts[1].k
-	br, err := web01.Add("br0", 0, netnstest.Kind{Name: "bridge"})
-	must(t, err)
-	port, app, err := web01.AddVeth("app0", "app1")
-	must(t, err)
-	must(t, web01.SetUint32(port, unix.IFLA_MASTER, uint32(br)))
-	must(t, web01.Up(br, port, app))
+	bridged(t, web01, "app0", "app1")
 	hosts[1].run("ip", "link", "add", "vxlan7", "address", "02:00:00:00:00:07", "type", "vxlan", "id", "7",
 		"dev", "eth0", "remote", "10.77.0.1", "dstport", "4789")
 	vxlan, err := web02.Index("vxlan7")

@@ -48,9 +48,8 @@ func hostsOf(t testing.TB, js jetstream.JetStream, key string) (p *schema.Presen
 func TestHostsAreInTheirBucket(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
-	_, _, err = k.AddVeth("veth0", "veth1")
+	js := jetStream(t, connect(t, s))
+	_, _, err := k.AddVeth("veth0", "veth1")
 	must(t, err)
 	env := []string{"IFACE_HOST=web01.example.com", "IFACE_PRESENCE=1s", "IFACE_LABELS=site=fra1"}
 	b := bridge(t, s, env...)
@@ -109,8 +108,7 @@ func TestHostsAreInTheirBucket(t *testing.T) {
 func TestHostsBucketWithoutMarkers(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	b := bridge(t, s, "IFACE_PRESENCE=0")
 	b.Ready()
 	eventually(t, "the snapshot", func() bool { return b.Metric("ifacebridge_bucket_puts_total") > 0 })
@@ -118,7 +116,7 @@ func TestHostsBucketWithoutMarkers(t *testing.T) {
 		t.Error("there is a bucket of hosts although nobody wants it")
 	}
 	b.Kill()
-	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_hosts"})
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_hosts"})
 	must(t, err)
 	b = bridge(t, s, "IFACE_PRESENCE=1s")
 	b.Says("the bucket of hosts does not mark hosts that fall silent")
@@ -216,8 +214,7 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 	}
 	b := one("a.example.com")
 	one("b")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	eventually(t, "both hosts are there", func() bool {
 		a, _ := hostsOf(t, js, "a_example_com")
 		b, _ := hostsOf(t, js, "b")

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sys/unix"
 
@@ -205,8 +204,7 @@ func TestFleetBucketMadeAnew(t *testing.T) {
 	<-f.CaughtUp()
 	b.Signal(unix.SIGTERM)
 	b.Wait()
-	js, err := jetstream.New(nc)
-	must(t, err)
+	js := jetStream(t, nc)
 	must(t, js.DeleteKeyValue(context.Background(), "iface_links"))
 	must(t, k.Delete(a))
 	bridge(t, s)

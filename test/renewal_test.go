@@ -59,8 +59,7 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	must(t, err)
 	s := natstest.Start(t, "")
 	nc := connect(t, s)
-	js, err := jetstream.New(nc)
-	must(t, err)
+	js := jetStream(t, nc)
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "IFACE", Subjects: []string{"iface.*.*"}, MaxAge: maxAge, AllowDirect: true, AllowAtomicPublish: true,
 	})

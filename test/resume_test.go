@@ -232,8 +232,7 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 	}
 	whole("behind the first", last.StreamSeq, nil, func(n int) bool { return n >= 5 })
 
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	stream, err := js.Stream(t.Context(), "IFACE")
 	must(t, err)
 	must(t, stream.Purge(t.Context(), jetstream.WithPurgeKeep(2)))

@@ -48,22 +48,12 @@ func testServerVersion(t *testing.T, dir, version string) {
 		if status, body := get(t, "/readyz"); status != 503 || !strings.Contains(body, sentence+version) {
 			t.Errorf("/readyz answers %d: %s", status, body)
 		}
-		doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
-		doctor.Says(sentence + version)
-		if status := doctor.Wait(); status == 0 {
-			t.Error("doctor finds nothing wrong")
-		}
+		doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 1, sentence+version)
 		return
 	}
 	holds(t, s)
 	const changes = 1000
-	for i := range changes {
-		must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
-		if i == changes/2 {
-			s.Kill()
-			s.Start()
-		}
-	}
+	changesAcrossKill(t, k, a, s, changes)
 	f := settled(t, s)
 	if f.Replay.Notifications < changes {
 		t.Errorf("the events stand for %d notifications of %d", f.Replay.Notifications, changes)
@@ -74,10 +64,7 @@ func testServerVersion(t *testing.T, dir, version string) {
 		t.Errorf("links: exit status %d:\n%s", status, links.Output())
 	}
 	watch := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json")
-	doctor := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, "doctor")
-	if status := doctor.Wait(); status != 0 {
-		t.Errorf("doctor: exit status %d", status)
-	}
+	doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 0)
 	b.Kill()
 	first := bridge(t, s)
 	eventually(t, "ready", func() bool { return first.Metric("ifacebridge_ready") == 1 })

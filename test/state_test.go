@@ -61,8 +61,7 @@ func TestBucket(t *testing.T) {
 	}
 
 	// Purged, deleted, and filled with something else, under a running bridge.
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	ctx := context.Background()
 	stream, err := js.Stream(ctx, "KV_iface_links")
 	must(t, err)
@@ -95,8 +94,7 @@ func TestReboot(t *testing.T) {
 	b.Signal(unix.SIGTERM)
 	b.Wait()
 	// The other boot: what the bridge left, under another boot id.
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	kv, err := js.KeyValue(context.Background(), "iface_links")
 	must(t, err)
 	for key, e := range bucket(t, s, "iface_links") {
@@ -170,10 +168,9 @@ func TestBucketOfManyLinks(t *testing.T) {
 func TestBucketWithoutDirectGets(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	cfg := jetstream.StreamConfig{Name: "KV_iface_links", Subjects: []string{"$KV.iface_links.>"}, MaxMsgsPerSubject: 1, AllowRollup: true}
-	_, err = js.CreateStream(context.Background(), cfg)
+	_, err := js.CreateStream(context.Background(), cfg)
 	must(t, err)
 	bridge(t, s).Says("nats stream edit KV_iface_links --allow-direct")
 }
@@ -241,11 +238,10 @@ func getAt(t testing.TB, address, path string) (status int, body string) {
 func TestBringYourOwnStream(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	ctx := context.Background()
 	cfg := jetstream.StreamConfig{Name: "OURS", Subjects: []string{"other.>"}, Storage: jetstream.MemoryStorage, MaxMsgs: 1000000}
-	_, err = js.CreateStream(ctx, cfg)
+	_, err := js.CreateStream(ctx, cfg)
 	must(t, err)
 	b := bridge(t, s, "IFACE_STREAM=OURS", "IFACE_RESYNC=500ms")
 	b.Says("stream OURS takes [other.>], not iface.test.new")

@@ -46,8 +46,7 @@ func restore(of string) losing {
 // streamOf returns the stream of events on a server.
 func streamOf(t testing.TB, s *natstest.Server) (jetstream.JetStream, jetstream.Stream) {
 	t.Helper()
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
 	stream, err := js.Stream(ctx, "IFACE")
@@ -247,8 +246,7 @@ func TestBrokerLosesTheRetelling(t *testing.T) {
 		must(t, err)
 	}
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true})
 	must(t, err) // it takes no batches: the retelling is as slow as can be
 	r := record(t, s)

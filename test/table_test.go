@@ -70,6 +70,18 @@ func (m *terminal) shows(what string, texts ...string) string {
 	return screen
 }
 
+// bridged makes a bridge br0 with one end of a veth pair as its port, all up.
+func bridged(t testing.TB, k *netnstest.Kernel, port, far string) (index, peer int32) {
+	t.Helper()
+	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
+	must(t, err)
+	index, peer, err = k.AddVeth(port, far)
+	must(t, err)
+	must(t, k.SetUint32(index, unix.IFLA_MASTER, uint32(br)))
+	must(t, k.Up(br, index, peer))
+	return index, peer
+}
+
 // watch in a real terminal: the table, typing to filter, a link's last events, a
 // lost connection, narrow and wide, and without colours.
 func TestWatchTable(t *testing.T) {
@@ -77,12 +89,7 @@ func TestWatchTable(t *testing.T) {
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_HOST=web01.example.com", "IFACE_PRESENCE=1s")
 	b.Ready()
-	br, err := k.Add("br0", 0, netnstest.Kind{Name: "bridge"})
-	must(t, err)
-	a, peer, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.SetUint32(a, unix.IFLA_MASTER, uint32(br)))
-	must(t, k.Up(br, a, peer))
+	a, peer := bridged(t, k, "veth0", "veth1")
 	binary := harness.Command(t)
 	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
 	m.shows("the table", "ifacebridge watch  1 host  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0",
@@ -140,9 +147,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	s := natstest.Start(t, "")
 	b := bridge(t, s, "IFACE_HOST=web01")
 	b.Ready()
-	a, peer, err := k.AddVeth("veth0", "veth1")
-	must(t, err)
-	must(t, k.Up(a, peer))
+	a, peer := upPair(t, k, "veth0", "veth1")
 	settled(t, s)
 	for range 3 {
 		must(t, k.SetFlags(peer, unix.IFF_UP, false))
@@ -181,8 +186,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	m.shows("what happens", "mtu 1400 → 1300")
 	m.keys("C-c")
 
-	js, err := jetstream.New(connect(t, s))
-	must(t, err)
+	js := jetStream(t, connect(t, s))
 	stream, err := js.Stream(t.Context(), "IFACE")
 	must(t, err)
 	must(t, stream.Purge(t.Context(), jetstream.WithPurgeKeep(1)))

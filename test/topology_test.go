@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/schema"
 	"ifacebridge/test/harness"
@@ -50,8 +49,7 @@ func TestJetStreamDomain(t *testing.T) {
 			settled(t, hub)
 			holds(t, hub)
 			if strings.Contains(tt.leaf, "domain") {
-				js, err := jetstream.New(connect(t, leaf))
-				must(t, err)
+				js := jetStream(t, connect(t, leaf))
 				if info, err := js.AccountInfo(context.Background()); err != nil || info.Streams != 0 {
 					t.Errorf("the leaf has %+v, %v", info, err)
 				}
@@ -61,20 +59,11 @@ func TestJetStreamDomain(t *testing.T) {
 				t.Errorf("links: status %d:\n%s", status, links.Output())
 			}
 			start(t, env, "watch", "--since", "1h").Says(`"ifname":"veth0"`)
-			doctor := start(t, env, "doctor")
-			if status := doctor.Wait(); status != 0 {
-				t.Errorf("doctor: status %d", status)
-			}
-			doctor.Says("ok    stream")
-			doctor.Says("ok    bucket")
+			doctor(t, env, 0, "ok    stream", "ok    bucket")
 
 			wrong := start(t, append(env, "IFACE_JS_DOMAIN=nowhere", "IFACE_HOST=other", "IFACE_HTTP_ADDR="))
 			wrong.Says("name the domain that has it in IFACE_JS_DOMAIN")
-			doctor = start(t, append(env, "IFACE_JS_DOMAIN=nowhere"), "doctor")
-			if status := doctor.Wait(); status != 1 {
-				t.Errorf("doctor, with a domain that is not there: status %d", status)
-			}
-			doctor.Says("name the domain that has it in IFACE_JS_DOMAIN")
+			doctor(t, append(env, "IFACE_JS_DOMAIN=nowhere"), 1, "name the domain that has it in IFACE_JS_DOMAIN")
 		})
 	}
 }
@@ -106,18 +95,14 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 		if status := links.Wait(); status != 0 || strings.Count(links.Output(), "\n") != 3 {
 			t.Errorf("links: status %d:\n%s", status, links.Output())
 		}
-		doctor := start(t, env(region), "doctor")
-		doctor.Wait()
-		doctor.Says("one runs on this machine")
+		d := start(t, env(region), "doctor")
+		d.Wait()
+		d.Says("one runs on this machine")
 		if strings.Contains(b.Output(), "standing by") {
 			t.Errorf("%s stands by for the other", region)
 		}
 	}
-	doctor := start(t, append(env("us"), "IFACE_BUCKET=eu_iface_links"), "doctor")
-	if status := doctor.Wait(); status != 1 {
-		t.Errorf("doctor, with the bucket of the other region: status %d", status)
-	}
-	doctor.Says("name another bucket in IFACE_BUCKET")
+	doctor(t, append(env("us"), "IFACE_BUCKET=eu_iface_links"), 1, "name another bucket in IFACE_BUCKET")
 	third := start(t, append(env("us"), "IFACE_HOST=third", "IFACE_HTTP_ADDR=",
 		"IFACE_BUCKET=eu_iface_links", "IFACE_HOSTS_BUCKET=eu_iface_hosts"))
 	third.Says("bucket eu_iface_links is that of the hosts under the prefix eu.iface")
@@ -178,10 +163,7 @@ func TestInboxesAreOnesOwn(t *testing.T) {
 	}
 	admin := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "p"), nats.CustomInboxPrefix("_ADMIN"))
 	eventually(t, "both are in the bucket", func() bool { return len(bucketOf(t, admin, "iface_links")) == 2 })
-	doctor := start(t, as("mine", "mine", "_MINE"), "doctor")
-	if status := doctor.Wait(); status != 0 {
-		t.Errorf("doctor with an inbox prefix: status %d", status)
-	}
+	doctor(t, as("mine", "mine", "_MINE"), 0)
 	for user, inbox := range map[string]string{"viewer": "", "alice": "_INBOX_alice"} {
 		links := start(t, as(user, "x", inbox), "links")
 		if status := links.Wait(); status != 0 || strings.Count(links.Output(), " lo ") != 2 {
@@ -229,11 +211,7 @@ func TestJetStreamOfAnotherAccount(t *testing.T) {
 	if n := len(stored(t, hub, "IFACE")); n < 3 {
 		t.Errorf("the hub's account has %d events", n)
 	}
-	doctor := start(t, env, "doctor")
-	if status := doctor.Wait(); status != 0 {
-		t.Errorf("doctor: status %d", status)
-	}
-	doctor.Says("ok    stream")
+	doctor(t, env, 0, "ok    stream")
 	links := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=hub", "NATS_PASSWORD=p"}, "links")
 	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
 		t.Errorf("links: status %d:\n%s", status, links.Output())

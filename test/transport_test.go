@@ -40,13 +40,7 @@ func TestStormsOverEachTransport(t *testing.T) {
 				b := start(t, append(env, "IFACE_HOST=test", "IFACE_DELIVERY="+delivery))
 				b.Says("read the links of this host")
 				const changes = 3000
-				for i := range changes {
-					must(t, k.SetAlias(a, fmt.Sprint("change ", i)))
-					if i == changes/2 {
-						s.Kill()
-						s.Start()
-					}
-				}
+				changesAcrossKill(t, k, a, s, changes)
 				if delivery == "core" { // a change that is published before the subscriber is back, it does not hear of
 					eventually(t, "a change behind the break", func() bool {
 						must(t, k.SetAlias(a, fmt.Sprint("afterwards ", time.Now().UnixNano())))

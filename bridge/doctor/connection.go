@@ -53,7 +53,8 @@ func (e *examination) checkJWT(way, token string) {
 	case claims.Expires == 0:
 		e.good("credentials", "by %s, the JWT of user %q, which does not end", way, claims.Name)
 	default:
-		e.checkEnd(natsio.Credentials, "credentials", fmt.Sprintf("by %s, the JWT of user %q", way, claims.Name), time.Unix(claims.Expires, 0))
+		e.checkEnd(natsio.Credentials, "credentials", fmt.Sprintf("by %s, the JWT of user %q", way, claims.Name),
+			time.Unix(claims.Expires, 0))
 	}
 }
 

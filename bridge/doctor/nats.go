@@ -78,7 +78,8 @@ func (s *subjects) lacks(needed []string) (missing []string) {
 func (e *examination) checkPermissions(ctx context.Context) {
 	info, err := e.userInfo(ctx)
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		e.failFor(natsio.Permission, "permissions", "the server does not let this user ask for them: "+err.Error(), e.permissionAdvice())
+		e.failFor(natsio.Permission, "permissions", "the server does not let this user ask for them: "+err.Error(),
+			e.permissionAdvice())
 		return
 	} else if err != nil {
 		e.warn("permissions", "the server does not tell them: "+err.Error(), "compare with: "+e.cfg.PermissionsCommand())

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
@@ -23,8 +22,7 @@ func Bucket(t testing.TB, s *natstest.Server, name string) map[string]schema.Eve
 // BucketOf is Bucket over a connection of the caller's.
 func BucketOf(t testing.TB, nc *nats.Conn, name string) map[string]schema.Event {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	Must(t, err)
+	js := JetStream(t, nc)
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	held := map[string]schema.Event{}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
@@ -77,6 +78,14 @@ func ConnectTo(t testing.TB, urls string, options ...nats.Option) *nats.Conn {
 	Must(t, err)
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+// JetStream returns the JetStream of a connection.
+func JetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	Must(t, err)
+	return js
 }
 
 // Duration is how long a test takes that has a short form and, by a variable, longer

@@ -97,8 +97,7 @@ func ReplayAll(t testing.TB, events []schema.Event) *Replay {
 // Stored reads the whole stream in order.
 func Stored(t testing.TB, nc *nats.Conn, stream string) []schema.Event {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	Must(t, err)
+	js := JetStream(t, nc)
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	s, err := js.Stream(ctx, stream)
@@ -138,10 +137,10 @@ type Follower struct {
 // Follow begins with the first event of the stream IFACE.
 func Follow(t testing.TB, s *natstest.Server) *Follower {
 	t.Helper()
-	js, err := jetstream.New(Connect(t, s))
-	Must(t, err)
+	js := JetStream(t, Connect(t, s))
 	f := &Follower{t: t}
 	Eventually(t, "a consumer", func() bool { // a cluster may just be electing its leader
+		var err error
 		f.consumer, err = js.OrderedConsumer(context.Background(), "IFACE", jetstream.OrderedConsumerConfig{})
 		return err == nil
 	})
