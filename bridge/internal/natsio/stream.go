@@ -74,7 +74,8 @@ func otherPrefix(cfg *config.Config, metadata map[string]string) string {
 	if other == "" || other == cfg.Prefix {
 		return ""
 	}
-	return fmt.Sprintf("is that of the hosts under the prefix %s (metadata): those of the same name would meet in it", other)
+	return fmt.Sprintf("is that of the hosts under the prefix %s (metadata): those of the same name would meet in it",
+		other)
 }
 
 // CheckHostsBucket returns why a bucket of hosts cannot be used; nil when it can.
