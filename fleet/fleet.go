@@ -165,7 +165,8 @@ type Host struct {
 	Gaps, Healed, Repeats uint64 // how often
 }
 
-// A Fleet is the state of the hosts that it follows.
+// A Fleet is the state of the hosts that it follows. Its methods may be called from any
+// goroutine.
 type Fleet struct {
 	nc    *nats.Conn
 	o     Options
@@ -180,9 +181,9 @@ type Fleet struct {
 	read     bool // all that was stored has been given
 	rolled   bool // who is there is known
 
-	hostsKnown bool      // what the bucket of hosts has is known, or that it cannot be
-	hostsRead  bool      // it is being followed
-	lost       time.Time // when the connection was last seen to be lost
+	hostsKnown   bool      // what the bucket of hosts has is known, or that it cannot be
+	hostsRead    bool      // it is being followed
+	disconnected time.Time // when the connection was last seen to be lost
 
 	slots   chan struct{} // bounds how many bridges are asked at once
 	changed func(Change)
@@ -203,16 +204,16 @@ type input struct {
 	streamSeq uint64  // FromStream
 	expired   *uint64 // so many messages, which have not been given, are not in the stream any more
 
-	gone     bool // FromBucket: the key is gone
-	key      schema.LinkKey
-	caughtUp bool // all that was there has been given
-	restart  bool // the source begins again, from the beginning
-	anew     bool // and it is a bucket that was made anew
-	presence []presence
-	hosts    *hostEntry
-	noHosts  bool // the bucket of hosts cannot be read
-	look     bool // for values there that have run out
-	lost     bool // events may have been missed: ask everybody
+	gone         bool // FromBucket: the key is gone
+	key          schema.LinkKey
+	caughtUp     bool // all that was there has been given
+	restart      bool // the source begins again, from the beginning
+	anew         bool // and it is a bucket that was made anew
+	presence     []presence
+	hosts        *hostEntry
+	noHosts      bool // the bucket of hosts cannot be read
+	checkOverdue bool // find values there that have run out
+	missed       bool // events may have been missed: ask everybody
 }
 
 // New returns a Fleet that follows nothing yet. The connection stays the caller's.
@@ -270,7 +271,8 @@ func (f *Fleet) View() []Host {
 
 // Run follows the fleet until ctx ends, and then returns nil. It calls changed with
 // each change, one at a time, in each host's order; a change waits for the one
-// before it to return. Failures of NATS are waited out. It is called once.
+// before it to return. changed may call View, and keep what it is given. Failures of NATS
+// are waited out, and logged. It is called once.
 func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
 	f.changed = changed
 	ctx, cancel := context.WithCancel(ctx)
@@ -308,7 +310,7 @@ func (f *Fleet) source(ctx context.Context) {
 		f.failure.Store(&err)
 		if text := err.Error(); text != said {
 			said = text
-			f.o.Log.Warn("cannot follow the fleet; trying on", "from", f.o.Join, "cause", err)
+			f.o.Log.Warn("cannot follow the fleet; retrying", "from", f.o.Join, "cause", err)
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2)):
@@ -348,16 +350,16 @@ func (f *Fleet) take(ctx context.Context, in input) {
 				h.restartAnew()
 			}
 		}
-	case in.lost:
+	case in.missed:
 		for _, h := range f.hosts {
 			f.ask(ctx, h)
 		}
 	case in.hosts != nil:
-		changes = f.stand(ctx, in.hosts)
+		changes = f.takeHostEntry(ctx, in.hosts)
 	case in.noHosts:
 		f.noHosts()
-	case in.look:
-		changes = f.look()
+	case in.checkOverdue:
+		changes = f.findOverdue()
 	case in.presence != nil:
 		changes = f.present(ctx, in.presence)
 	case in.answer != nil, in.failed != nil:
@@ -462,7 +464,7 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 	if errors.Is(in.failed, ErrNobody) {
 		return nil // the next presence, or a new epoch, makes it whole
 	}
-	f.o.Log.Warn("cannot ask a bridge for its links; trying on", "host", h.name, "cause", in.failed)
+	f.o.Log.Warn("cannot ask a bridge for its links; retrying", "host", h.name, "cause", in.failed)
 	if !h.whole {
 		f.ask(ctx, h)
 	}
@@ -522,13 +524,19 @@ func (f *Fleet) allStored() bool {
 // subjects are those of the hosts that are followed: one for all of them, since a server
 // looks at each message of a stream for each filter of a consumer that has several.
 func (f *Fleet) subjects() []string {
+	return f.perHost(f.o.Prefix+".*.*", func(token string) string { return f.o.Prefix + "." + token + ".*" })
+}
+
+// perHost is what one makes of the token of each host to follow, or all when that is every
+// host.
+func (f *Fleet) perHost(all string, one func(token string) string) []string {
 	if len(f.o.Hosts) == 0 {
-		return []string{f.o.Prefix + ".*.*"}
+		return []string{all}
 	}
 	var list []string
 	for _, name := range f.o.Hosts {
 		token, _ := schema.HostToken(name) // was checked
-		list = append(list, f.o.Prefix+"."+token+".*")
+		list = append(list, one(token))
 	}
 	return list
 }

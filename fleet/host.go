@@ -7,8 +7,8 @@ import (
 	"ifacebridge/schema"
 )
 
-// A host applies the events of one host. It knows neither NATS nor time: what it
-// does is a function of what it is given, in order.
+// A host applies the events of one host. It knows nothing of NATS, and of time only when it
+// was retired: what it does is a function of what it is given, in order.
 type host struct {
 	token, name   string
 	bootID, epoch string

@@ -23,8 +23,8 @@ const answerTimeout = 5 * time.Second
 var ErrNobody = errors.New("no bridge answers for this host")
 
 // Query asks the bridge of a host, by its token ([schema.HostToken]), for its
-// links, all pages of them. The answer is true at its Epoch and Seq. The error is [ErrNobody]
-// when there is none.
+// links, all pages of them, and waits for at most five seconds. The answer is true at its
+// Epoch and Seq. The error is [ErrNobody] when there is no such bridge.
 func Query(ctx context.Context, nc *nats.Conn, token string) (*schema.Links, error) {
 	return QueryUnder(ctx, nc, schema.DefaultPrefix, token)
 }
@@ -84,34 +84,52 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	consumer, err := js.OrderedConsumer(ctx, f.o.Stream, f.begin(ctx, stream.CachedInfo()))
+	handle := func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		f.publish(ctx, m.Subject(), m.Data(), meta.Sequence.Stream)
+		f.resume.after.Store(meta.Sequence.Stream)
+	}
+	stop, failed, err := consume(ctx, js, f.o.Stream, f.whereToBegin(ctx, stream.CachedInfo()), handle,
+		func() { f.give(ctx, input{caughtUp: true}) })
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	caughtUp := false
-	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
-		caughtUp = true
-		f.give(ctx, input{caughtUp: true})
+	defer stop()
+	f.failure.Store(nil)
+	return f.whileSame(ctx, stream, failed, func() {})
+}
+
+// consume calls handle with each message of a stream that cfg asks for, one at a time, and
+// once caughtUp, when those that were there have been handled. It goes on until stop is
+// called, or gives the error with which it cannot.
+func consume(
+	ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.OrderedConsumerConfig,
+	handle func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
+) (stop func(), failed <-chan error, err error) {
+	consumer, err := js.OrderedConsumer(ctx, stream, cfg)
+	if err != nil {
+		return nil, nil, err
 	}
-	failed := make(chan error, 1)
+	caught := false
+	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
+		caught = true
+		caughtUp()
+	}
+	failures := make(chan error, 1)
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil { // no message of a stream
 			return
 		}
-		f.publish(ctx, m.Subject(), m.Data(), meta.Sequence.Stream)
-		f.resume.after.Store(meta.Sequence.Stream)
-		if meta.NumPending == 0 && !caughtUp {
-			caughtUp = true
-			f.give(ctx, input{caughtUp: true})
+		handle(m, meta)
+		if meta.NumPending == 0 && !caught {
+			caught = true
+			caughtUp()
 		}
-	}, jetstream.ConsumeErrHandler(failWith(failed)))
+	}, jetstream.ConsumeErrHandler(failWith(failures)))
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+		return nil, nil, err
 	}
-	defer func() { consuming.Stop(); <-consuming.Closed() }()
-	f.failure.Store(nil)
-	return f.whileSame(ctx, stream, failed, func() {})
+	return func() { consuming.Stop(); <-consuming.Closed() }, failures, nil
 }
 
 // failWith returns what puts an error of an ordered consumer into failed after which it
@@ -184,7 +202,7 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 		case m := <-messages:
 			f.publish(ctx, m.Subject, m.Data, 0)
 		case <-again: // what was published meanwhile went to others
-			f.give(ctx, input{lost: true})
+			f.give(ctx, input{missed: true})
 		case <-ctx.Done():
 			return nil
 		}
@@ -210,15 +228,7 @@ func (f *Fleet) fromBucket(ctx context.Context) error {
 		f.give(ctx, input{anew: true})
 	}
 	f.bucketMade = created
-	keys := []string{">"}
-	if len(f.o.Hosts) > 0 {
-		keys = nil
-		for _, name := range f.o.Hosts {
-			token, _ := schema.HostToken(name) // was checked
-			keys = append(keys, token+".>")
-		}
-	}
-	watcher, err := kv.WatchFiltered(ctx, keys)
+	watcher, err := kv.WatchFiltered(ctx, f.perHost(">", func(token string) string { return token + ".>" }))
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
 	}
@@ -263,150 +273,4 @@ func (f *Fleet) entry(ctx context.Context, entry jetstream.KeyValueEntry) {
 		return
 	}
 	f.give(ctx, in)
-}
-
-// presence is what a bridge says of itself: that it is there, and how far.
-type presence struct {
-	token, host, epoch string
-	seq                uint64
-	lacks              int // links that the bucket does not have as they are
-}
-
-// askPresence asks all bridges every now and then whether they are there, and how
-// far they are: so that new ones are found, quiet ones noticed, and the last event
-// before a silence is not missed.
-func (f *Fleet) askPresence(ctx context.Context) {
-	for {
-		list, err := f.roll(ctx, min(f.o.Presence/2, 2*time.Second))
-		if err == nil {
-			f.give(ctx, input{presence: list})
-		}
-		for waited := time.Duration(0); waited == 0 || waited < rollRarely && !f.asksRoll(); waited += f.o.Presence {
-			select {
-			case <-time.After(f.o.Presence):
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
-}
-
-// rollRarely is how often all bridges are asked although the bucket of hosts seems to have
-// them: one may have come that does not write there.
-const rollRarely = 5 * time.Minute
-
-// roll calls the roll: it returns the bridges that answer within the time. It is
-// never nil when there was no error.
-func (f *Fleet) roll(ctx context.Context, within time.Duration) ([]presence, error) {
-	if !f.nc.IsConnected() {
-		return nil, nats.ErrDisconnected
-	}
-	inbox := f.nc.NewInbox()
-	sub, err := f.nc.SubscribeSync(inbox)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := f.nc.PublishRequest(micro.APIPrefix+".STATS."+schema.ServiceName, inbox, nil); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	list := []presence{}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) {
-			return list, nil
-		} else if err != nil {
-			return nil, err
-		}
-		var stats micro.Stats
-		if json.Unmarshal(m.Data, &stats) != nil || len(stats.Endpoints) == 0 { // not one of ours
-			continue
-		}
-		p := presence{token: stats.Metadata["token"], host: stats.Metadata["host"]}
-		var at struct {
-			Epoch  string
-			Seq    uint64
-			Behind int `json:"bucket_behind"`
-		}
-		if json.Unmarshal(stats.Endpoints[0].Data, &at) == nil {
-			p.epoch, p.seq, p.lacks = at.Epoch, at.Seq, at.Behind
-		}
-		if p.token != "" && stats.Metadata["prefix"] == f.o.Prefix && f.follows(p.token) {
-			list = append(list, p)
-		}
-	}
-}
-
-// quietAfter is how often a bridge may fail to answer before it is quiet.
-const quietAfter = 3
-
-// present compares who is there with who is known.
-func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change) {
-	there := map[string]bool{}
-	for _, p := range list {
-		there[p.token] = true
-		h := f.host(p.token, p.host)
-		if h.isRetired() && time.Since(h.retiredAt) < f.o.Presence { // an answer from before
-			continue
-		}
-		if h.standing == silent || h.standing == retired { // it cannot write there
-			h.standing = unknown
-		}
-		changes = append(changes, f.isThere(ctx, h, p, "")...)
-	}
-	for token, h := range f.hosts {
-		if there[token] || h.standing != unknown || h.isRetired() {
-			continue
-		}
-		if h.awayFor++; h.awayFor == 1 && !h.quiet {
-			h.quietSince = time.Now()
-		}
-		if h.awayFor == quietAfter {
-			changes = append(append(changes, h.fallQuiet(h.quietSince)...), h.retire()...)
-		}
-	}
-	f.rolled = true
-	f.joined()
-	return changes
-}
-
-// isThere takes note that a bridge is there, and how far it is.
-func (f *Fleet) isThere(ctx context.Context, h *host, p presence, labels schema.Labels) (changes []Change) {
-	changes = h.comeBack()
-	if h.labels == "" {
-		h.labels = labels
-	}
-	// What the bridge had confirmed at the last presence and is still not here will
-	// never come; where nothing comes at all, nothing is waited for.
-	h.lacks = p.lacks
-	f.doubtStored(h)
-	h.lost = h.behind > 0 && (p.epoch != h.epoch || h.seq < h.behind)
-	h.behind = 0
-	if p.epoch != h.epoch || p.seq > h.seq {
-		h.behind = max(p.seq, 1)
-	}
-	if !h.whole || h.lost && f.o.Join == FromQuery || h.behind > 0 && f.o.Join == FromBucket {
-		f.ask(ctx, h)
-	}
-	return changes
-}
-
-// doubtStored takes note that the bucket does not have all of a host's links, if that is so:
-// its bridge is to be asked.
-func (f *Fleet) doubtStored(h *host) {
-	if f.o.Join == FromBucket && h.lacks > 0 && h.stored && f.read {
-		h.whole, h.unsure, h.stored = false, true, false
-	}
-}
-
-// anyUnanswered reports whether a bridge that is there has not told its links.
-func (f *Fleet) anyUnanswered() bool {
-	for _, h := range f.hosts {
-		if !h.whole && h.awayFor == 0 && !h.quiet && !h.isRetired() {
-			return true
-		}
-	}
-	return false
 }

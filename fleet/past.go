@@ -11,11 +11,12 @@ import (
 	"ifacebridge/schema"
 )
 
-// Past calls each with the events that the stream holds since o.Since, or o.Ago, of the
-// hosts to follow, in the stream's order, and returns when it has come to the stream's end as it
-// was. When there are more than about most of them, it is the newest of them. It returns
-// since when they are all: later than that when there were too many, or when the stream
-// does not go back so far. The event is each's to keep.
+// Past calls each, one at a time, with the events that the stream holds since o.Since, or
+// o.Ago, of the hosts to follow, in the stream's order, and returns at what was the stream's
+// end when it began. Of more than about most events it gives the newest. It returns since
+// when they are all there: later than was asked for when there were too many, or when the
+// stream does not go back so far. each may keep the event. A stream that cannot be read, or
+// ctx, ends it with an error.
 func Past(
 	ctx context.Context, nc *nats.Conn, o Options, most uint64, each func(*schema.Event),
 ) (from time.Time, err error) {

@@ -75,42 +75,19 @@ func (f *Fleet) fromHosts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
 	}
-	keys := []string{prefix + ">"}
-	if len(f.o.Hosts) > 0 {
-		keys = nil
-		for _, host := range f.o.Hosts {
-			token, _ := schema.HostToken(host) // was checked
-			keys = append(keys, prefix+token)
-		}
+	cfg := jetstream.OrderedConsumerConfig{
+		FilterSubjects: f.perHost(prefix+">", func(token string) string { return prefix + token }),
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 	}
-	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
-		FilterSubjects: keys, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-	})
-	if err != nil {
-		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
-	}
-	read := false
-	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
-		read = true
-		f.give(ctx, input{hosts: &hostEntry{}})
-	}
-	failed := make(chan error, 1)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return // no message of a stream
-		}
+	handle := func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 		f.giveHost(ctx, strings.TrimPrefix(m.Subject(), prefix), m, meta.Timestamp)
-		if meta.NumPending == 0 && !read {
-			read = true
-			f.give(ctx, input{hosts: &hostEntry{}})
-		}
-	}, jetstream.ConsumeErrHandler(failWith(failed)))
+	}
+	stop, failed, err := consume(ctx, js, name, cfg, handle, func() { f.give(ctx, input{hosts: &hostEntry{}}) })
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
 	}
-	defer func() { consuming.Stop(); <-consuming.Closed() }()
-	return f.whileSame(ctx, stream, failed, func() { f.give(ctx, input{look: true}) })
+	defer stop()
+	return f.whileSame(ctx, stream, failed, func() { f.give(ctx, input{checkOverdue: true}) })
 }
 
 // giveHost gives a message of the bucket of hosts to the loop.
@@ -133,8 +110,8 @@ func (f *Fleet) giveHost(ctx context.Context, token string, m jetstream.Msg, at 
 	f.give(ctx, input{hosts: e})
 }
 
-// stand takes what the bucket of hosts has of a host.
-func (f *Fleet) stand(ctx context.Context, e *hostEntry) []Change {
+// takeHostEntry takes what the bucket of hosts has of a host.
+func (f *Fleet) takeHostEntry(ctx context.Context, e *hostEntry) []Change {
 	if e.token == "" {
 		for _, h := range f.hosts {
 			if h.stale {
@@ -182,12 +159,12 @@ func (f *Fleet) noHosts() {
 // one, before it is silent where no server marks it.
 const lateness = 10 * time.Second
 
-// look finds hosts of which the values have run out unmarked, as in a bucket that makes no
+// findOverdue finds hosts of which the values have run out unmarked, as in a bucket that makes no
 // markers. What has not come while the connection was lost says nothing.
-func (f *Fleet) look() (changes []Change) {
+func (f *Fleet) findOverdue() (changes []Change) {
 	now := time.Now()
 	if !f.nc.IsConnected() {
-		f.lost = now
+		f.disconnected = now
 	}
 	for token, h := range f.hosts {
 		if h.isRetired() && now.Sub(h.retiredAt) > keepRetired {
@@ -196,7 +173,7 @@ func (f *Fleet) look() (changes []Change) {
 		if h.standing != present || h.ttl == 0 {
 			continue
 		}
-		if last := later(h.heard, f.lost); now.Sub(last) > h.ttl+lateness {
+		if last := later(h.heard, f.disconnected); now.Sub(last) > h.ttl+lateness {
 			h.standing = silent
 			changes = append(changes, h.fallQuiet(h.heard)...)
 		}

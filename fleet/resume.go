@@ -14,10 +14,10 @@ type resumption struct {
 	after   atomic.Uint64 // what was given of it last; 0: nothing
 }
 
-// begin says where to begin in a stream: behind what was given of it last, or what
+// whereToBegin says where to begin in a stream: behind what was given of it last, or what
 // Options.After says. If something behind that has expired, or the stream is another one,
 // that is given first.
-func (f *Fleet) begin(ctx context.Context, stream *jetstream.StreamInfo) jetstream.OrderedConsumerConfig {
+func (f *Fleet) whereToBegin(ctx context.Context, stream *jetstream.StreamInfo) jetstream.OrderedConsumerConfig {
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: f.subjects()}
 	r := &f.resume
 	if r.created.IsZero() {

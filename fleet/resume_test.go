@@ -39,7 +39,7 @@ func TestExpiredIsGivenOnce(t *testing.T) {
 	stream := &jetstream.StreamInfo{Created: time.Unix(1, 0)}
 	stream.State.FirstSeq, stream.State.LastSeq = 9, 12
 	for range 2 {
-		if cfg := f.begin(t.Context(), stream); cfg.OptStartSeq < 6 || cfg.OptStartSeq > 9 {
+		if cfg := f.whereToBegin(t.Context(), stream); cfg.OptStartSeq < 6 || cfg.OptStartSeq > 9 {
 			t.Errorf("it begins at %d", cfg.OptStartSeq)
 		}
 	}

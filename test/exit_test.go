@@ -59,7 +59,7 @@ func TestExitStatuses(t *testing.T) {
 		{"a viewer", as("viewer"), "watch", 0, "connected to NATS"},
 		{"a viewer of the past", as("viewer"), "watch --since 1h", 0, `"ifname":"lo"`},
 		{"there is no stream", append(as("admin"), "IFACE_STREAM=NONE"), "watch --since 1h", 1,
-			"cannot follow the fleet; trying on"},
+			"cannot follow the fleet; retrying"},
 		{"nobody listens", closed, "watch", 4, "connect: connection refused"},
 		{"nobody speaks", silent, "watch", 4, "cannot connect to NATS; retrying"},
 		{"a wrong password", wrong, "watch", 5, "Authorization Violation"},
