@@ -73,7 +73,8 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	recorder := record(t, s)
 	changing, err := k.Add("changing", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
-	joins, kills, firstGone := 0, 0, 0
+	joins, kills, firstGone, renewed := 0, 0, 0, 0.0
+	const renewals = "ifacebridge_snapshots_renewed_total"
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end); i++ {
 		n := recorder.Mark()
 		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1300+i)))
@@ -109,6 +110,7 @@ func TestStreamFromItsBeginning(t *testing.T) {
 		}
 		switch r.IntN(20) {
 		case 0:
+			renewed += b.Metric(renewals)
 			b.Kill()
 			b = bridge(t, s, env...)
 			kills++
@@ -116,12 +118,16 @@ func TestStreamFromItsBeginning(t *testing.T) {
 			time.Sleep(time.Duration(r.IntN(int(maxAge / 20)))) // the stream's time has to pass
 		}
 	}
+	renewed += b.Metric(renewals)
 	info, err := stream.Info(t.Context())
 	must(t, err)
 	t.Logf("max_age %v: in %v %d readers joined, %d of them behind the epoch's beginning, %d kills",
 		maxAge, lasts, joins, firstGone, kills)
 	t.Logf("%v snapshots told again; the stream holds %d of %d events",
-		b.Metric("ifacebridge_snapshots_renewed_total"), info.State.Msgs, info.State.LastSeq)
+		renewed, info.State.Msgs, info.State.LastSeq)
+	if renewed == 0 {
+		t.Error("no snapshot was told again")
+	}
 	if firstGone == 0 {
 		t.Error("no reader joined behind the beginning of an epoch")
 	}
