@@ -49,7 +49,7 @@
 //	                                               TestManyLinks
 //	    what the queue holds                       TestQueueForgetsWhatNobodySaw,
 //	                                               TestQueueForgetsNamespacesThatNobodySaw, TestQueueIsBoundedInBytes,
-//	                                               TestSpoolIsBounded
+//	                                               TestSpoolIsBounded, TestSpoolTakesTheRestOfTheQueue
 //	    no work when nothing happens               TestIdle
 //	    a large link costs what it is              TestLargeLinkAmongMany, TestLargeLinks
 //	    no memory for an event                     TestEventAllocates

@@ -127,14 +127,17 @@ func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
 	close(s.begun)
 	changes := make([]event.Delta, queue.MaxTake)
 	for {
-		closed := q.IsClosed() // before take: nothing comes after it
-		n, wait := s.takeFrom(q, changes)
+		closed, room := q.IsClosed(), s.free() // before take: nothing comes after it
+		n, wait := s.takeFrom(q, changes, room)
 		if n > 0 {
 			s.save()
 			loop.Signal(s.more)
 			continue
 		}
-		if s.save(); s.free() <= 0 {
+		if room <= 0 { // so the queue was not asked
+			if s.save(); s.free() > 0 {
+				continue
+			}
 			wait = saveRetry
 		} else if closed {
 			break
@@ -173,9 +176,9 @@ func (s *Spool) freeOnDisk() int {
 
 // takeFrom takes changes out of the queue into memory, as many as there is room for and
 // are worth one write. It returns how many, and else how long to wait for the next.
-func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta) (n int, wait time.Duration) {
+func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta, room int) (n int, wait time.Duration) {
 	bytes := 0
-	for room := min(s.free(), event.MaxBatch); n < room && bytes < event.MaxBatchBytes; {
+	for room = min(room, event.MaxBatch); n < room && bytes < event.MaxBatchBytes; {
 		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
 		bytes += s.add(changes[:m])
 		if n += m; m < queue.MaxTake {

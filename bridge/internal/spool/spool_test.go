@@ -248,6 +248,20 @@ func TestSpoolIsBounded(t *testing.T) {
 	}
 }
 
+// Room that comes after the queue was not looked into for want of it: what is in there is
+// not forgotten, although nothing more will come. Here the disk takes again what it had
+// refused; a confirmation makes room in the same way.
+func TestSpoolTakesTheRestOfTheQueue(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	refused := testSpool(t, t.TempDir(), "one", nil)
+	refused.takeFrom(filled(0), make([]event.Delta, queue.MaxTake), refused.free())
+	s.unsaved = refused.unsaved
+	fillSpool(s, 9)
+	if events, all := s.Saved(); events != 11 || !all {
+		t.Errorf("%d of 11 events are on disk; all that there are: %v", events, all)
+	}
+}
+
 // The same with bytes.
 func TestSpoolIsBoundedInBytes(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
