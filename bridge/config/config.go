@@ -172,14 +172,30 @@ const hostInboxes = "_INBOX.ifacebridge"
 // NATSFlags are what the nats command needs, beside what it connects with, to reach the
 // JetStream that this configuration has: "" or " --js-domain=hub".
 func (c *Config) NATSFlags() string {
-	if domain, ok := strings.CutPrefix(c.JSAPI, "$JS."); ok {
-		return " --js-domain=" + strings.TrimSuffix(domain, ".API")
+	if domain := c.domain(); domain != "" {
+		return " --js-domain=" + shellWord(domain)
 	}
 	if c.JSAPI != "" {
-		return " --js-api-prefix=" + c.JSAPI
+		return " --js-api-prefix=" + shellWord(c.JSAPI)
 	}
 	return ""
 }
+
+// domain is the JetStream domain whose API is used; "" when it is that of the servers, or the
+// API has a prefix that is no domain's.
+func (c *Config) domain() string {
+	domain := strings.TrimSuffix(strings.TrimPrefix(c.JSAPI, "$JS."), ".API")
+	if domain == "" || apiOf(domain) != c.JSAPI || strings.Contains(domain, ".") {
+		return ""
+	}
+	return domain
+}
+
+// apiOf is what the subjects of the API of a JetStream domain begin with.
+func apiOf(domain string) string { return "$JS." + domain + ".API" }
+
+// usualAPI is what the subjects of JetStream's API begin with where nothing else is set.
+const usualAPI = "$JS.API"
 
 // HostSubjects are the subjects of all events of the host, as a wildcard.
 func (c *Config) HostSubjects() string { return c.Prefix + "." + c.Token + ".*" }
@@ -204,7 +220,7 @@ func (c *Config) PutSubject(bucket, key string) string {
 // API is what the subjects of JetStream's API begin with.
 func (c *Config) API() string {
 	if c.JSAPI == "" {
-		return "$JS.API"
+		return usualAPI
 	}
 	return c.JSAPI
 }

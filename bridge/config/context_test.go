@@ -58,6 +58,27 @@ func TestContextAPIPrefix(t *testing.T) {
 	}
 }
 
+// A context may spell out the prefix that there is by default: then buckets are where they
+// always are. One that looks like a domain's is a domain's.
+func TestContextAPIPrefixAsUsual(t *testing.T) {
+	for _, tt := range []struct{ prefix, put, flags string }{
+		{"$JS.API", "$KV.b.h.1", ""},
+		{"$JS.API.", "$KV.b.h.1", ""},
+		{"$JS.hub.API", "$JS.hub.API.$KV.b.h.1", " --js-domain=hub"},
+		{"$JS.eu.hub.API", "$JS.eu.hub.API.$KV.b.h.1", " --js-api-prefix='$JS.eu.hub.API'"},
+		{"$JS.hub", "$JS.hub.$KV.b.h.1", " --js-api-prefix='$JS.hub'"},
+	} {
+		c, err := ParseConnection([]string{"NATS_CONTEXT=" + context(t, `{"jetstream_api_prefix": "`+tt.prefix+`"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if put := c.PutSubject("b", "h.1"); put != tt.put || c.NATSFlags() != tt.flags {
+			t.Errorf("%s: puts go to %s, the nats command needs %q; want %s, %q",
+				tt.prefix, put, c.NATSFlags(), tt.put, tt.flags)
+		}
+	}
+}
+
 // What a context has that would do nothing, or cannot be used, is named.
 func TestContextMistakes(t *testing.T) {
 	for _, tt := range []struct{ content, want string }{

@@ -202,7 +202,9 @@ func (p *parser) jetStreamAPI() string {
 	case strings.Contains(domain, ".") || domain != "" && !isSubject(domain):
 		p.mistake("IFACE_JS_DOMAIN", "not the name of a domain", domain, "one token, without '.', wildcards or spaces")
 	case domain != "":
-		return "$JS." + domain + ".API"
+		return apiOf(domain)
+	case prefix == usualAPI: // spelled out
+		return ""
 	case prefix != "" && !isSubject(prefix):
 		p.mistake("NATS_CONTEXT", apiPrefix+": not a subject", prefix, "tokens joined by '.', without wildcards or spaces")
 	}

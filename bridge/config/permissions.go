@@ -110,8 +110,8 @@ func (c *Config) PermissionsCommand() string {
 			command.WriteString(name + "=" + shellWord(value) + " ")
 		}
 	}
-	if domain, ok := strings.CutPrefix(c.JSAPI, "$JS."); ok {
-		set("IFACE_JS_DOMAIN", strings.TrimSuffix(domain, ".API"), "")
+	if domain := c.domain(); domain != "" {
+		set("IFACE_JS_DOMAIN", domain, "")
 	} else if c.JSAPI != "" {
 		set("NATS_CONTEXT", c.context, "") // no variable has a prefix
 	}
