@@ -262,11 +262,27 @@ func TestServerStalled(t *testing.T) {
 	c := startChanges(t, k, time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
 	s.Signal(unix.SIGSTOP)
-	time.Sleep(duration(t, "IFACE_TEST_STALL", 18*time.Second))
+	began, lasting := time.Now(), duration(t, "IFACE_TEST_STALL", 18*time.Second)
+	const waits = "the oldest event that NATS has not confirmed is "
+	if lasting > 45*time.Second {
+		eventually(t, "/readyz says that events wait", func() bool {
+			_, ready := get(t, "/readyz")
+			return strings.Contains(ready, waits)
+		})
+		// The oldest may have been read a moment before.
+		if after := time.Since(began); after < 29*time.Second || after > 45*time.Second {
+			t.Errorf("/readyz says after %v that events wait, want 30s", after)
+		}
+	}
+	time.Sleep(time.Until(began.Add(lasting)))
+	if status, ready := get(t, "/readyz"); status != 503 || strings.Contains(ready, waits) != (lasting > 30*time.Second) {
+		t.Errorf("/readyz answers %d after %v:\n%s", status, lasting, ready)
+	}
 	s.Signal(unix.SIGCONT)
 	n := c.end(t)
 	f := settled(t, s)
 	b.Says("publishing again")
+	eventually(t, "ready", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
 	t.Logf("%d changes, %d events stored each once and in order", n, f.Events)
 	if f.Overruns == 0 && f.Replay.Notifications < uint64(n) {
 		t.Errorf("%d changes, and the events stand for %d notifications", n, f.Replay.Notifications)

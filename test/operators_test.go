@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"ifacebridge/fleet"
 	"ifacebridge/schema"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
@@ -481,6 +482,10 @@ func TestFullBucket(t *testing.T) {
 	b := bridge(t, s)
 	b.Says("cannot put link states into the bucket; events are not affected")
 	b.Says("nats kv edit iface_links --max-bucket-size=-1")
+	full := time.Now()
+	if status, ready := get(t, "/readyz"); status != 200 { // it may be over soon
+		t.Errorf("/readyz answers %d at once:\n%s", status, ready)
+	}
 	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
 	for _, args := range [][]string{{"links"}, {"links", "test"}} {
 		eventually(t, "links prints all links", func() bool {
@@ -493,7 +498,120 @@ func TestFullBucket(t *testing.T) {
 			return status == 0
 		})
 	}
-	runPrinted(t, s, doctor(t, env, 1, "FAIL  bucket").Output())
+	said := doctor(t, env, 1, "FAIL  bucket").Output()
+	if lasting := duration(t, "IFACE_TEST_STALL", 0); lasting > 2*time.Minute {
+		time.Sleep(time.Until(full.Add(2*time.Minute - 2*time.Second)))
+		if status, ready := get(t, "/readyz"); status != 200 {
+			t.Errorf("/readyz answers %d before 2 minutes are over:\n%s", status, ready)
+		}
+		const behind = "the bucket has not followed for 2m"
+		eventually(t, "/readyz says that the bucket is behind", func() bool {
+			status, ready := get(t, "/readyz")
+			return status == 503 && strings.HasPrefix(ready, behind) && strings.Contains(ready, "--max-bucket-size=-1")
+		})
+		if after := time.Since(full); after > 2*time.Minute+15*time.Second {
+			t.Errorf("/readyz says so after %v, want 2m", after)
+		}
+	}
+	runPrinted(t, s, said)
 	holds(t, s)
 	b.Says("the bucket follows again")
+	eventually(t, "ready", func() bool { status, _ := get(t, "/readyz"); return status == 200 })
+}
+
+// An event that fits nowhere, whatever is left out of it, is given up alone: that is logged and
+// counted, and its number is missing in the stream. What follows is stored, in order; the
+// bucket, and who asks the bridge, have what it told; doctor names the limit; and nothing is
+// held up, so that the bridge is ready. With the limit gone such events are stored.
+func TestEventIsGivenUp(t *testing.T) {
+	k := netnstest.Parallel(t)
+	own, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	name := "given-" + strings.Repeat("x", 240) // in each of its events, and not to be left out
+	far := named(t, name)
+	eth0, err := far.Index("eth0")
+	must(t, err)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	_, err = js.CreateStream(t.Context(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1600 }))
+	must(t, err)
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=self,given-*"}
+	began := time.Now()
+	b := start(t, env)
+	b.Says("an event is larger than NATS takes, and is given up; its number is missing in the stream")
+	given := func() int { return int(b.Metric("ifacebridge_events_given_up_total")) }
+	eventually(t, "all of the namespace is given up", func() bool { return given() == 3 })
+	for _, text := range []string{
+		"larger than the 1", // 1600 without what the headers take
+		`advice="raise max_payload on the server, and max_msg_size of the stream"`,
+	} {
+		b.Says(text)
+	}
+	c := startConsumer(t, s, fleet.FromStream)
+
+	const rounds = 10
+	for i := range rounds { // the name is what is never left out
+		must(t, far.SetAlias(eth0, fmt.Sprint("far ", i)))
+		must(t, k.Rename(own, fmt.Sprint("own", i)))
+	}
+	var events []schema.Event
+	eventually(t, "the last event is stored", func() bool {
+		events = stored(t, connect(t, s), "IFACE")
+		return events[len(events)-1].Link.Name == fmt.Sprint("own", rounds-1)
+	})
+	renamed, seq, before := 0, uint64(0), uint64(0)
+	for i := range events {
+		e := &events[i]
+		if e.Netns != "" || e.Seq <= seq || e.Epoch != events[0].Epoch {
+			t.Fatalf("after seq %d: %s", seq, e.AppendJSON(nil))
+		}
+		if seq = e.Seq; e.Link.Name == fmt.Sprint("own", renamed) {
+			if renamed++; renamed == rounds-1 {
+				before = seq // the last but one; between it and the last there is one that was given up
+			}
+		}
+	}
+	if renamed != rounds {
+		t.Errorf("%d of %d events are stored in order", renamed, rounds)
+	}
+	if missing := int(seq) - len(events); missing != given() || missing != 3+rounds {
+		t.Errorf("of %d events %d are stored, and %d were given up", seq, len(events), given())
+	}
+	if n := strings.Count(b.Output(), "an event is larger than NATS takes"); n > 1+int(time.Since(began)/time.Minute) {
+		t.Errorf("it is logged %d times in %v", n, time.Since(began))
+	}
+
+	if status, ready := get(t, "/readyz"); status != 200 {
+		t.Errorf("/readyz answers %d: %s", status, ready)
+	}
+	if strings.Contains(b.Output(), "cannot publish") {
+		t.Error("publishing was held up")
+	}
+	doctor(t, env, 0, "nats stream edit IFACE --max-msg-size=-1 -f",
+		"takes messages of up to 1600 bytes (max_msg_size): of larger events some fields are left out (truncated)")
+	eventually(t, "the bucket holds what was given up", func() bool {
+		held := 0
+		for _, e := range bucket(t, s, "iface_links") {
+			if e.Netns == name && (e.Link.Index != eth0 || e.Seq > before) {
+				held++
+			}
+		}
+		return held == 3
+	})
+	eventually(t, "a consumer of the stream has asked for it", func() bool {
+		view := c.fleet.View()
+		return len(view) == 1 && view[0].Whole && len(view[0].Links) == 6
+	})
+
+	_, err = js.UpdateStream(t.Context(), *operatorStream(func(*jetstream.StreamConfig) {}))
+	must(t, err)
+	s.Kill() // it finds out on the next connection
+	s.Start()
+	b.Says("connected to NATS again")
+	eventually(t, "such an event is stored", func() bool {
+		must(t, far.SetAlias(eth0, fmt.Sprint("mended ", time.Now().UnixNano())))
+		events = stored(t, connect(t, s), "IFACE")
+		last := events[len(events)-1]
+		return last.Netns == name && strings.HasPrefix(last.Link.Alias, "mended ")
+	})
 }

@@ -20,7 +20,7 @@
 //	    a sandbox refuses something                TestSandboxes
 //	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
-//	    an event that is too large                 TestTruncated, TestEncoderFits
+//	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp
 //	Order, each once, whatever happens to NATS
 //	    a machine is stopped, put back, or cloned  TestMachine, TestStoryIsJudged
 //	    the server is killed                       TestServerKilled, TestCoreServerKilled
@@ -89,7 +89,7 @@
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestExitStatuses, TestDoctor
-//	    health, metrics, alerts, systemd           TestHealth, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
+//	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestRefusedCredentialsDoNotHammer, TestRotation,
