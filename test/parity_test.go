@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -80,7 +79,7 @@ func TestParityWithIP(t *testing.T) {
 		made = append(made, kind.Name)
 		_ = k.Up(index) // some stay down without more settings
 	}
-	if tap, err := openTap("tap0"); err == nil {
+	if tap, err := k.OpenTap("tap0"); err == nil {
 		defer tap.Close()
 		made = append(made, "tap")
 	} else {
@@ -142,26 +141,6 @@ func TestParityWithIP(t *testing.T) {
 			t.Errorf("published without a change: %s", e.AppendJSON(nil))
 		}
 	}
-}
-
-// openTap makes a tap link that lives as long as the file.
-func openTap(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "/dev/net/tun")
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // Fact: a name is 1 to 15 bytes of anything but white space, '/' and ':'. Names

@@ -235,7 +235,7 @@ func TestContainerMadeAgain(t *testing.T) {
 func TestLinkTypeChanges(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	tap, err := openTap("tap0")
+	tap, err := k.OpenTap("tap0")
 	if err != nil {
 		netnstest.Skip(t, "tun", err.Error())
 	}

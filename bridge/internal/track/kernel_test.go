@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -119,4 +120,60 @@ func TestDumpOfManyLinks(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// A link's hardware type changes in place, and a dump finds that, since the notification is
+// lost: it tells what the notification tells where that is read.
+func TestDumpFindsHardwareType(t *testing.T) {
+	k := netnstest.New(t)
+	tap, err := k.OpenTap("tap0")
+	if err != nil {
+		netnstest.Skip(t, "tun", err.Error())
+	}
+	defer tap.Close()
+	notified, dumped := startedIn(t, k), startedIn(t, k)
+	if err := unix.IoctlSetInt(int(tap.Fd()), unix.TUNSETLINK, unix.ARPHRD_IEEE80211); err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	drain := func(w *watcher, handle func(*netlinksrc.Message)) {
+		w.src.Lock()
+		defer w.src.Unlock()
+		if err := w.src.Drain(handle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drain(notified, func(m *netlinksrc.Message) {
+		notified.handle(m, func(c *event.Change) { want = append(want, describe(c)+" resync") })
+	})
+	drain(dumped, func(*netlinksrc.Message) {})
+	if err := dumped.synchronize(t.Context(), func(c *event.Change) { got = append(got, describe(c)) }); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, got, want...)
+	if len(got) != 1 || !strings.Contains(got[0], "new updated ") || !strings.Contains(got[0], "link_type") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// startedIn returns a watcher of a namespace that knows its links.
+func startedIn(t *testing.T, k *netnstest.Kernel) *watcher {
+	t.Helper()
+	src, err := netlinksrc.Open(netlinksrc.Config{NetNS: int(k.File.Fd()), ReadBuffer: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { src.Close() })
+	w := &watcher{
+		src:      src,
+		table:    NewTable(config.Filter{}, event.Namespace{}),
+		queue:    queue.New(linktest.Events(100), 0),
+		log:      slog.New(slog.DiscardHandler),
+		overruns: new(atomic.Uint64),
+		metrics:  newKernelMetrics(metrics.Registry{Registry: prometheus.NewRegistry()}),
+	}
+	if err := w.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
