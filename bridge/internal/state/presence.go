@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -76,13 +77,16 @@ func NewPresence(
 func (p *Presence) News() { loop.Signal(p.wake) }
 
 // Run writes the value until done is closed or ctx ends, for an epoch of which this bridge
-// tells.
+// tells. A write that is under way when done is closed is waited for, so that Leave knows what
+// is stored; one after a failure is not.
 func (p *Presence) Run(ctx context.Context, epoch string, done <-chan struct{}) {
 	retry := natsio.Retry{
 		Log:     p.log,
 		Failing: "cannot write this host into the bucket of hosts; events are not affected",
 		Over:    "this host is in the bucket of hosts again",
 	}
+	retrying, stop := untilClosed(ctx, done)
+	defer stop()
 	for {
 		select {
 		case <-p.wake:
@@ -92,26 +96,35 @@ func (p *Presence) Run(ctx context.Context, epoch string, done <-chan struct{}) 
 		case <-ctx.Done():
 			return
 		}
-		for {
-			err := p.put(ctx, epoch, p.ttl())
+		for attempt := ctx; ; attempt = retrying {
+			err := p.put(attempt, epoch, p.ttl())
 			if err == nil {
 				retry.End()
 				break
 			}
 			p.opened = false // look it up again: it may be gone
-			if ended(done) || retry.Wait(ctx, p.nc, err, 0) != nil {
+			if retrying.Err() != nil || retry.Wait(retrying, p.nc, err, 0) != nil {
 				return
 			}
 		}
 	}
 }
 
-func ended(done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	default:
-		return false
+// untilClosed returns a context that ends with ctx, and when done is closed. The caller calls
+// stop.
+func untilClosed(ctx context.Context, done <-chan struct{}) (until context.Context, stop func()) {
+	until, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-done:
+			cancel()
+		case <-until.Done():
+		}
+	})
+	return until, func() {
+		cancel()
+		watching.Wait()
 	}
 }
 
