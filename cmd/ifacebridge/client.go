@@ -102,6 +102,29 @@ func (c *client) options(join fleet.Join, hosts []string) fleet.Options {
 		HostsBucket: c.cfg.HostsBucket, JetStreamAPI: c.cfg.JSAPI}
 }
 
+// follow has a fleet followed until stop is called, which returns when nothing is called any
+// more.
+func follow(ctx context.Context, f *fleet.Fleet, changed func(fleet.Change)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx, changed) }()
+	return func() { cancel(); <-done }
+}
+
+// catchUp waits until what is stored, and who is there, is known. When that takes too long it
+// returns an error that begins with failure, and says after how long.
+func (c *client) catchUp(ctx context.Context, f *fleet.Fleet, failure string) error {
+	const patience = 2 * reachTimeout
+	select {
+	case <-f.CaughtUp():
+		return nil
+	case <-time.After(patience):
+		return c.failed(f.Err(), "%s %v", failure, patience)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // hasBucket reports whether there is a bucket of current state.
 func (c *client) hasBucket(ctx context.Context) bool {
 	js, err := jetstream.NewWithAPIPrefix(c.nc, c.cfg.API())

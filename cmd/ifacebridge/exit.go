@@ -13,7 +13,7 @@ const (
 	exitOK        = 0
 	exitFailure   = 1
 	exitConfig    = 2 // bad configuration or command line: starting again won't help
-	exitNoAnswer  = 4 // nobody answers: no server, or nobody behind it; it may be worth to try again
+	exitNoAnswer  = 4 // nobody answers: no server, or nobody behind it; it may be worth trying again
 	exitForbidden = 5 // the server does not let this user in, or refuses what was asked for
 )
 

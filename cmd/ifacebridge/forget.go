@@ -70,19 +70,30 @@ func forgetHosts(
 		return err
 	}
 	if silentFor > 0 {
-		view, err := c.view(ctx, fleet.FromBucket, nil)
-		if err != nil {
+		if hosts, err = c.silentHosts(ctx, silentFor); err != nil || len(hosts) == 0 {
 			return err
 		}
-		for _, h := range view {
-			if h.Quiet && time.Since(h.QuietSince) >= silentFor {
-				hosts = append(hosts, h.Name)
-			}
-		}
-		if len(hosts) == 0 {
-			return nil
+	}
+	return c.forget(ctx, hosts, log, stdout)
+}
+
+// silentHosts are the hosts that have been silent for so long.
+func (c *client) silentHosts(ctx context.Context, silentFor time.Duration) (hosts []string, err error) {
+	view, err := c.view(ctx, fleet.FromBucket, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range view {
+		if h.Quiet && time.Since(h.QuietSince) >= silentFor {
+			hosts = append(hosts, h.Name)
 		}
 	}
+	return hosts, nil
+}
+
+// forget forgets hosts, one after the other, and reports each of them. One that cannot be
+// forgotten does not keep the others.
+func (c *client) forget(ctx context.Context, hosts []string, log *slog.Logger, stdout io.Writer) error {
 	view, err := c.view(ctx, fleet.FromStream, hosts)
 	if err != nil {
 		return err
@@ -114,16 +125,9 @@ func (c *client) view(ctx context.Context, join fleet.Join, hosts []string) ([]f
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- f.Run(ctx, func(fleet.Change) {}) }()
-	defer func() { cancel(); <-done }()
-	select {
-	case <-f.CaughtUp():
-		return f.View(), nil
-	case <-time.After(2 * reachTimeout):
-		return nil, c.failed(f.Err(), "no answer from the %s within %v", join, 2*reachTimeout)
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	defer follow(ctx, f, func(fleet.Change) {})()
+	if err := c.catchUp(ctx, f, fmt.Sprintf("no answer from the %s within", join)); err != nil {
+		return nil, err
 	}
+	return f.View(), nil
 }

@@ -74,23 +74,14 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 		return err
 	}
 	changed := make(chan struct{}, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() {
-		done <- f.Run(ctx, func(fleet.Change) {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
-	}()
-	defer func() { cancel(); <-done }()
-	var late error
-	select {
-	case <-f.CaughtUp():
-	case <-time.After(2 * reachTimeout):
-		late = c.failed(f.Err(), "what is stored, or who is there, is not known after %v", 2*reachTimeout)
-	case <-ctx.Done():
+	defer follow(ctx, f, func(fleet.Change) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})()
+	late := c.catchUp(ctx, f, "what is stored, or who is there, is not known after")
+	if late != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if !flags.watch {
