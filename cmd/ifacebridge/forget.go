@@ -125,8 +125,9 @@ func (c *client) view(ctx context.Context, join fleet.Join, hosts []string) ([]f
 	if err != nil {
 		return nil, err
 	}
-	defer follow(ctx, f, func(fleet.Change) {})()
-	if err := c.catchUp(ctx, f, fmt.Sprintf("no answer from the %s within", join)); err != nil {
+	w := follow(ctx, f, func(fleet.Change) {})
+	defer w.stop()
+	if err := c.catchUp(ctx, w, fmt.Sprintf("no answer from the %s within", join)); err != nil {
 		return nil, err
 	}
 	return f.View(), nil

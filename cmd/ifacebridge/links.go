@@ -74,13 +74,14 @@ func links(ctx context.Context, environ, hosts []string, flags linksFlags, stdou
 		return err
 	}
 	changed := make(chan struct{}, 1)
-	defer follow(ctx, f, func(fleet.Change) {
+	w := follow(ctx, f, func(fleet.Change) {
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
-	})()
-	late := c.catchUp(ctx, f, "what is stored, or who is there, is not known after")
+	})
+	defer w.stop()
+	late := c.catchUp(ctx, w, "what is stored, or who is there, is not known after")
 	if late != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
