@@ -62,8 +62,12 @@ func TestHealth(t *testing.T) {
 	s.Start()
 	becomes("/readyz", 200, "ok")
 	check(0, "ready")
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+	doctor(t, env, 0, "ok    bridge          the one that serves 127.0.0.1:9469 is ready")
 	s.Kill()
 	becomes("/readyz", 503, "NATS is not connected: dial tcp ")
+	doctor(t, env, 4, "FAIL  NATS  ",
+		"warn  bridge          the one that serves 127.0.0.1:9469 is not ready: NATS is not connected: dial tcp ")
 	becomes("/healthz", 200, "ok")
 	s.Start()
 	becomes("/readyz", 200, "ok")
@@ -73,6 +77,9 @@ func TestHealth(t *testing.T) {
 	if resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("a POST is answered %d", resp.StatusCode)
 	}
+	b.Signal(unix.SIGSTOP) // which nothing else tells
+	doctor(t, env, 1, "FAIL  bridge          the one that serves 127.0.0.1:9469 does not answer: ")
+	b.Signal(unix.SIGCONT)
 	b.Signal(unix.SIGTERM)
 	b.Wait()
 	check(1, "the bridge does not answer")

@@ -32,11 +32,15 @@ type Finding struct {
 
 // Diagnose checks what a bridge with this configuration needs, and calls report
 // with each finding, in order: the kernel first, then NATS from the connection to
-// what is stored. It changes nothing, and leaves no trace in the stream. It takes as
+// what is stored, and in the end what a bridge that runs here has to say. It changes nothing, and leaves no trace in the stream. It takes as
 // long as NATS takes to answer, some seconds at most for each check, and ends early
 // with ctx.
 func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
-	e := &examination{cfg: cfg, report: report}
+	e := &examination{cfg: cfg}
+	e.report = func(f Finding) {
+		e.failed = e.failed || f.Verdict == Fail
+		report(f)
+	}
 	e.checkKernel(ctx)
 	e.checkNamespaces()
 	if cfg.Host == "" {
@@ -46,17 +50,23 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 		e.good("host", "%q publishes on %s.{new,del}", cfg.Host, cfg.Prefix+"."+cfg.Token)
 	}
 	e.checkCredentials()
+	e.checkNATS(ctx)
+	e.checkBridge(ctx)
+}
+
+// checkNATS looks at all that is NATS's, as far as it can be reached.
+func (e *examination) checkNATS(ctx context.Context) {
 	if e.nc = e.connect(); e.nc == nil {
 		return
 	}
 	defer e.nc.Close()
 	e.checkTLS()
 	e.checkServers(ctx)
-	if cfg.Host == "" {
+	if e.cfg.Host == "" {
 		return // what follows is asked for a name
 	}
 	e.checkPermissions(ctx)
-	if cfg.Delivery == config.JetStream {
+	if e.cfg.Delivery == config.JetStream {
 		e.checkJetStream(ctx)
 	}
 	e.checkOthers(ctx)
@@ -66,6 +76,7 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 type examination struct {
 	cfg    config.Config
 	report func(Finding)
+	failed bool // something was reported that does not work
 	nc     *nats.Conn
 }
 

@@ -17,7 +17,8 @@ func doctorCommand(environ []string) *cobra.Command {
 		Short: "Check what the bridge needs, and tell what to do",
 		Long: `Check what a bridge with these settings needs: netlink and its receive buffer, the
 host's name, NATS, TLS and credentials, permissions, the stream and the bucket, the
-clock, and who else writes as this host. It changes nothing and publishes nothing.
+clock, and who else writes as this host; and ask the bridge that runs here, if one serves
+IFACE_HTTP_ADDR, whether it is ready. It changes nothing and publishes nothing.
 
 Exit status 0 when the bridge would work, 1 when it would not, 2 on bad configuration; 4
 when that is only since no server answers, 5 when it is since the server does not let this

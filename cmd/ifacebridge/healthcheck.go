@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge/config"
+	"ifacebridge/bridge/doctor"
 )
 
 func healthcheckCommand(environ []string) *cobra.Command {
@@ -37,27 +35,12 @@ func healthcheck(ctx context.Context, address string, stdout io.Writer) error {
 		return fmt.Errorf("IFACE_HTTP_ADDR is empty: the bridge serves no health; set it to an address such as %s",
 			config.DefaultHTTPAddr)
 	}
-	host, port, _ := net.SplitHostPort(address) // was checked
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
+	reasons, err := doctor.AskReady(ctx, address)
 	if err != nil {
 		return fmt.Errorf("the bridge does not answer: %w", err)
 	}
-	defer resp.Body.Close()
-	reasons, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	if err != nil {
-		return fmt.Errorf("the bridge does not answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the bridge is not ready: %s", strings.ReplaceAll(strings.TrimSpace(string(reasons)), "\n", "; "))
+	if len(reasons) > 0 {
+		return fmt.Errorf("the bridge is not ready: %s", strings.Join(reasons, "; "))
 	}
 	_, err = fmt.Fprintln(stdout, "ready")
 	return err
