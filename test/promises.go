@@ -96,7 +96,7 @@
 //	                                               TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
-//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount,
+//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount, TestReadersOfAnotherAccount,
 //	                                               TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS,
 //	                                               TestRecipesInLanguages

@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -215,5 +216,64 @@ func TestJetStreamOfAnotherAccount(t *testing.T) {
 	links := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=hub", "NATS_PASSWORD=p"}, "links")
 	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
 		t.Errorf("links: status %d:\n%s", status, links.Output())
+	}
+}
+
+// Readers in an account that imports what docs/servers.md says, with the context that stands there,
+// read all that those of the hosts' account do: the bucket, the stream, the bridges' answers, and
+// events as they come; and they can change nothing.
+func TestReadersOfAnotherAccount(t *testing.T) {
+	k := netnstest.Parallel(t)
+	link := upLink(t, k)
+	page, err := os.ReadFile("../docs/servers.md")
+	must(t, err)
+	_, section, _ := strings.Cut(string(page), "### Readers in an account of their own")
+	_, conf, _ := strings.Cut(section, "```\n")
+	conf, _, _ = strings.Cut(conf, "```")
+	s := natstest.Start(t, fmt.Sprintf("jetstream { store_dir: %q }\n", t.TempDir())+conf)
+	file := codeBlocks(section, "json")[0]
+	file = strings.Replace(file, "nats://nats.example.com", s.URL, 1)
+	reader := []string{"NATS_CONTEXT=" + write(t, t.TempDir()+"/reader.json", []byte(file))}
+	hosts := []string{"NATS_URL=" + s.URL, "NATS_USER=bridges", "NATS_PASSWORD=bridges"}
+	b := start(t, append(hosts, "IFACE_HOST=test", "IFACE_PRESENCE=1s"))
+	start(t, append(hosts, "IFACE_HOST=core", "IFACE_DELIVERY=core", "IFACE_HTTP_ADDR="))
+	eventually(t, "ready", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+
+	live := start(t, reader, "watch")
+	live.Says("connected to NATS")
+	past := start(t, reader, "watch", "--since", "1h")
+	past.Says(`"ifname":"veth0"`)
+	links := func(what string, per int, silent string) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			p := start(t, reader, "links")
+			status, n := p.Wait(), 0
+			for line := range strings.Lines(p.Output()) {
+				if strings.HasPrefix(line, "test  ") && strings.Contains(line, silent) || strings.HasPrefix(line, "core  ") {
+					n++
+				}
+			}
+			return status == 0 && n == per
+		})
+	}
+	links("links prints those of both hosts", 6, "")
+	must(t, k.SetAlias(link, "seen"))
+	for _, w := range []*process{live, past} {
+		w.Says(`"ifalias":"seen"`)
+		if status := stop(w); status != 0 || strings.Contains(w.Output(), "level=WARN") {
+			t.Errorf("watch: status %d:\n%s", status, w.Output())
+		}
+	}
+	b.Kill()
+	links("links has those of the silent host from the buckets", 6, "silent since")
+
+	nc := harness.ConnectTo(t, s.URL, nats.UserInfo("reader", "reader"), nats.CustomInboxPrefix("_INBOX_readers"))
+	for _, subject := range []string{
+		"iface.test.new", "$KV.iface_links.test.1", "hosts.API.$KV.iface_links.test.1",
+		"hosts.API.STREAM.DELETE.IFACE", "hosts.API.STREAM.PURGE.IFACE", "hosts.API.STREAM.UPDATE.IFACE",
+	} {
+		if _, err := nc.Request(subject, []byte("{}"), 2*time.Second); err != nats.ErrNoResponders {
+			t.Errorf("a reader's request on %s: %v", subject, err)
+		}
 	}
 }
