@@ -96,8 +96,9 @@
 //	                                               TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
-//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount, TestReadersOfAnotherAccount,
-//	                                               TestTwoPrefixesDoNotMeet, TestInboxesAreOnesOwn
+//	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount,
+//	                                               TestReadersOfAnotherAccount, TestTwoPrefixesDoNotMeet,
+//	                                               TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS,
 //	                                               TestRecipesInLanguages
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
