@@ -44,11 +44,12 @@ type Bucket struct {
 
 	state *State // what the bucket should hold
 
-	mu    sync.Mutex
-	dirty map[schema.LinkKey]bool // links that it does not hold like that yet
-	stray map[string]bool         // keys of no link, which are to go
-	check bool                    // it is to be compared with the state
-	wake  chan struct{}           // holds a token when a key became dirty, or check true
+	mu       sync.Mutex
+	dirty    map[schema.LinkKey]bool // links that it does not hold like that yet
+	stray    map[string]bool         // keys of no link, which are to go
+	inFlight int                     // of both, those that were put and are not confirmed
+	check    bool                    // it is to be compared with the state
+	wake     chan struct{}           // holds a token when a key became dirty, or check true
 
 	puts    atomic.Uint64                // keys that were put or purged
 	fault   atomic.Pointer[natsio.Fault] // of the last attempt to put; nil: it did not fail
@@ -195,7 +196,7 @@ func (b *Bucket) behindBy() int {
 func (b *Bucket) Behind() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.dirty) + len(b.stray) + len(b.lacking)
+	return len(b.dirty) + len(b.stray) + b.inFlight + len(b.lacking)
 }
 
 // Lacks returns how many links are not put, since they are larger than the bucket takes.
@@ -295,7 +296,7 @@ func (b *Bucket) flush(ctx context.Context) error {
 		}
 		select {
 		case <-puts[i].ack.Ok():
-			b.puts.Add(1)
+			b.arrived()
 		case err := <-puts[i].ack.Err():
 			failure = err
 			b.again(&puts[i])
@@ -400,6 +401,7 @@ func (b *Bucket) takeDirty() (puts []keyPut) {
 		puts = append(puts, keyPut{name: name})
 		delete(b.stray, name)
 	}
+	b.inFlight = len(puts)
 	slices.SortFunc(puts, func(a, b keyPut) int { return strings.Compare(a.name, b.name) })
 	return puts
 }
@@ -432,10 +434,19 @@ func purgeHeader() nats.Header {
 	return nats.Header{kvOperation: {"PURGE"}, jetstream.MsgRollup: {jetstream.MsgRollupSubject}}
 }
 
+// arrived notes that a key is as it should be.
+func (b *Bucket) arrived() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inFlight--
+	b.puts.Add(1)
+}
+
 // again notes that a key is not as it should be yet.
 func (b *Bucket) again(p *keyPut) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.inFlight--
 	if p.link != nil {
 		b.dirty[*p.link] = true
 	} else {
