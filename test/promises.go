@@ -89,7 +89,8 @@
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
 //	    exit status, mistakes                      TestExitStatusOfMistakes, TestExitStatuses, TestDoctor
-//	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics, TestDashboardAndAlerts, TestSystemdNotify
+//	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics,
+//	                                               TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestRefusedCredentialsDoNotHammer, TestRotation,

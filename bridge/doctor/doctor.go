@@ -32,9 +32,9 @@ type Finding struct {
 
 // Diagnose checks what a bridge with this configuration needs, and calls report
 // with each finding, in order: the kernel first, then NATS from the connection to
-// what is stored, and in the end what a bridge that runs here has to say. It changes nothing, and leaves no trace in the stream. It takes as
-// long as NATS takes to answer, some seconds at most for each check, and ends early
-// with ctx.
+// what is stored, and in the end what a bridge that runs here has to say. It changes
+// nothing, and leaves no trace in the stream. It takes as long as NATS takes to answer,
+// some seconds at most for each check, and ends early with ctx.
 func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	e := &examination{cfg: cfg}
 	e.report = func(f Finding) {
