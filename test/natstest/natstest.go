@@ -4,6 +4,7 @@
 package natstest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -233,10 +234,14 @@ func FreePort(t testing.TB) int {
 		if err != nil {
 			continue
 		}
-		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
-			l.Close()
+		// Not by listening there: a process that is started at the same time has the listener
+		// until its exec, and whoever then waits for the server meets that.
+		conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+		if errors.Is(err, syscall.ECONNREFUSED) {
 			reservations.Store(port, reserved)
 			return port
+		} else if err == nil {
+			conn.Close()
 		}
 		reserved.Close()
 	}
