@@ -43,7 +43,7 @@
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName,
 //	                                               TestSpoolComesTooLate
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
-//	    a host that is not named yet, or renamed   TestHostsAreNamed
+//	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm,
 //	                                               TestManyLinks
@@ -63,12 +63,14 @@
 //	                                               TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
+//	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
-//	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge
+//	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge,
+//	                                               TestNoPlaceIsGivenBeforeItsEvent, TestExpiredIsGivenOnce
 //	Across a crash, and the end
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash,
 //	                                               TestSpoolSurvivesCrashInCore
-//	    it is stopped                              TestSigterm, TestSpoolAtStop
+//	    it is stopped                              TestSigterm, TestSpoolAtStop, TestPresenceHoldsUpNoStop
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
 //	Links, as ip shows them
 //	    every field of every kind                  TestParityWithIP, TestInfoData, TestCorpus, TestFunctions
@@ -76,7 +78,8 @@
 //	    a failover of a bond, a blocked port       TestGuestBondFailover, TestGuestLoop
 //	    the kernel's numbers                       TestConstantsAreTheKernels
 //	    a rename keeps its history                 TestRenameKeepsHistory, TestLifeOfALink
-//	    another hardware type, another container   TestLinkTypeChanges, TestContainerMadeAgain
+//	    another hardware type, another container   TestLinkTypeChanges, TestDumpFindsHardwareType,
+//	                                               TestContainerMadeAgain
 //	    any bytes in a name                        TestBytes
 //	    what is published, and what not            TestFilters, TestNamespaceFilter
 //	Network namespaces
@@ -95,13 +98,14 @@
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestRefusedCredentialsDoNotHammer, TestRotation,
 //	                                               TestCredentialsThatEnd
-//	    contexts, and what would be ignored        TestContexts, TestSettingsThatWouldBeIgnored
+//	    contexts, and what would be ignored        TestContexts, TestContextAPIPrefixAsUsual,
+//	                                               TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer
 //	    domains, prefixes, inboxes                 TestJetStreamDomain, TestJetStreamOfAnotherAccount,
 //	                                               TestReadersOfAnotherAccount, TestTwoPrefixesDoNotMeet,
 //	                                               TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS,
-//	                                               TestRecipesInLanguages
+//	                                               TestRecipesInLanguages, TestRecipesIgnoreWhatIsNoEvent
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
 //	    other modules, another address             TestAnotherModule, TestRename
