@@ -75,25 +75,30 @@ func (l *listener) ctl(op int, events uint32) error {
 // time that there is something to read. It ends with the read deadline, too.
 func (l *listener) Read(read func(fd int) bool) error {
 	armed := false
+	arm := func(events uint32) error {
+		armed = events != 0
+		return l.ctl(unix.EPOLL_CTL_MOD, events)
+	}
 	var failed error
-	err := l.raw.Read(func(uintptr) bool {
+	err := l.raw.Read(func(uintptr) (done bool) {
 		if armed {
-			if failed = l.ctl(unix.EPOLL_CTL_MOD, 0); failed != nil {
+			if failed = arm(0); failed != nil {
 				return true
 			}
-			armed = false
 		}
 		if read(l.fd) {
 			return true
 		}
-		if failed = l.ctl(unix.EPOLL_CTL_MOD, unix.EPOLLIN); failed != nil {
+		if failed = arm(unix.EPOLLIN); failed != nil {
 			return true
 		}
-		armed = true // what has come since rings at once
-		return false
+		// What came since that look may not ring: the epoll may still have the socket among
+		// those that are ready, from the last ring, and to arm it rings only for one that
+		// becomes ready (ep_modify in the kernel). What comes after this look does ring.
+		return read(l.fd)
 	})
-	if armed { // the deadline
-		failed = errors.Join(failed, l.ctl(unix.EPOLL_CTL_MOD, 0))
+	if armed { // it was read, or the deadline is over
+		failed = errors.Join(failed, arm(0))
 	}
 	return errors.Join(err, failed)
 }

@@ -312,3 +312,29 @@ func TestLargeLinkThatIsGone(t *testing.T) {
 		t.Errorf("got %v of %d last, %d overruns", last.Kind, last.Link.Index, s.Overruns())
 	}
 }
+
+// The last of several notifications that follow each other closely is not left in the
+// socket until another comes: there may be none for hours.
+func TestLastNotificationIsNotLate(t *testing.T) {
+	k := netnstest.New(t)
+	index, _, err := k.AddVeth("a", "b")
+	must(t, err)
+	s := open(t, k, 0)
+	changed := make(chan error, 1)
+	for round := range uint32(2000) {
+		first, last := 1000+2*round, 1001+2*round // bytes: the kernel tells of each change of an MTU
+		go func() {
+			err := k.SetUint32(index, unix.IFLA_MTU, first)
+			for range round % 200 { // so that the second comes at any moment of the first one's way
+				runtime.Gosched()
+			}
+			changed <- errors.Join(err, k.SetUint32(index, unix.IFLA_MTU, last))
+		}()
+		for mtu := uint32(0); mtu != last; {
+			for _, m := range receive(t, s) {
+				mtu = m.Link.MTU.Or(0)
+			}
+		}
+		must(t, <-changed)
+	}
+}
