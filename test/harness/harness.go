@@ -36,7 +36,7 @@ func Main(m *testing.M) {
 	if !given {
 		_ = flag.Set("test.parallel", "9") // it is a flag, and a number
 	}
-	netnstest.Main(m)
+	netnstest.Main(m, natstest.Download)
 	natstest.Clean()
 	proctest.Clean()
 }

@@ -47,7 +47,9 @@ func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string 
 	path := filepath.Join(dir, filepath.Base(strings.TrimSuffix(pkg, "/v2")))
 	args := append(append([]string{"build", "-o", path}, flags...), pkg)
 	cmd := exec.Command("go", args...)
-	cmd.Dir = moduleDir(t) // go.mod there names what is built, whatever module the test is in
+	if cmd.Dir, err = moduleDir(); err != nil { // go.mod there names what is built, whatever module the test is in
+		t.Fatalf("go list: %v", err)
+	}
 	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -56,13 +58,19 @@ func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string 
 	return path
 }
 
-func moduleDir(t testing.TB) string {
-	t.Helper()
+func moduleDir() (string, error) {
 	dir, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", "ifacebridge/schema").Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
+	return strings.TrimSpace(string(dir)), err
+}
+
+// Download has the modules be there of which Binary, or a test of the go command, may need
+// something: tests run where there is no network (see [netnstest.Main]).
+func Download() {
+	cmd := exec.Command("go", "list", "-deps", "-test", "./...", "github.com/nats-io/nats-server/v2")
+	var err error
+	if cmd.Dir, err = moduleDir(); err == nil {
+		_ = cmd.Run() // what builds with them says what it misses
 	}
-	return strings.TrimSpace(string(dir))
 }
 
 var (

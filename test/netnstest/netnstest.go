@@ -31,8 +31,10 @@ const inside = "IFACEBRIDGE_NETNSTEST"
 // not allowed, the tests run where they are and [New] skips. It returns when
 // they have run, and the process's exit status is theirs.
 //
+// What needs the machine's network is done by prepare, which is called before that.
+//
 // It ends with a line that says which tests were skipped, for want of what.
-func Main(m *testing.M) {
+func Main(m *testing.M, prepare func()) {
 	if listing() {
 		m.Run()
 		return
@@ -45,6 +47,7 @@ func Main(m *testing.M) {
 		m.Run()
 		return
 	}
+	prepare()
 	status := 0
 	Summarize(func() {
 		var err error
