@@ -66,7 +66,7 @@ func main() {
 	flag.IntVar(&p.rate, "rate", 200, "changes a second, for the latency")
 	flag.IntVar(&p.seconds, "seconds", 5, "how long, for the latency")
 	flag.Func("with", "another build of ifacebridge to measure besides, as NAME=/PATH; may be repeated", p.with)
-	flag.StringVar(&p.out, "out", ".", "directory for results.md and results.svg")
+	flag.StringVar(&p.out, "out", ".", "directory for results.md and results.svg, made if it is not there")
 	flag.Parse()
 	if err := run(p); err != nil {
 		log.Fatal(err)
@@ -79,6 +79,9 @@ const inside = "IFACEBRIDGE_BENCH"
 func run(p plan) error {
 	if dir := os.Getenv(inside); dir != "" {
 		return measure(p, dir)
+	}
+	if err := os.MkdirAll(p.out, 0o755); err != nil { // now, not when all is measured
+		return err
 	}
 	dir, err := os.MkdirTemp("", "ifacebridge-bench")
 	if err != nil {
