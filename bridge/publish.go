@@ -95,23 +95,15 @@ const maxRefusals = 4
 // that who notices the gap, and asks, gets what is true.
 func (p *publisher) giveUp(one []event.Outgoing, cause error) {
 	p.metrics.givenUp.Inc()
-	if p.gaveUp.IsZero() || time.Since(p.gaveUp) >= givenUpEvery {
+	// A link of which no event fits may change all the time.
+	if repeated, news := p.gaveUp.News("too large", time.Now()); news {
 		attrs := []any{"id", fmt.Sprintf("%s-%d", p.encoder.Epoch, one[0].Seq), "link", one[0].Key.String(), "cause", cause,
 			"advice", "raise max_payload on the server, and max_msg_size of the stream"}
-		if p.gaveUpMore > 0 {
-			attrs = append(attrs, "repeated", p.gaveUpMore)
-		}
-		p.log.Error("an event is larger than NATS takes, and is given up; its number is missing in the stream", attrs...)
-		p.gaveUp, p.gaveUpMore = time.Now(), 0
-	} else {
-		p.gaveUpMore++
+		p.log.Error("an event is larger than NATS takes, and is given up; its number is missing in the stream",
+			append(attrs, repeated...)...)
 	}
 	p.known(one)
 }
-
-// givenUpEvery is how often events that are given up are logged at most: a link of which none
-// fits may change all the time.
-const givenUpEvery = time.Minute
 
 // errMore is what an attempt returns that has to go on at once.
 var errMore = errors.New("more")

@@ -53,8 +53,7 @@ type publisher struct {
 	renewal    renewal // of the snapshot
 	inSnapshot bool    // the last event that was confirmed is of one, and not its last
 
-	gaveUp     time.Time // when an event that was given up was logged last
-	gaveUpMore int       // how many were since
+	gaveUp natsio.Throttle // of the log of events that were given up
 
 	owner    rival       // of the host's name, while that is another bridge
 	retiring func() bool // whether, when all is published, the host's links are to go

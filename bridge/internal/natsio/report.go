@@ -37,7 +37,7 @@ type reporter struct {
 	observed uint64    // the last attempt that observe has looked at
 	fault    *Fault    // of the last attempt to connect; nil: none has failed
 	refused  *Fault    // a subject that was refused on this connection; nil: none was
-	throttle throttle
+	throttle Throttle
 	silent   bool // that the connection was lost was not logged, nor will be that it is back
 	isDeaf   bool // the subject of answers was refused on this connection
 	renewing bool // we are ending the connection for that
@@ -166,9 +166,9 @@ func (r *reporter) disconnected(nc *nats.Conn, err error) {
 	}
 	lasted := r.since.Sub(r.up)
 	if lasted >= settled {
-		r.throttle = throttle{}
+		r.throttle = Throttle{}
 	}
-	repeated, news := r.throttle.news("lost "+textKey(err.Error()), r.since)
+	repeated, news := r.throttle.News("lost "+textKey(err.Error()), r.since)
 	if r.silent = !news && lasted < flapping; !r.silent {
 		r.log.Warn("lost the connection to NATS; reconnecting", append([]any{"cause", err}, repeated...)...)
 	}
@@ -208,7 +208,7 @@ func (r *reporter) failedLocked(err error) {
 	}
 	fault := Classify(err)
 	r.fault = &fault
-	if repeated, news := r.throttle.news(fault.key(), time.Now()); news {
+	if repeated, news := r.throttle.News(fault.key(), time.Now()); news {
 		attrs := append([]any{"servers", r.servers}, fault.attrs()...)
 		r.log.Warn("cannot connect to NATS; retrying", append(attrs, repeated...)...)
 	}
@@ -228,7 +228,7 @@ func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 		fault.Advice = r.dialer.grant
 		r.refusedLocked(nc, &fault)
 	}
-	repeated, news := r.throttle.news(fault.key(), time.Now())
+	repeated, news := r.throttle.News(fault.key(), time.Now())
 	switch {
 	case !news:
 	case fault.Reason == Permission:

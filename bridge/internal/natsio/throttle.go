@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// A throttle says which errors are worth a line of the log: each at once, while it lasts
+// A Throttle says which errors are worth a line of the log: each at once, while it lasts
 // again after a minute, then after two, four and so on. The zero value is ready for use, by
 // one goroutine at a time.
-type throttle struct {
+type Throttle struct {
 	errors map[string]*lasting
 }
 
@@ -27,9 +27,9 @@ const (
 	maxLasting  = 100 // different ones: each refused subject is one
 )
 
-// news reports whether an error, by its key, is to be logged now, and what to add about
+// News reports whether an error, by its key, is to be logged now, and what to add about
 // those that were not since the last line.
-func (t *throttle) news(key string, now time.Time) (repeated []any, news bool) {
+func (t *Throttle) News(key string, now time.Time) (repeated []any, news bool) {
 	maps.DeleteFunc(t.errors, func(_ string, e *lasting) bool { return now.Sub(e.seen) >= e.wait })
 	e := t.errors[key]
 	switch {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// An error that lasts is a line at once, after a minute, and then ever more seldom: five in
+// An error that lasts is a line at once, after a minute, and then ever more seldom: four in
 // a quarter of an hour, whatever is random in its text.
 func TestThrottle(t *testing.T) {
-	var throttle throttle
+	var throttle Throttle
 	start := time.Now()
 	lines, last := 0, time.Time{}
 	for at := start; at.Before(start.Add(15 * time.Minute)); at = at.Add(time.Second) {
-		repeated, news := throttle.news("refused", at)
+		repeated, news := throttle.News("refused", at)
 		if !news {
 			continue
 		}
@@ -24,11 +24,11 @@ func TestThrottle(t *testing.T) {
 	if lines != 4 {
 		t.Errorf("%d lines", lines)
 	}
-	if _, news := throttle.news("refused", last.Add(time.Hour)); !news {
+	if _, news := throttle.News("refused", last.Add(time.Hour)); !news {
 		t.Error("what comes again after an hour is no news")
 	}
 	for i := range 2 * maxLasting {
-		throttle.news(string(rune('a'+i)), start)
+		throttle.News(string(rune('a'+i)), start)
 	}
 	if len(throttle.errors) > maxLasting {
 		t.Errorf("it remembers %d", len(throttle.errors))
