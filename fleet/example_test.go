@@ -21,7 +21,7 @@ func ExampleFleet() {
 	}
 	srv.Start()
 	defer srv.Shutdown()
-	nc, err := nats.Connect(srv.ClientURL())
+	nc, err := nats.Connect(srv.ClientURL(), nats.Timeout(time.Minute))
 	if err != nil {
 		panic(err)
 	}
@@ -48,7 +48,7 @@ func ExampleFleet() {
 
 // publish publishes an event, as a bridge does, until ctx ends.
 func publish(ctx context.Context, url string) {
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.Timeout(time.Minute))
 	if err != nil {
 		panic(err)
 	}

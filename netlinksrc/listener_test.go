@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ifacebridge/test/harness"
 )
 
 // What comes between a read that finds nothing and the wait is not waited for: the kernel
@@ -31,7 +33,7 @@ func TestListenerLosesNoWakeUp(t *testing.T) {
 		return err == nil
 	}
 	for range 20 {
-		if err := l.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := l.SetReadDeadline(time.Now().Add(harness.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		time.AfterFunc(time.Millisecond, send) // while it is waited for

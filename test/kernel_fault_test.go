@@ -119,9 +119,8 @@ func TestPassingErrorsAtTheStart(t *testing.T) {
 			env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_RESYNC=1s"}
 			b := startBinary(t, strace, env, "-D", "-f", "-qq", "-o", log,
 				"-e", "inject="+injected+":when=1..3+2", "-e", "trace="+call, harness.Command(t))
-			b.Says("read the links of this host")
+			b.Ready()
 			must(t, k.SetAlias(a, "all the same"))
-			eventually(t, "the stream", func() bool { return strings.Contains(b.Output(), "created the stream") })
 			settled(t, s)
 			trace, _ := os.ReadFile(log)
 			if !strings.Contains(string(trace), "(INJECTED)") {
@@ -196,7 +195,7 @@ func TestSandboxes(t *testing.T) {
 				return
 			}
 			must(t, k.SetAlias(a, "all the same"))
-			eventually(t, "the stream", func() bool { return strings.Contains(b.Output(), "created the stream") })
+			b.Ready()
 			settled(t, s)
 			holds(t, s)
 		})

@@ -23,7 +23,7 @@ func Bucket(t testing.TB, s *natstest.Server, name string) map[string]schema.Eve
 func BucketOf(t testing.TB, nc *nats.Conn, name string) map[string]schema.Event {
 	t.Helper()
 	js := JetStream(t, nc)
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
 	defer cancel()
 	held := map[string]schema.Event{}
 	kv, err := js.KeyValue(ctx, name)

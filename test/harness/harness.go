@@ -70,20 +70,32 @@ func Connect(t testing.TB, s *natstest.Server) *nats.Conn {
 	return ConnectTo(t, s.URL)
 }
 
+// connectTries is how often a connection is tried: a server ends one whose user is not known
+// within 2 s, or with which TLS is not agreed on.
+const connectTries = 5
+
 // ConnectTo is Connect for the URLs of several servers, or with more options.
 func ConnectTo(t testing.TB, urls string, options ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(urls, append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond),
-		nats.ReconnectJitter(0, 0), nats.Timeout(Patience), nats.SetCustomDialer(netnstest.Where(t))}, options...)...)
+	options = append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond),
+		nats.ReconnectJitter(0, 0), nats.Timeout(Patience), nats.SetCustomDialer(netnstest.Where(t))}, options...)
+	nc, err := nats.Connect(urls, options...)
+	for try := 1; err != nil && try < connectTries; try++ {
+		nc, err = nats.Connect(urls, options...)
+	}
 	Must(t, err)
 	t.Cleanup(nc.Close)
 	return nc
 }
 
+// lookTimeout is how long one look may take at what a server has: of that one, several fit
+// into Patience.
+const lookTimeout = 30 * time.Second
+
 // JetStream returns the JetStream of a connection.
 func JetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
 	t.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(lookTimeout))
 	Must(t, err)
 	return js
 }
