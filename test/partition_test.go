@@ -112,7 +112,11 @@ func TestPartitions(t *testing.T) {
 	cut := func(what string, between func(leader int) (*host, []*host)) {
 		leader := leaderOf(t, nc, servers)
 		b.Signal(15)
-		if status := b.Wait(); status != 0 {
+		switch status := b.Wait(); status {
+		case 0:
+		case 1: // on a busy machine
+			b.Says("events were not confirmed by NATS within 5s")
+		default:
 			t.Fatalf("exit status %d", status)
 		}
 		b = run(urls[leader])
