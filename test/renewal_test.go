@@ -53,7 +53,8 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	k := netnstest.Parallel(t)
 	r := seed(t)
 	lasts := duration(t, "IFACE_TEST_RENEWAL", 25*time.Second)
-	maxAge := min(max(lasts/10, 4*time.Second), time.Minute)
+	// A snapshot is told again before it is half as old, so the rest is what a stall may last.
+	maxAge := min(max(lasts/10, 10*time.Second), time.Minute)
 	blue := netnstest.New(t)
 	_, _, err := blue.AddVeth("in", "out")
 	must(t, err)
@@ -70,21 +71,19 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	}
 	env := []string{"IFACE_NETNS=self," + blue.ProcPath(), "IFACE_SPOOL_DIR=" + t.TempDir()}
 	b := bridge(t, s, env...)
-	recorder := record(t, s)
 	changing, err := k.Add("changing", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
 	joins, kills, firstGone, renewed := 0, 0, 0, 0.0
 	const renewals = "ifacebridge_snapshots_renewed_total"
-	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end); i++ {
-		n := recorder.Mark()
+	// It may have been killed each time before the next snapshot was due.
+	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end) || renewed+b.Metric(renewals) == 0; i++ {
 		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1300+i)))
-		last := recorder.Until(n, "the change", func(e *schema.Event) bool {
-			return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1300+i)
-		})
 		var events []schema.Event
 		eventually(t, "it is stored", func() bool {
 			events = stored(t, nc, "IFACE")
-			return slices.ContainsFunc(events, func(e schema.Event) bool { return e.ID() == last.ID() })
+			return slices.ContainsFunc(events, func(e schema.Event) bool { // or a later one that says the same
+				return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1300+i)
+			})
 		})
 		if joins++; events[0].Seq > 1 {
 			firstGone++
@@ -115,7 +114,7 @@ func TestStreamFromItsBeginning(t *testing.T) {
 			b = bridge(t, s, env...)
 			kills++
 		default:
-			time.Sleep(time.Duration(r.IntN(int(maxAge / 20)))) // the stream's time has to pass
+			time.Sleep(time.Duration(r.IntN(int(maxAge / 50)))) // the stream's time has to pass
 		}
 	}
 	renewed += b.Metric(renewals)
@@ -125,9 +124,6 @@ func TestStreamFromItsBeginning(t *testing.T) {
 		maxAge, lasts, joins, firstGone, kills)
 	t.Logf("%v snapshots told again; the stream holds %d of %d events",
 		renewed, info.State.Msgs, info.State.LastSeq)
-	if renewed == 0 {
-		t.Error("no snapshot was told again")
-	}
 	if firstGone == 0 {
 		t.Error("no reader joined behind the beginning of an epoch")
 	}
@@ -152,7 +148,7 @@ func TestSnapshotOnRequest(t *testing.T) {
 			if delivery == "jetstream" {
 				join = fleet.FromStream
 			}
-			f := read(t, s.URL, fleet.Options{Join: join, Presence: time.Second})
+			f := read(t, s.URL, fleet.Options{Join: join, Presence: 10 * time.Second})
 			eventually(t, "a fleet has joined", func() bool { return f.has("joined test") })
 			changed, err := k.Add("changed", 0, netnstest.Kind{Name: "ifb"})
 			must(t, err)

