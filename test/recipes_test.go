@@ -133,7 +133,10 @@ func TestRecipesInLanguages(t *testing.T) {
 				}
 				command = []string{program}
 			}
-			startWith(t, launch{On: k}, command[0], append(os.Environ(), "NATS_URL="+s.URL), command[1:]...).Says(" lo\n")
+			p := keptRunning(func() *process {
+				return startWith(t, launch{On: k}, command[0], append(os.Environ(), "NATS_URL="+s.URL), command[1:]...)
+			})
+			eventually(t, "a link", func() bool { p.keep(); return strings.Contains(p.b.Output(), " lo\n") })
 		})
 	}
 }

@@ -90,7 +90,7 @@ func TestConsumersResume(t *testing.T) {
 	bridge(t, s)
 	holds(t, s)
 	nc := connect(t, s)
-	js, err := nc.JetStream()
+	js, err := nc.JetStream(nats.MaxWait(30 * time.Second))
 	must(t, err)
 	index, err := k.Add("busy", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
@@ -101,18 +101,25 @@ func TestConsumersResume(t *testing.T) {
 			env := append(os.Environ(), "NATS_URL="+s.URL, "ACK_WAIT=1", "DURABLE="+strings.ReplaceAll(file, ".", "-"))
 			stop := changeMTU(t, k, index)
 			kills := number(t, "IFACE_TEST_RESUMES", 8)
+			run := func() *service {
+				return keptRunning(func() *process {
+					return startWith(t, launch{On: k}, command[0], env, append(command[1:], path)...)
+				})
+			}
 			for range kills {
-				p := startWith(t, launch{On: k}, command[0], env, append(command[1:], path)...)
+				p := run()
 				until := recorded(t, path) + 1 + r.IntN(30)
-				eventually(t, "some more events", func() bool { return recorded(t, path) >= until })
-				p.Kill()
+				eventually(t, "some more events", func() bool { p.keep(); return recorded(t, path) >= until })
+				p.b.Kill()
 			}
 			stop()
-			startWith(t, launch{On: k}, command[0], env, append(command[1:], path)...)
-			n := 0
+			p, n := run(), 0
 			eventually(t, "the last event", func() bool {
+				p.keep()
 				stream, err := js.StreamInfo("IFACE")
-				must(t, err)
+				if err != nil {
+					return false
+				}
 				n = int(stream.State.Msgs)
 				return recorded(t, path) >= n
 			})
@@ -127,6 +134,10 @@ func TestConsumersResume(t *testing.T) {
 		})
 	}
 }
+
+// keptRunning is a program that ends when a server does not answer it in time, and that a
+// service manager starts again.
+func keptRunning(run func() *process) *service { return &service{run: run, b: run()} }
 
 // changeMTU changes a link again and again until stop is called, or the test ends.
 func changeMTU(t testing.TB, k *netnstest.Kernel, index int32) (stop func()) {
@@ -254,7 +265,7 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 func TestRecipesIgnoreWhatIsNoEvent(t *testing.T) {
 	s := natstest.Start(t, "")
 	nc := connect(t, s)
-	js, err := nc.JetStream()
+	js, err := nc.JetStream(nats.MaxWait(30 * time.Second))
 	must(t, err)
 	_, err = js.AddStream(&nats.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}})
 	must(t, err)
@@ -269,8 +280,10 @@ func TestRecipesIgnoreWhatIsNoEvent(t *testing.T) {
 			command := recipe(t, file)
 			path := filepath.Join(t.TempDir(), "events")
 			env := append(os.Environ(), "NATS_URL="+s.URL, "DURABLE="+strings.ReplaceAll(file, ".", "-"))
-			startWith(t, launch{}, command[0], env, append(command[1:], path)...)
-			eventually(t, "the event", func() bool { return recorded(t, path) >= 1 })
+			p := keptRunning(func() *process {
+				return startWith(t, launch{}, command[0], env, append(command[1:], path)...)
+			})
+			eventually(t, "the event", func() bool { p.keep(); return recorded(t, path) >= 1 })
 			if got, err := os.ReadFile(path); err != nil || !bytes.HasSuffix(got, event) || recorded(t, path) != 1 {
 				t.Errorf("%v, it has recorded %s", err, got)
 			}
