@@ -75,14 +75,15 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	must(t, err)
 	joins, kills, firstGone, renewed := 0, 0, 0, 0.0
 	const renewals = "ifacebridge_snapshots_renewed_total"
-	// It may have been killed each time before the next snapshot was due.
+	// It may have been killed each time before the next snapshot was due. No link begins with an MTU
+	// that comes later.
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end) || renewed+b.Metric(renewals) == 0; i++ {
-		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1300+i)))
+		must(t, k.SetUint32(changing, unix.IFLA_MTU, uint32(1600+i)))
 		var events []schema.Event
 		eventually(t, "it is stored", func() bool {
 			events = stored(t, nc, "IFACE")
 			return slices.ContainsFunc(events, func(e schema.Event) bool { // or a later one that says the same
-				return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1300+i)
+				return e.Link.Index == changing && e.Link.MTU.Or(0) == uint32(1600+i)
 			})
 		})
 		if joins++; events[0].Seq > 1 {
