@@ -51,7 +51,6 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 		// A write that the network does not take blocks everything else on the
 		// connection, a minute by default, and what it had is gone.
 		nats.WriteBufferSize(256<<10), // a batch of events in a few writes
-		nats.FlusherTimeout(writeTimeout),
 		nats.ReconnectOnFlusherError(),
 		nats.PingInterval(20*time.Second),
 		nats.MaxPingsOutstanding(2),

@@ -45,14 +45,26 @@ type Wire struct {
 func (w *Wire) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.write(b)
+}
+
+// write writes for who has the lock.
+func (w *Wire) write(b []byte) (int, error) {
+	_ = w.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails on a closed connection, as Write does
+	defer func() { _ = w.Conn.SetWriteDeadline(time.Time{}) }()
 	return w.Conn.Write(b)
 }
+
+// SetWriteDeadline does nothing: nats.go sets one before it waits for its turn to write, and
+// takes it back afterwards, which would be that of the other one who writes. Each write has
+// its own.
+func (w *Wire) SetWriteDeadline(time.Time) error { return nil }
 
 // connectTimeout is how long a server may take to accept a connection.
 const connectTimeout = 3 * time.Second
 
-// writeTimeout is how long the network may take for what is written; it is nats.go's
-// FlusherTimeout, too.
+// writeTimeout is how long the network may take for what is written, by us or by nats.go
+// (whose FlusherTimeout has no effect on a Wire).
 const writeTimeout = 2 * time.Second
 
 // Send writes messages. When it fails the connection is closed, since a part of a
@@ -60,9 +72,7 @@ const writeTimeout = 2 * time.Second
 func (w *Wire) Send(messages []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_ = w.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails on a closed connection, as Write does
-	_, err := w.Conn.Write(messages)
-	_ = w.SetWriteDeadline(time.Time{})
+	_, err := w.write(messages)
 	if err != nil {
 		_ = w.Close()
 	}

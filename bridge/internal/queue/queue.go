@@ -161,7 +161,8 @@ func (q *Queue) Take(into []event.Delta, now time.Time) (n int, wait time.Durati
 		i := q.nodes.oldest()
 		oldest := q.nodes.at(i)
 		if oldest.due > 0 && !q.closed {
-			if wait := time.Unix(0, oldest.due).Sub(now); wait > 0 {
+			wait := time.Unix(0, oldest.due).Sub(now)
+			if wait > 0 && wait <= q.window { // else the clock was set back since
 				return n, wait
 			}
 		}

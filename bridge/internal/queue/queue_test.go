@@ -201,6 +201,22 @@ func TestQueueNeverFoldsASnapshot(t *testing.T) {
 	)
 }
 
+// When the clock is set back, what is held for the window is not held until it is as late
+// again, and neither is what stands behind it.
+func TestWindowWhenTheClockIsSetBack(t *testing.T) {
+	q := newThrough(100, time.Second, config.Filter{})
+	set := time.Unix(100000, 0)
+	for i, at := range []time.Time{set.Add(time.Hour), set, set.Add(time.Second)} {
+		m := newMsg(link(int32(2+i), fmt.Sprint("a", i)))
+		m.Time = at
+		q.Apply(m, 0, q.Push)
+	}
+	into := make([]event.Delta, 9)
+	if n, wait := q.Take(into, set.Add(1500*time.Millisecond)); n != 2 || wait != 500*time.Millisecond {
+		t.Errorf("took %d of the 2 that are due, and wait %v for the third", n, wait)
+	}
+}
+
 // IFACE_COALESCE: one event for what comes within the window, and not later than
 // twice the window however restless the link is.
 func TestQueueFoldsWithinTheWindow(t *testing.T) {

@@ -201,11 +201,13 @@ func (s *Spool) add(changes []event.Delta) (bytes int) {
 	return bytes
 }
 
-// save puts what is in memory on disk, and notes there how far NATS has come.
+// save puts what is in memory on disk, and notes there how far NATS has come. After a
+// write that failed it is tried without anything, too: what that was to remove may be all
+// that there is no room for.
 func (s *Spool) save() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.unsaved) == 0 {
+	if len(s.unsaved) == 0 && s.saveErr == "" {
 		return
 	}
 	err := s.reopen()

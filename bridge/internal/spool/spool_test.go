@@ -285,6 +285,34 @@ func TestSpoolIsBoundedInBytes(t *testing.T) {
 	}
 }
 
+// A full spool of which all is confirmed is not full for ever because the disk did not take
+// the note of that: nobody confirms anything more.
+func TestSpoolHasRoomAfterAFailure(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	s.limit = linktest.Bytes(2000)
+	done := make(chan struct{})
+	go func() { s.Fill(context.Background(), filled(2999)); close(done) }()
+	<-s.Ready() // with a batch, which is more than the limit
+	failing, err := bbolt.Open(filepath.Join(t.TempDir(), "failing"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failing.Close()
+	s.mu.Lock()
+	working, got := s.db, int(s.high-s.low)
+	s.db = failing
+	s.mu.Unlock()
+	s.drop(got, event.Mark{Run: "one", Epoch: "one", Seq: uint64(got)})
+	s.mu.Lock()
+	s.db = working
+	s.mu.Unlock()
+	for got < 3000 {
+		<-s.Ready()
+		got += len(takeSpooled(t, s, "one", uint64(got)))
+	}
+	<-done
+}
+
 // An epoch opens with a snapshot of each namespace: with some of them missing it is
 // not whole, and what the bucket has of those did not go.
 func TestSpoolOpeningOfNamespaces(t *testing.T) {
