@@ -101,6 +101,9 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 			return e.BootID == sv.bootID
 		})
 		t.Logf("%s: the other publishes after %v", what, took.Round(10*time.Millisecond))
+		if took > 10*takeover { // 1 s is usual after a kill, 5 s after a cut
+			t.Errorf("%s: the other published after %v", what, took)
+		}
 	}
 
 	owner.b.Kill()
@@ -135,6 +138,9 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 		}
 	}
 }
+
+// takeover is within how long another bridge goes on.
+const takeover = 5 * time.Second
 
 // whileCut cuts the machine off from another while do runs.
 func (s *service) whileCut(t *testing.T, from *host, do func()) {
