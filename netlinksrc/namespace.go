@@ -102,9 +102,10 @@ type Finder struct {
 	own   uint64
 	found map[uint64]Namespace // by the last Find
 
-	epoll  *os.File
-	mounts *os.File
-	pidfds map[int]int
+	epoll   *os.File
+	mounts  *os.File // in the epoll, to wake who waits
+	changed *os.File // the same once more, in no epoll, to tell who was not waiting
+	pidfds  map[int]int
 }
 
 // OwnNamespace returns the inode of the calling process's network namespace.
@@ -128,8 +129,11 @@ func NewFinder(sel Selection) (*Finder, error) {
 		return nil, fmt.Errorf("network namespaces: %w", os.NewSyscallError("epoll_create1", err))
 	}
 	f.epoll = os.NewFile(uintptr(fd), "epoll")
-	if f.mounts, err = os.Open("/proc/self/mountinfo"); err == nil {
+	if f.mounts, err = openMounts(); err == nil {
 		err = f.watch(int(f.mounts.Fd()), unix.EPOLLPRI)
+	}
+	if err == nil {
+		f.changed, err = openMounts()
 	}
 	if err != nil {
 		f.Close()
@@ -138,12 +142,30 @@ func NewFinder(sel Selection) (*Finder, error) {
 	return f, nil
 }
 
+// openMounts opens what tells of each change of the mounts once, to the first who looks at
+// this open file. Package os would have Go's poller look at it.
+func openMounts() (*os.File, error) {
+	const name = "/proc/self/mountinfo"
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// mountsChanged reports whether the mounts have changed since it was last called.
+func (f *Finder) mountsChanged() bool {
+	fds := []unix.PollFd{{Fd: int32(f.changed.Fd()), Events: unix.POLLPRI}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
 // Close ends the Finder. Nothing may be under way on it.
 func (f *Finder) Close() {
 	for _, fd := range f.pidfds {
 		_ = unix.Close(fd)
 	}
-	for _, file := range []*os.File{f.mounts, f.epoll} {
+	for _, file := range []*os.File{f.mounts, f.changed, f.epoll} {
 		if file != nil {
 			_ = file.Close()
 		}
@@ -162,23 +184,20 @@ func (f *Finder) watch(fd int, events uint32) error {
 	return errors.Join(controlErr, os.NewSyscallError("epoll_ctl", err))
 }
 
-// Wait returns nil when namespaces may have come or gone, and the context's error
-// when that ends. It may be called while Find runs.
+// Wait returns nil when namespaces may have come or gone, also when that was before the call,
+// and the context's error when that ends. It may be called while Find runs.
 func (f *Finder) Wait(ctx context.Context) error {
 	raw, err := f.epoll.SyscallConn()
 	if err != nil {
 		return err
 	}
-	asleep := false
 	err = interruptible(ctx, f.epoll, func() error {
 		return raw.Read(func(fd uintptr) bool {
 			var events [16]unix.EpollEvent
 			n, _ := unix.EpollWait(int(fd), events[:], 0)
-			// That the mounts have changed is told once: it may have been told to the one
-			// who woke us.
-			woken := asleep
-			asleep = true
-			return n > 0 || woken
+			// What the epoll is told of the mounts Go's poller uses up, since it looks
+			// through it, whether or not somebody waits.
+			return f.mountsChanged() || n > 0
 		})
 	})
 	if err == nil && ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package netlinksrc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/netnstest"
 )
 
@@ -63,6 +65,27 @@ func newFinder(t *testing.T, list string) *Finder {
 	}
 	t.Cleanup(f.Close)
 	return f
+}
+
+// A name that comes while nobody waits for one, as at the start of a bridge, is told to who
+// waits next. Go's poller may have looked in between, which uses up what the epoll is told.
+func TestFinderTellsWhatCameBeforeTheWait(t *testing.T) {
+	k, f := netnstest.New(t), newFinder(t, "told-*")
+	if err := k.SetName("told-0"); err != nil {
+		t.Fatal(err)
+	}
+	readable(int(f.epoll.Fd())) // as Go's poller looks
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	if err := f.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+	if found, _ := f.Find(); len(found) != 1 {
+		t.Errorf("found %v", found)
+	}
+	if err := netnstest.DeleteName("told-0"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Without a file descriptor to look with, nothing is gone that was there.

@@ -84,7 +84,8 @@
 //	    what is published, and what not            TestFilters, TestNamespaceFilter
 //	Network namespaces
 //	    they come, go, and are renamed             TestNamespaces, TestNamespaceEnds, TestNamespaceEndsWhileDown,
-//	                                               TestNamespaceNamesSwapped
+//	                                               TestNamespaceNamesSwapped,
+//	                                               TestFinderTellsWhatCameBeforeTheWait
 //	    links move between them                    TestMoves, TestMovesBetweenNamespaces
 //	    nothing is left behind                     TestNamespaceCost
 //	    without the privilege the rest works       TestNamespacePrivilege
