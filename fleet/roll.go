@@ -25,10 +25,12 @@ type presence struct {
 func (f *Fleet) askPresence(ctx context.Context) {
 	for {
 		list, err := f.roll(ctx, min(f.o.Presence/2, 2*time.Second))
+		rest := time.Duration(0) // when it failed, nobody was asked, whatever the bucket of hosts has
 		if err == nil {
 			f.give(ctx, input{presence: list})
+			rest = rollRarely
 		}
-		for waited := time.Duration(0); waited == 0 || waited < rollRarely && !f.asksRoll(); waited += f.o.Presence {
+		for waited := time.Duration(0); waited == 0 || waited < rest && !f.asksRoll(); waited += f.o.Presence {
 			select {
 			case <-time.After(f.o.Presence):
 			case <-ctx.Done():
@@ -115,7 +117,6 @@ func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change)
 		}
 	}
 	f.rolled = true
-	f.joined()
 	return changes
 }
 
