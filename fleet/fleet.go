@@ -369,6 +369,7 @@ func (f *Fleet) take(ctx context.Context, in input) {
 	default:
 		changes = f.event(ctx, in)
 	}
+	f.joined()
 	f.mu.Unlock()
 	for _, c := range changes {
 		if c.Kind != Gap { // it comes before the event, which one who resumed behind it would miss
@@ -434,7 +435,6 @@ func (f *Fleet) catchUp(ctx context.Context) (changes []Change) {
 	for _, h := range f.hosts {
 		f.doubtStored(h)
 	}
-	f.joined()
 	for _, h := range f.hosts {
 		if h.stored {
 			changes = append(changes, h.sweepUnseen()...)
@@ -450,7 +450,6 @@ func (f *Fleet) answered(ctx context.Context, in input) []Change {
 	h := f.host(in.token, "")
 	h.asked = false
 	f.asked--
-	defer f.joined()
 	if h.stored { // meanwhile it came to the bucket
 		return nil
 	}
@@ -501,11 +500,15 @@ func (f *Fleet) ask(ctx context.Context, h *host) {
 }
 
 // joined closes caughtUp when what was stored has been given and, where there may be
-// hosts that have nothing stored, everybody who is there has answered.
+// hosts that have nothing stored, everybody who is there has answered. Whatever was taken may
+// have been the last of it. It is called with each event, and looks at the hosts only when
+// nothing else is missing.
 func (f *Fleet) joined() {
+	if f.isCaughtUp() || !f.hostsKnown || !f.read && f.o.Join != FromQuery {
+		return
+	}
 	stored := f.read && (f.o.Join == FromStream || f.allStored())
-	answered := f.rolled && f.asked == 0 && !f.anyUnanswered()
-	if !f.isCaughtUp() && f.hostsKnown && (stored || answered && (f.read || f.o.Join == FromQuery)) {
+	if stored || f.rolled && f.asked == 0 && !f.anyUnanswered() {
 		close(f.caughtUp)
 	}
 }

@@ -120,7 +120,6 @@ func (f *Fleet) takeHostEntry(ctx context.Context, e *hostEntry) []Change {
 			h.stale = false
 		}
 		f.hostsRead, f.hostsKnown = true, true
-		f.joined()
 		return nil
 	}
 	h := f.hosts[e.token]
@@ -152,7 +151,6 @@ func (f *Fleet) noHosts() {
 		h.stale = h.standing != unknown
 	}
 	f.hostsRead, f.hostsKnown = false, true
-	f.joined()
 }
 
 // lateness is how much longer than its value is good for a host may take to write the next

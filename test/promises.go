@@ -61,7 +61,8 @@
 //	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers,
 //	                                               TestFleetKnowsWhoIsThere
-//	    by a question                              TestQuery, TestFleetPresence
+//	    by a question                              TestQuery, TestFleetPresence, TestFleetIsJoinedWhileNATSIsAway,
+//	                                               TestFleetDoesNotWaitForSilentHosts
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew

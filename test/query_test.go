@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sys/unix"
 
@@ -178,6 +179,58 @@ func TestFleetPresence(t *testing.T) {
 	bridge(t, s, "IFACE_DELIVERY=core")
 	until(fleet.Back)
 	eventually(t, "the link is gone", func() bool { v := f.View(); return v[0].Whole && !v[0].Quiet && len(v[0].Links) == 1 })
+}
+
+// hostsBucket makes the bucket of hosts, which marks those that fall silent.
+func hostsBucket(t testing.TB, js jetstream.JetStream) {
+	t.Helper()
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_hosts", LimitMarkerTTL: time.Hour})
+	must(t, err)
+}
+
+// catchesUp waits until a fleet has caught up.
+func catchesUp(t testing.TB, f *fleet.Fleet) {
+	t.Helper()
+	select {
+	case <-f.CaughtUp():
+	case <-time.After(harness.Patience):
+		t.Fatalf("not caught up within %v; the view is %+v", harness.Patience, f.View())
+	}
+}
+
+// The roll that is called while the connection is lost is called again soon, although the
+// bucket of hosts, which is read by then, has nobody else to ask.
+func TestFleetIsJoinedWhileNATSIsAway(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	hostsBucket(t, jetStream(t, connect(t, s)))
+	s.Kill()
+	c := startConsumer(t, s, fleet.FromQuery)
+	s.Start()
+	catchesUp(t, c.fleet)
+}
+
+// A bridge that does not answer is waited for only until the bucket of hosts has its host for
+// silent.
+func TestFleetDoesNotWaitForSilentHosts(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	hostsBucket(t, js)
+	data, err := json.Marshal(schema.Presence{
+		Schema: schema.Name, Host: "dead", BootID: "b", Epoch: "e", Seq: 7, Prefix: schema.DefaultPrefix, TTL: 3,
+	})
+	must(t, err)
+	m := nats.NewMsg("$KV.iface_hosts.dead")
+	m.Data = data
+	m.Header.Set("Nats-TTL", "3")
+	_, err = js.PublishMsg(t.Context(), m)
+	must(t, err)
+	c := startConsumer(t, s, fleet.FromQuery)
+	catchesUp(t, c.fleet)
+	if v := c.fleet.View(); len(v) != 1 || !v[0].Quiet {
+		t.Errorf("the view is %+v", v)
+	}
 }
 
 // A consumer of the bucket, when the bucket is deleted and made anew while a link
