@@ -67,20 +67,21 @@ func TestForget(t *testing.T) {
 	must(t, kv.Purge(t.Context(), "dead_example_com."+schema.LinkKey{Index: lo}.String()))
 	frozen.Signal(unix.SIGSTOP)
 
-	forget := func(args ...string) (status int, output string) {
+	forget := func(args ...string) *process {
 		operator := []string{"NATS_URL=" + s.URL, "NATS_USER=op", "NATS_PASSWORD=op"}
-		p := start(t, operator, append([]string{"forget"}, args...)...)
-		return p.Wait(), p.Output()
+		return start(t, operator, append([]string{"forget"}, args...)...)
 	}
-	status, out := forget("living", "nobody", "frozen", "dead.example.com")
-	for _, want := range []string{
-		"living is not forgotten: its bridge runs, since ", "nobody is not forgotten: nothing is known of it",
-		"frozen is not forgotten: its bridge is there, though it does not answer", "forgot dead.example.com: 3 links",
-	} {
-		if status != 1 || !strings.Contains(out, want) {
-			t.Errorf("exit status %d, without %q:\n%s", status, want, out)
-		}
+	refuses := func(host, why string) {
+		t.Helper()
+		// Whether its bridge is there is asked for a second, which a busy machine may miss.
+		ends(t, func() *process { return forget(host) }, 1, host+" is not forgotten: "+why)
 	}
+	refuses("living", "its bridge runs, since ")
+	refuses("nobody", "nothing is known of it")
+	refuses("frozen", "its bridge is there, though it does not answer")
+	ends(t, func() *process { return forget("living", "nobody", "frozen", "dead.example.com") }, 1,
+		"living is not forgotten: ", "nobody is not forgotten: ", "frozen is not forgotten: ",
+		"forgot dead.example.com: 3 links")
 	frozen.Signal(unix.SIGCONT)
 	var retired []schema.Event
 	for _, e := range harness.Stored(t, nc, "IFACE") {
@@ -105,9 +106,7 @@ func TestForget(t *testing.T) {
 			return r.has("retired dead.example.com") && r.host("dead.example.com") == nil && h != nil && h.Whole && !h.Quiet
 		})
 	}
-	if status, out := forget("dead.example.com"); status != 1 || !strings.Contains(out, "nothing is known of it") {
-		t.Errorf("again: exit status %d\n%s", status, out)
-	}
+	refuses("dead.example.com", "nothing is known of it")
 	one("dead.example.com")
 	for i, r := range readers {
 		eventually(t, "the reader "+fleet.Join(i).String()+" sees it again", func() bool {
@@ -126,34 +125,38 @@ func TestForgetSilentHosts(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	js := jetStream(t, connect(t, s))
-	one := func(name string) *process {
-		return bridge(t, s, "IFACE_HOST="+name, "IFACE_PRESENCE=1s", "IFACE_HTTP_ADDR=")
+	one := func(name, presence string) *process {
+		return bridge(t, s, "IFACE_HOST="+name, "IFACE_PRESENCE="+presence, "IFACE_HTTP_ADDR=")
 	}
-	a, b := one("a"), one("b")
-	one("c")
+	a, b := one("a", "1s"), one("b", "1s")
+	one("c", "1m") // and is not silent when it stands still for a moment
 	for _, name := range []string{"a", "b", "c"} {
 		eventually(t, name+" is there", func() bool { p, _ := hostsOf(t, js, name); return p != nil })
 	}
-	forget := func(args ...string) string {
-		p := start(t, []string{"NATS_URL=" + s.URL}, append([]string{"forget"}, args...)...)
-		if status := p.Wait(); status != 0 {
-			t.Errorf("exit status %d\n%s", status, p.Output())
-		}
-		return p.Output()
+	forgot := "" // by all runs: one that does not reach all of them on a busy machine has another
+	forget := func(silentFor string) *process {
+		p := start(t, []string{"NATS_URL=" + s.URL}, "forget", "--silent-for", silentFor)
+		p.Wait()
+		forgot += p.Output()
+		return p
 	}
 	a.Kill()
 	b.Kill()
 	for _, name := range []string{"a", "b"} {
 		eventually(t, name+" is silent", func() bool { _, marker := hostsOf(t, js, name); return marker == "MaxAge" })
 	}
-	if out := forget("--silent-for", "24h"); out != "" {
-		t.Errorf("forgot too early: %s", out)
+	ends(t, func() *process { return forget("24h") }, 0)
+	if strings.Contains(forgot, "forgot ") {
+		t.Errorf("forgot too early: %s", forgot)
 	}
-	if out := forget("--silent-for", "1ms"); out != "forgot a: 1 link\nforgot b: 1 link\n" {
-		t.Errorf("got %q", out)
+	ends(t, func() *process { return forget("1ms") }, 0)
+	for _, want := range []string{"forgot a: 1 link\n", "forgot b: 1 link\n"} {
+		if strings.Count(forgot, want) != 1 || strings.Count(forgot, "forgot ") != 2 {
+			t.Errorf("forget says %q, want %q", forgot, want)
+		}
 	}
-	list := start(t, []string{"NATS_URL=" + s.URL}, "links")
-	if list.Wait(); strings.Count(list.Output(), "\n") != 1 || !strings.HasPrefix(list.Output(), "c  lo") {
+	list := ends(t, func() *process { return start(t, []string{"NATS_URL=" + s.URL}, "links") }, 0, "c  lo")
+	if strings.Count(list.Output(), "\n") != 1 {
 		t.Errorf("links:\n%s", list.Output())
 	}
 }

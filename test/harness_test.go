@@ -49,17 +49,35 @@ func asAdmin(s *natstest.Server) string {
 	return strings.Replace(s.URL, "//", "//"+url.UserPassword("admin", "admin").String()+"@", 1)
 }
 
-// doctor runs doctor, and checks the status with which it ends and what it says.
+// doctor runs doctor until it ends with this status and says all of this.
 func doctor(t testing.TB, env []string, want int, says ...string) *process {
 	t.Helper()
-	d := start(t, env, "doctor")
-	if status := d.Wait(); status != want {
-		t.Errorf("doctor: exit status %d, want %d", status, want)
-	}
-	for _, text := range says {
-		d.Says(text)
-	}
-	return d
+	return ends(t, func() *process { return start(t, env, "doctor") }, want, says...)
+}
+
+// ends runs a command until it ends with this status and has said all of this. It gives NATS,
+// and the bridges that it asks, some seconds, and on a busy machine it takes another run.
+func ends(t testing.TB, run func() *process, want int, says ...string) (p *process) {
+	t.Helper()
+	differs := ""
+	defer func() {
+		if differs != "" {
+			t.Logf("the last run: %s:\n%s", differs, p.Output())
+		}
+	}()
+	eventually(t, fmt.Sprintf("exit status %d and output %q", want, says), func() bool {
+		p, differs = run(), ""
+		if status := p.Wait(); status != want {
+			differs = fmt.Sprintf("exit status %d ", status)
+		}
+		for _, text := range says {
+			if !strings.Contains(p.Output(), text) {
+				differs += fmt.Sprintf("without %q ", text)
+			}
+		}
+		return differs == ""
+	})
+	return p
 }
 
 // upPair makes a veth pair and sets both ends up.

@@ -85,9 +85,10 @@ func TestHostsAreNamed(t *testing.T) {
 		machines = append(machines, booted{m, fmt.Sprintf("web%02d.example.com", i), b})
 	}
 	doctor := func(m *machine, says string) {
-		d := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), env, "doctor")
-		d.Wait()
-		d.Says(says)
+		t.Helper()
+		ends(t, func() *process {
+			return startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), env, "doctor")
+		}, 0, says)
 	}
 	for _, m := range machines {
 		m.b.Says("waiting for the host to be named")

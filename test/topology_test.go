@@ -96,9 +96,7 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 		if status := links.Wait(); status != 0 || strings.Count(links.Output(), "\n") != 3 {
 			t.Errorf("links: status %d:\n%s", status, links.Output())
 		}
-		d := start(t, env(region), "doctor")
-		d.Wait()
-		d.Says("one runs on this machine")
+		doctor(t, env(region), 0, "one runs on this machine")
 		if strings.Contains(b.Output(), "standing by") {
 			t.Errorf("%s stands by for the other", region)
 		}
@@ -111,7 +109,7 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 	if n := len(bucketOf(t, nc, "eu_iface_links")); n != 3 {
 		t.Errorf("%d links of eu are left", n)
 	}
-	if _, err := nc.Request(schema.QuerySubject("test"), nil, time.Second); err != nats.ErrNoResponders {
+	if _, err := nc.Request(schema.QuerySubject("test"), nil, harness.Patience); err != nats.ErrNoResponders {
 		t.Errorf("under the default prefix: %v", err)
 	}
 }
@@ -272,7 +270,7 @@ func TestReadersOfAnotherAccount(t *testing.T) {
 		"iface.test.new", "$KV.iface_links.test.1", "hosts.API.$KV.iface_links.test.1",
 		"hosts.API.STREAM.DELETE.IFACE", "hosts.API.STREAM.PURGE.IFACE", "hosts.API.STREAM.UPDATE.IFACE",
 	} {
-		if _, err := nc.Request(subject, []byte("{}"), 2*time.Second); err != nats.ErrNoResponders {
+		if _, err := nc.Request(subject, []byte("{}"), harness.Patience); err != nats.ErrNoResponders {
 			t.Errorf("a reader's request on %s: %v", subject, err)
 		}
 	}
