@@ -173,20 +173,39 @@ func TestCredentialsThatEnd(t *testing.T) {
 	creds := filepath.Join(t.TempDir(), "creds")
 	s := natstest.Start(t, conf)
 	harness.Command(t) // is made now, if it was not
-	must(t, os.WriteFile(creds, issue(time.Now().Add(15*time.Second)), 0o600))
-	b := bridge(t, s, "NATS_CREDS="+creds)
-	b.Ready()
-	d := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
-	d.Says("warn  credentials     by NATS_CREDS, the JWT of user \"test\" ends on ")
-	write(t, creds, issue(time.Now().Add(time.Hour)))
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}
+	var b *process
+	// When they end before they are replaced, which a busy machine may be too slow for, others last longer.
+	for life, inTime := 15*time.Second, false; !inTime; life *= 4 {
+		end := time.Now().Add(life).Truncate(time.Second)
+		must(t, os.WriteFile(creds, issue(end), 0o600))
+		b = start(t, env)
+		eventually(t, "the bridge is connected, and doctor warns", func() bool {
+			if time.Now().After(end) {
+				return true
+			}
+			if b.Metric("ifacebridge_nats_connected") == 0 {
+				return false
+			}
+			d := start(t, env, "doctor")
+			d.Wait()
+			inTime = strings.Contains(d.Output(), "warn  credentials     by NATS_CREDS, the JWT of user \"test\" ends on ")
+			return inTime
+		})
+		write(t, creds, issue(time.Now().Add(time.Hour)))
+		if inTime = inTime && time.Now().Before(end); !inTime {
+			b.Kill()
+		}
+	}
+	refusals := func() int { return strings.Count(s.Log(), "authentication error") }
+	before := refusals()
 	b.Says("lost the connection to NATS; reconnecting")
 	b.Says("connected to NATS again")
-	if strings.Contains(b.Output(), "cannot connect to NATS") {
-		t.Errorf("it was refused:\n%s", b.Output())
+	if refusals() > before {
+		t.Errorf("it was refused:\n%s", s.Log())
 	}
 	must(t, os.WriteFile(creds, issue(time.Now().Add(-time.Hour)), 0o600))
-	d = start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "NATS_CREDS=" + creds}, "doctor")
-	d.Says("FAIL  credentials     by NATS_CREDS, the JWT of user \"test\" has ended on ")
+	doctor(t, env, 5, "FAIL  credentials     by NATS_CREDS, the JWT of user \"test\" has ended on ")
 }
 
 // What a context of the nats command holds is what the bridge connects with, by name and by
@@ -349,25 +368,22 @@ func TestWaysToAServer(t *testing.T) {
 			s.Start()
 			b.Says("connected to NATS again")
 			eventually(t, "ready again", ready)
-			links := start(t, env, "links")
-			if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "test  lo") {
-				t.Errorf("links: status %d:\n%s", status, links.Output())
-			}
+			links := ends(t, func() *process { return start(t, env, "links") }, 0, "test  lo")
 			if strings.HasPrefix(name, "servers that advertise") {
 				nc := connect(t, s)
 				eventually(t, "the address is advertised again", func() bool { return len(nc.DiscoveredServers()) > 0 })
 			}
-			d := doctor(t, append(env, "IFACE_HOST=test"), 0, "ok    other bridges")
+			says := []string{"ok    other bridges"}
 			switch name {
 			case "servers that advertise what cannot be reached":
 				b.Says("the servers advertise this address")
-				d.Says("warn  NATS servers")
-				d.Says("IFACE_DISCOVERY=off")
+				says = append(says, "warn  NATS servers", "IFACE_DISCOVERY=off")
 			case "servers that advertise, and that is ignored":
 				if strings.Contains(b.Output(), "192.0.2.1") {
 					t.Error("it was tried")
 				}
 			}
+			d := doctor(t, append(env, "IFACE_HOST=test"), 0, says...)
 			for _, p := range []*process{b, links, d} {
 				if strings.Contains(p.Output(), "s3cr3t") {
 					t.Errorf("a secret is shown:\n%s", p.Output())
@@ -447,11 +463,7 @@ func TestWrongWaysToAServer(t *testing.T) {
 			b := start(t, env)
 			b.Says(tt.says)
 			d := doctor(t, env, tt.status, tt.says)
-			links := start(t, env, "links")
-			if status := links.Wait(); status != tt.status {
-				t.Errorf("links: status %d", status)
-			}
-			links.Says(tt.says)
+			links := ends(t, func() *process { return start(t, env, "links") }, tt.status, tt.says)
 			if strings.Contains(b.Output()+d.Output()+links.Output(), "s3cr3t") {
 				t.Errorf("a secret is shown:\n%s", b.Output())
 			}
