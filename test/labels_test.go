@@ -37,11 +37,10 @@ func TestHostsHaveLabels(t *testing.T) {
 
 	want, err := schema.ParseLabels("site=fra1,rack=b12")
 	must(t, err)
-	answer, err := fleet.Query(t.Context(), nc, "test")
-	must(t, err)
-	if answer.Labels != want {
-		t.Errorf("the answer has labels %q", answer.Labels)
-	}
+	eventually(t, "an answer with the labels", func() bool {
+		answer, err := fleet.Query(t.Context(), nc, "test")
+		return err == nil && answer.Labels == want
+	})
 	reply, err := nc.Request("$SRV.INFO.ifacebridge", nil, harness.Patience)
 	must(t, err)
 	var info micro.Info
