@@ -174,7 +174,6 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 		return
 	}
 	p.metrics.published(events, time.Since(began))
-	p.inSnapshot = events[len(events)-1].InSnapshot
 	if p.encoder.Epoch == p.id.Epoch {
 		p.confirmed.Add(uint64(len(events)))
 	}
@@ -185,8 +184,11 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 func (p *publisher) known(events []event.Outgoing) {
 	p.state.Apply(p.encoder.Epoch, events)
 	p.follower.Put(events)
-	if p.encoder.Epoch == p.id.Epoch && !p.isWhole.Load() &&
-		slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
+	if p.encoder.Epoch != p.id.Epoch {
+		return // an earlier run's
+	}
+	p.inSnapshot = events[len(events)-1].InSnapshot
+	if !p.isWhole.Load() && slices.ContainsFunc(events, func(o event.Outgoing) bool { return o.EndsOpening }) {
 		p.noteWhole(true)
 	}
 }

@@ -51,7 +51,7 @@ type publisher struct {
 	epochs    []string
 
 	renewal    renewal // of the snapshot
-	inSnapshot bool    // the last event that was confirmed is of one, and not its last
+	inSnapshot bool    // the last event that was confirmed, or given up, is of one, and not its last
 
 	gaveUp natsio.Throttle // of the log of events that were given up
 

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -634,4 +636,24 @@ func TestEventIsGivenUp(t *testing.T) {
 		last := events[len(events)-1]
 		return last.Netns == name && strings.HasPrefix(last.Link.Alias, "mended ")
 	})
+}
+
+// A snapshot is over when its last event was given up: who then asks for the next gets it,
+// although no other event has come.
+func TestSnapshotEndsWithAnEventThatIsGivenUp(t *testing.T) {
+	k := netnstest.Parallel(t)
+	_, _, err := k.AddVeth("veth0", "veth1")
+	must(t, err)
+	named(t, "last-"+strings.Repeat("x", 240)) // as above; told behind the bridge's own namespace
+	s := natstest.Start(t, "")
+	nc := connect(t, s)
+	createStream(t, jetStream(t, nc), func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1600 })
+	b := start(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=self,last-*"})
+	eventually(t, "all of the namespace is given up", func() bool {
+		return b.Metric("ifacebridge_events_given_up_total") == 3
+	})
+	reply, err := nc.Request("ifacebridge.test.snapshot", nil, harness.Patience)
+	if err != nil || reply.Header.Get(micro.ErrorCodeHeader) != "" {
+		t.Errorf("asked for a snapshot: %v, %v", reply, err)
+	}
 }

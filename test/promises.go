@@ -20,7 +20,8 @@
 //	    a sandbox refuses something                TestSandboxes
 //	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
-//	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp
+//	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp,
+//	                                               TestSnapshotEndsWithAnEventThatIsGivenUp
 //	Order, each once, whatever happens to NATS
 //	    a machine is stopped, put back, or cloned  TestMachine, TestStoryIsJudged
 //	    the server is killed                       TestServerKilled, TestCoreServerKilled
