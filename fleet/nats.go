@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -84,52 +85,100 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
+	consumer, err := js.OrderedConsumer(ctx, f.o.Stream, f.whereToBegin(ctx, stream.CachedInfo()))
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
+	}
 	handle := func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 		f.publish(ctx, m.Subject(), m.Data(), meta.Sequence.Stream)
 		f.resume.after.Store(meta.Sequence.Stream)
 	}
-	stop, failed, err := consume(ctx, js, f.o.Stream, f.whereToBegin(ctx, stream.CachedInfo()), handle,
-		func() { f.give(ctx, input{caughtUp: true}) })
+	r, err := consume(consumer, handle, func() { f.give(ctx, input{caughtUp: true}) })
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	defer stop()
+	defer r.stop()
 	f.failure.Store(nil)
-	return f.whileSame(ctx, stream, failed, func() {})
+	return f.whileSame(ctx, js, stream, r, func() {})
 }
 
-// consume calls handle with each message of a stream that cfg asks for, one at a time, and
-// once caughtUp, when those that were there have been handled. It goes on until stop is
-// called, or gives the error with which it cannot.
+// A reading is a stream that is being read.
+type reading struct {
+	stop     func() // returns when nothing is handled any more
+	failed   chan error
+	caughtUp func()
+
+	mu       sync.Mutex
+	consumer string // the server's: after a lost connection there is another one
+	handled  uint64 // how many of its messages
+	caught   bool   // caughtUp was called
+}
+
+// consume calls handle with each message of an ordered consumer, one at a time, and
+// once caughtUp, when those that were there have been handled. It goes on until it is
+// stopped, or has failed.
 func consume(
-	ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.OrderedConsumerConfig,
-	handle func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
-) (stop func(), failed <-chan error, err error) {
-	consumer, err := js.OrderedConsumer(ctx, stream, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	caught := false
-	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
-		caught = true
-		caughtUp()
-	}
-	failures := make(chan error, 1)
+	consumer jetstream.Consumer, handle func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
+) (*reading, error) {
+	info := consumer.CachedInfo()
+	r := &reading{failed: make(chan error, 1), caughtUp: caughtUp, consumer: info.Name}
+	r.handle(info.Name, 0, info.NumPending)
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil { // no message of a stream
 			return
 		}
 		handle(m, meta)
-		if meta.NumPending == 0 && !caught {
-			caught = true
-			caughtUp()
-		}
-	}, jetstream.ConsumeErrHandler(failWith(failures)))
+		r.handle(meta.Consumer, meta.Sequence.Consumer, meta.NumPending)
+	}, jetstream.ConsumeErrHandler(failWith(r.failed)))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return func() { consuming.Stop(); <-consuming.Closed() }, failures, nil
+	r.stop = func() { consuming.Stop(); <-consuming.Closed() }
+	return r, nil
+}
+
+// handle takes note of how many messages of a consumer have been handled, when so many were
+// to come.
+func (r *reading) handle(consumer string, handled, pending uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.consumer, r.handled = consumer, handled
+	if pending == 0 {
+		r.catchUpLocked()
+	}
+}
+
+func (r *reading) catchUpLocked() {
+	if !r.caught {
+		r.caught = true
+		r.caughtUp()
+	}
+}
+
+// look asks whether what was still to come has expired, or was purged: no message says so. It
+// reports whether all has been handled. The server is asked by the consumer's name, since to
+// ask the ordered consumer itself waits for as long as that is being made again.
+func (r *reading) look(ctx context.Context, js jetstream.JetStream, stream string) (caught bool, err error) {
+	r.mu.Lock()
+	name, caught := r.consumer, r.caught
+	r.mu.Unlock()
+	if caught {
+		return true, nil
+	}
+	consumer, err := js.Consumer(ctx, stream, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) { // and of the next one nothing has come
+		return false, err
+	} else if err != nil {
+		return false, nil // it is asked again
+	}
+	info := consumer.CachedInfo()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if info.NumPending == 0 && r.consumer == name && info.Delivered.Consumer == r.handled { // nothing is on its way
+		r.catchUpLocked()
+	}
+	return r.caught, nil
 }
 
 // failWith returns what puts an error of an ordered consumer into failed after which it
@@ -147,27 +196,40 @@ func failWith(failed chan<- error) func(jetstream.ConsumeContext, error) {
 	}
 }
 
-// whileSame waits until something has failed, or the stream is another one than it was;
+// whileSame waits until a reading has failed, or the stream is another one than it was;
 // every now and then it calls also.
-func (f *Fleet) whileSame(ctx context.Context, stream jetstream.Stream, failed <-chan error, also func()) error {
+func (f *Fleet) whileSame(
+	ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, r *reading, also func(),
+) error {
 	name, created := stream.CachedInfo().Config.Name, stream.CachedInfo().Created
-	check := time.NewTicker(f.o.Presence)
+	check := time.NewTicker(min(f.o.Presence, lookOften))
 	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-failed:
+		case err := <-r.failed:
 			return fmt.Errorf("stream %s: %w", name, err)
 		case <-check.C:
 			info, err := stream.Info(ctx)
 			if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !info.Created.Equal(created) {
 				return fmt.Errorf("stream %s is another one than it was", name)
 			}
+			caught, err := r.look(ctx, js, name)
+			if err != nil {
+				return fmt.Errorf("stream %s: %w", name, err)
+			}
+			if caught {
+				check.Reset(f.o.Presence)
+			}
 			also()
 		}
 	}
 }
+
+// lookOften is how often a stream is looked at until all that was there has been handled:
+// somebody waits for that.
+const lookOften = 2 * time.Second
 
 // publish gives a message to the loop, if it is an event. StreamSeq is its place in the
 // stream, 0 of what comes from elsewhere.

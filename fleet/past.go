@@ -1,8 +1,10 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,9 +43,9 @@ func Past(
 	if edge := edge(stream.CachedInfo()); edge.After(from) {
 		from = edge
 	}
-	first, err := f.replay(ctx, consumer, each)
+	first, err := f.replay(ctx, js, stream, consumer, each)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("stream %s: %w", f.o.Stream, err)
+		return time.Time{}, err
 	}
 	if bounded && first.After(from) {
 		from = first
@@ -81,24 +83,18 @@ func (f *Fleet) past(
 // replay calls each with what a consumer had to come when it was made, and returns the time
 // of the first.
 func (f *Fleet) replay(
-	ctx context.Context, consumer jetstream.Consumer, each func(*schema.Event),
+	ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, consumer jetstream.Consumer,
+	each func(*schema.Event),
 ) (first time.Time, err error) {
-	if consumer.CachedInfo().NumPending == 0 {
-		return first, nil
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return first, err
-	}
-	defer messages.Stop()
-	for n := consumer.CachedInfo().NumPending; n > 0; n-- {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return first, err
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return first, err
+	reading, end := context.WithCancel(ctx)
+	defer end()
+	var mu sync.Mutex // a message may still be handled when the reading was stopped
+	left := consumer.CachedInfo().NumPending
+	r, err := consume(consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		mu.Lock()
+		defer mu.Unlock()
+		if reading.Err() != nil { // it has come since
+			return
 		}
 		if first.IsZero() {
 			first = meta.Timestamp
@@ -106,9 +102,17 @@ func (f *Fleet) replay(
 		if in, err := decode(f.o.Prefix, m.Subject(), m.Data()); err == nil {
 			each(&in.event)
 		}
-		if meta.NumPending == 0 {
-			break // some have expired meanwhile
+		if left--; left == 0 {
+			end()
 		}
+	}, end)
+	if err != nil {
+		return first, fmt.Errorf("stream %s: %w", f.o.Stream, err)
 	}
-	return first, nil
+	err = f.whileSame(reading, js, stream, r, func() {})
+	r.stop()
+	end()
+	mu.Lock()
+	defer mu.Unlock()
+	return first, cmp.Or(err, ctx.Err())
 }

@@ -82,12 +82,16 @@ func (f *Fleet) fromHosts(ctx context.Context) error {
 	handle := func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 		f.giveHost(ctx, strings.TrimPrefix(m.Subject(), prefix), m, meta.Timestamp)
 	}
-	stop, failed, err := consume(ctx, js, name, cfg, handle, func() { f.give(ctx, input{hosts: &hostEntry{}}) })
+	consumer, err := js.OrderedConsumer(ctx, name, cfg)
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
 	}
-	defer stop()
-	return f.whileSame(ctx, stream, failed, func() { f.give(ctx, input{checkOverdue: true}) })
+	r, err := consume(consumer, handle, func() { f.give(ctx, input{hosts: &hostEntry{}}) })
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", f.o.HostsBucket, err)
+	}
+	defer r.stop()
+	return f.whileSame(ctx, js, stream, r, func() { f.give(ctx, input{checkOverdue: true}) })
 }
 
 // giveHost gives a message of the bucket of hosts to the loop.

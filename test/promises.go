@@ -68,7 +68,8 @@
 //	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
 //	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge,
-//	                                               TestNoPlaceIsGivenBeforeItsEvent, TestExpiredIsGivenOnce
+//	                                               TestNoPlaceIsGivenBeforeItsEvent, TestExpiredIsGivenOnce,
+//	                                               TestStreamIsPurgedWhileItIsRead
 //	Across a crash, and the end
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash,
 //	                                               TestSpoolSurvivesCrashInCore

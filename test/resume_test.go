@@ -20,6 +20,7 @@ import (
 
 	"ifacebridge/fleet"
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -259,6 +260,56 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 	})
 	settled(t, s)
 	whole("another stream", 1000, func(n uint64) bool { return n == 0 }, func(n int) bool { return n >= 6 })
+}
+
+// What was to come of the stream is purged while it is read, as it might expire: no message is
+// the last one then, and the reading ends all the same.
+func TestStreamIsPurgedWhileItIsRead(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	nc := connect(t, s)
+	js := jetStream(t, nc)
+	for what, read := range map[string]func(t *testing.T, held func()){
+		"the fleet": func(t *testing.T, held func()) {
+			f, err := fleet.New(nc, fleet.Options{})
+			must(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- f.Run(ctx, func(fleet.Change) { held() }) }()
+			defer func() { cancel(); must(t, <-done) }()
+			catchesUp(t, f)
+		},
+		"the past": func(t *testing.T, held func()) {
+			ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+			defer cancel()
+			_, err := fleet.Past(ctx, nc, fleet.Options{Ago: time.Hour}, 1<<20, func(*schema.Event) { held() })
+			must(t, err)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			stream, err := js.CreateOrUpdateStream(t.Context(), *operatorStream(func(*jetstream.StreamConfig) {}))
+			must(t, err)
+			const many = 3000 // more than a consumer has on its way
+			for seq := range uint64(many) {
+				event := (&schema.Event{Host: "h", Epoch: "e", Seq: seq + 1, Kind: schema.New}).AppendJSON(nil)
+				_, err := js.PublishAsync("iface.h.new", event)
+				must(t, err)
+			}
+			<-js.PublishAsyncComplete()
+			n := 0
+			read(t, func() {
+				if n++; n > 1 {
+					return
+				}
+				if err := stream.Purge(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			if n >= many {
+				t.Errorf("all %d were read, so that nothing was missing", n)
+			}
+		})
+	}
 }
 
 // What somebody else publishes among the events is not recorded, and stops no consumer.
