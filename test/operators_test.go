@@ -481,6 +481,38 @@ func TestBucketOfSmallValues(t *testing.T) {
 	settled(t, s)
 }
 
+// With the limit of a bucket raised, as we advise, what it had cut is whole, and what it lacked is there, at the next
+// comparison: nothing else has to come.
+func TestBucketLimitIsRaised(t *testing.T) {
+	k := netnstest.Parallel(t)
+	name := "large-" + strings.Repeat("x", 240) // in each of its events, and not to be left out
+	named(t, name)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_links", MaxValueSize: 940})
+	must(t, err)
+	link := upLink(t, k)
+	for i := range 20 {
+		must(t, k.AddAltName(link, fmt.Sprintf("%d%s", i, strings.Repeat("x", 100))))
+	}
+	b := bridge(t, s, "IFACE_NETNS=self,large-*", "IFACE_RESYNC=1s")
+	b.Says("a link's state is larger than the bucket takes, and is not in it")
+	cut := func() bool {
+		e, there := bucket(t, s, "iface_links")[fmt.Sprint("test.", link)]
+		return there && e.Truncated.Has("altnames")
+	}
+	eventually(t, "the value is cut", cut)
+	stream, err := js.Stream(t.Context(), "KV_iface_links")
+	must(t, err)
+	cfg := stream.CachedInfo().Config
+	cfg.MaxMsgSize = -1
+	_, err = js.UpdateStream(t.Context(), cfg)
+	must(t, err)
+	eventually(t, "the value is whole", func() bool { return !cut() })
+	eventually(t, "nothing is lacking", func() bool { return b.Metric("ifacebridge_bucket_behind_keys") == 0 })
+	settled(t, s)
+}
+
 // A bucket that is full lacks links: that is logged and known to doctor, and links, which
 // asks the bridge, prints all of them. With room the bucket has them.
 func TestFullBucket(t *testing.T) {

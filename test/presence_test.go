@@ -129,6 +129,37 @@ func TestHostsBucketWithoutMarkers(t *testing.T) {
 	}
 }
 
+// A bucket of hosts that learns to make markers, as we advise, marks a bridge that was running meanwhile.
+func TestHostsBucketLearnsToMark(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_hosts"})
+	must(t, err)
+	b := bridge(t, s, "IFACE_PRESENCE=1s")
+	const advice = "the bucket of hosts does not mark hosts that fall silent"
+	b.Says(advice)
+	eventually(t, "it is written again", func() bool { return b.Metric("ifacebridge_presence_puts_total") > 1 })
+	stream, err := js.Stream(t.Context(), "KV_iface_hosts")
+	must(t, err)
+	cfg := stream.CachedInfo().Config
+	cfg.AllowMsgTTL, cfg.SubjectDeleteMarkerTTL = true, time.Hour
+	_, err = js.UpdateStream(t.Context(), cfg)
+	must(t, err)
+	eventually(t, "the value expires", func() bool {
+		m, err := stream.GetLastMsgForSubject(t.Context(), "$KV.iface_hosts.test")
+		return err == nil && m.Header.Get(jetstream.MsgTTLHeader) != ""
+	})
+	if n := strings.Count(b.Output(), advice); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	b.Kill()
+	eventually(t, "the marker of a host that is silent", func() bool {
+		_, marker := hostsOf(t, js, "test")
+		return marker == "MaxAge"
+	})
+}
+
 // A bridge that may not write into the bucket of hosts goes on without, and says so once.
 func TestHostsBucketIsRefused(t *testing.T) {
 	netnstest.Parallel(t)

@@ -34,7 +34,7 @@
 //	                                               TestInspectStream
 //	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
 //	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket,
-//	                                               TestBucketWithoutPurges
+//	                                               TestBucketWithoutPurges, TestBucketLimitIsRaised
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling,
@@ -61,7 +61,7 @@
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
 //	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers,
-//	                                               TestFleetKnowsWhoIsThere
+//	                                               TestHostsBucketLearnsToMark, TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence, TestFleetIsJoinedWhileNATSIsAway,
 //	                                               TestFleetDoesNotWaitForSilentHosts
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing

@@ -261,6 +261,7 @@ func (b *Bucket) catchUp(ctx context.Context) error {
 	b.mu.Unlock()
 	err := error(nil)
 	if check {
+		b.opened = false // how it is to be used may have been changed, too: a limit be raised, as we advise
 		if err = b.compare(ctx); err != nil {
 			b.mu.Lock()
 			b.check = true
@@ -484,10 +485,14 @@ func (b *Bucket) find(ctx context.Context) error {
 	return nil
 }
 
-// use takes note of how the bucket is to be used.
+// use takes note of how the bucket is to be used. Where its limit is another one, values that were cut, or left
+// out, are put as they are now.
 func (b *Bucket) use(cfg *jetstream.StreamConfig) {
 	b.opened, b.markers, b.rollups = true, cfg.SubjectDeleteMarkerTTL > 0, cfg.AllowRollup && !cfg.DenyPurge
-	b.largest = max(int(cfg.MaxMsgSize), 0)
+	if largest := max(int(cfg.MaxMsgSize), 0); largest != b.largest {
+		b.largest = largest
+		b.fill()
+	}
 	if b.ttl != cfg.MaxAge {
 		b.ttl, b.putAgain = cfg.MaxAge, time.Now().Add(cfg.MaxAge/3)
 	}

@@ -40,11 +40,12 @@ type Presence struct {
 
 	wake chan struct{} // holds a token when there is news
 
-	opened   bool   // the bucket was found or made
-	expires  bool   // its keys can be given a time to live
-	lastSeq  uint64 // of our last value in the bucket's stream; 0: none
-	puts     atomic.Uint64
-	reported bool // what the bucket lacks
+	opened  bool   // the bucket was found or made
+	expires bool   // its keys can be given a time to live
+	marks   bool   // it marks hosts that fall silent
+	lastSeq uint64 // of our last value in the bucket's stream; 0: none
+	puts    atomic.Uint64
+	logged  bool // that it does not mark
 }
 
 const (
@@ -255,9 +256,10 @@ func (p *Presence) LookAgain() { p.opened = false }
 // streamName is the name of the stream that the bucket is.
 func (p *Presence) streamName() string { return config.BucketStream(p.cfg.HostsBucket) }
 
-// find finds the bucket, or makes it.
+// find finds the bucket, or makes it. One that does not mark hosts that fall silent is looked at each time: that may be
+// mended, as we advise.
 func (p *Presence) find(ctx context.Context) error {
-	if p.opened {
+	if p.opened && p.marks {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
@@ -276,13 +278,14 @@ func (p *Presence) find(ctx context.Context) error {
 	}
 	cfg := stream.CachedInfo().Config
 	p.opened, p.expires = true, cfg.AllowMsgTTL
-	if marks := p.expires && cfg.SubjectDeleteMarkerTTL > 0; !marks && !p.reported {
-		p.reported = true
+	p.marks = p.expires && cfg.SubjectDeleteMarkerTTL > 0
+	if !p.marks && !p.logged {
 		p.log.Warn("the bucket of hosts does not mark hosts that fall silent; readers have to go by the age of its values",
 			"bucket", p.cfg.HostsBucket, "advice", "delete the bucket and have it made anew, on nats-server 2.11 or later, "+
 				"or have someone who may run: nats stream edit "+cfg.Name+" --allow-msg-ttl --subject-del-markers-ttl="+
 				silentMarkerTTL.String()+p.cfg.NATSFlags())
 	}
+	p.logged = !p.marks
 	return nil
 }
 
