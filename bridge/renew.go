@@ -16,12 +16,19 @@ import (
 // A renewal is when the snapshot is to be told again.
 type renewal struct {
 	toldAt time.Time // when the last one was begun
+	quiet  time.Time // until when none is told on request
 	share  float64   // of what the stream keeps, after which the next is due
 }
 
+// over notes that a snapshot was told.
+func (r *renewal) over() { r.quiet = time.Now().Add(askedPause) }
+
 // begun notes that a snapshot is being told. The next is due well before it is older than
 // half of what the stream keeps, and not at once on hosts that have started together.
-func (r *renewal) begun() { r.toldAt, r.share = time.Now(), 0.25+0.2*rand.Float64() }
+func (r *renewal) begun() {
+	r.toldAt, r.share = time.Now(), 0.25+0.2*rand.Float64()
+	r.over() // that of an epoch's beginning is not told at once: its end is not noted
+}
 
 // due returns when the next is, for a stream that keeps events so long; the zero time is
 // never.
@@ -32,7 +39,8 @@ func (r *renewal) due(kept time.Duration) (at time.Time) {
 	return r.toldAt.Add(time.Duration(r.share * float64(kept)))
 }
 
-// askedPause is how long the snapshot is not told again on request after it was.
+// askedPause is how long the snapshot is not told again on request after it was: what has
+// happened meanwhile has its turn, also where somebody asks each time before it is over.
 const askedPause = time.Second
 
 // renewAt returns when the snapshot is to be told again. The zero time is not before something
@@ -43,7 +51,7 @@ func (p *publisher) renewAt() (at time.Time) {
 	}
 	at = p.renewal.due(p.delivery.Keeps())
 	if p.query.SnapshotAsked() {
-		if asked := p.renewal.toldAt.Add(askedPause); at.IsZero() || asked.Before(at) {
+		if asked := p.renewal.quiet; at.IsZero() || asked.Before(at) {
 			at = asked
 		}
 	}
@@ -56,9 +64,11 @@ func (p *publisher) renew(ctx context.Context) error {
 	p.sign(events)
 	p.renewal.begun()
 	p.backlog.Settle()
+	p.query.SnapshotBegins()
 	if err := p.publishEvents(ctx, events); err != nil {
 		return err
 	}
+	p.renewal.over()
 	p.backlog.Confirm(p.delivery.Told())
 	p.metrics.renewed.Inc()
 	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.id.Epoch, "seq", p.encoder.Seq)

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -29,4 +30,20 @@ func TestRenewalsSpread(t *testing.T) {
 			t.Errorf("%d of %d hosts in a twentieth of the time, number %d", n, hosts, i)
 		}
 	}
+}
+
+// Between two snapshots on request there is time for events, however long one takes to tell.
+func TestRequestsLeaveTimeForEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r renewal
+		r.begun()
+		if wait := time.Until(r.quiet); wait != askedPause {
+			t.Errorf("%v from the beginning of an epoch", wait)
+		}
+		time.Sleep(time.Minute)
+		r.over()
+		if wait := time.Until(r.quiet); wait != askedPause {
+			t.Errorf("%v after one that took a minute", wait)
+		}
+	})
 }

@@ -18,7 +18,8 @@ type Links struct {
 }
 
 // PublishedSnapshot is a bridge's answer to a request for its host's snapshot
-// ([SnapshotSubject]), given when that is published: it is the events from First to Seq.
+// ([SnapshotSubject]), given when that is published: it is the events from First to Seq, all of
+// which were published after the request had come.
 // First is one more than Seq for a host of which no link is published.
 type PublishedSnapshot struct {
 	Schema string `json:"schema"` // [Name]

@@ -57,7 +57,8 @@
 //	Late joiners are whole
 //	    by the stream                              TestLifeOfALink, TestSoak, TestStreamFromItsBeginning
 //	    snapshots that are told again              TestStreamFromItsBeginning, TestSnapshotOnRequest,
-//	                                               TestRenewalsSpread
+//	                                               TestRenewalsSpread, TestSnapshotAnswersWhoAskedBefore,
+//	                                               TestRequestsLeaveTimeForEvents
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
 //	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers,

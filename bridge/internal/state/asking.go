@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -11,7 +12,7 @@ import (
 )
 
 // maxAsking is how many requests for the snapshot wait for it at most: one snapshot answers
-// all of them.
+// all that have come before it.
 const maxAsking = 64
 
 // askSnapshot takes a request for the snapshot. What is in one is decided by
@@ -40,11 +41,20 @@ func (q *Query) SnapshotAsked() bool {
 // AskedForSnapshot returns a channel that holds a token when that may have become so.
 func (q *Query) AskedForSnapshot() <-chan struct{} { return q.asked }
 
-// SnapshotTold answers those who wait for the snapshot.
+// SnapshotBegins notes that the snapshot is being told to those who have asked for it by now.
+// Who asks later may have missed its first events.
+func (q *Query) SnapshotBegins() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.telling = len(q.asking)
+}
+
+// SnapshotTold answers those who had asked when the snapshot began. The others wait for the
+// next.
 func (q *Query) SnapshotTold(told schema.PublishedSnapshot) {
 	q.mu.Lock()
-	waiting := q.asking
-	q.asking = nil
+	waiting := q.asking[:q.telling]
+	q.asking, q.telling = slices.Clone(q.asking[q.telling:]), 0
 	q.mu.Unlock()
 	data, err := json.Marshal(told)
 	if err != nil {

@@ -41,6 +41,7 @@ type Query struct {
 
 	snapshots *nats.Subscription // to requests for the snapshot
 	asking    []*nats.Msg        // those of them that are not answered, at most maxAsking
+	telling   int                // how many of asking are answered by the snapshot that is being told
 	asked     chan struct{}      // holds a token when there is one more
 }
 
@@ -175,7 +176,7 @@ func (q *Query) stopLocked() {
 	for _, m := range q.asking {
 		respondError(m, codeNotReady, "it was not told, since the epoch has ended; ask again")
 	}
-	q.asking = nil
+	q.asking, q.telling = nil, 0
 }
 
 // answer answers one request. Its errors are the requester's to see.

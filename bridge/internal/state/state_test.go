@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"ifacebridge/bridge/internal/event"
 	"ifacebridge/schema"
 )
@@ -49,4 +51,23 @@ func TestStateRetells(t *testing.T) {
 		schema.Snapshot{Pos: 2, Of: 2, More: 1},
 		schema.Snapshot{Pos: 1, Of: 1},
 	)
+}
+
+// A snapshot answers those who had asked for it when it began. For who asks while it is being
+// told, and may have missed its beginning, there is one more.
+func TestSnapshotAnswersWhoAskedBefore(t *testing.T) {
+	q := &Query{asked: make(chan struct{}, 1)}
+	early, late := &nats.Msg{}, &nats.Msg{}
+	q.askSnapshot(early)
+	q.SnapshotBegins()
+	q.askSnapshot(late)
+	q.SnapshotTold(schema.PublishedSnapshot{})
+	if len(q.asking) != 1 || q.asking[0] != late || !q.SnapshotAsked() {
+		t.Errorf("%d still wait, after one snapshot, of one who asked before and one who asked meanwhile", len(q.asking))
+	}
+	q.SnapshotBegins()
+	q.SnapshotTold(schema.PublishedSnapshot{})
+	if q.SnapshotAsked() {
+		t.Error("after the next snapshot somebody waits")
+	}
 }
