@@ -112,6 +112,8 @@ type reading struct {
 	consumer string // the server's: after a lost connection there is another one
 	handled  uint64 // how many of its messages
 	caught   bool   // caughtUp was called
+
+	missing int // how many looks in a row did not find the consumer
 }
 
 // consume calls handle with each message of an ordered consumer, one at a time, and
@@ -167,11 +169,15 @@ func (r *reading) look(ctx context.Context, js jetstream.JetStream, stream strin
 		return true, nil
 	}
 	consumer, err := js.Consumer(ctx, stream, name)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) { // and of the next one nothing has come
-		return false, err
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if r.missing++; r.missing == 3 { // another one was made long ago, and nothing has come of it
+			return false, err
+		}
+		return false, nil
 	} else if err != nil {
 		return false, nil // it is asked again
 	}
+	r.missing = 0
 	info := consumer.CachedInfo()
 	r.mu.Lock()
 	defer r.mu.Unlock()
