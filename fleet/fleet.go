@@ -247,7 +247,10 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 func (f *Fleet) CaughtUp() <-chan struct{} { return f.caughtUp }
 
 // Err returns why what is published cannot be followed at the moment, which is tried again
-// and again; nil when it is followed, or has not failed yet.
+// and again; nil when it is followed, or has not failed yet. A subscription that the server
+// refuses, FromQuery, does not fail: nats.go tells that to the error handler of the connection
+// alone ([nats.ErrorHandler]), and makes it again with the next connection
+// ([nats.Conn.ForceReconnect]).
 func (f *Fleet) Err() error {
 	if err := f.failure.Load(); err != nil {
 		return *err
