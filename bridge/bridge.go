@@ -206,7 +206,8 @@ func runFrom(
 		return fmt.Errorf("NATS: %w", err)
 	}
 	p.reason = reason
-	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole.Load, log)
+	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole.Load,
+		conn.Deafened, log)
 	defer p.query.Stop()
 	h := &health{n, p, conn, cfg.Pprof}
 	h.register(counted)

@@ -84,7 +84,8 @@ type Options struct {
 
 	// Presence is how often the bridges are asked whether they are there, and how
 	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
-	// that the bucket of hosts has are not asked: it tells.
+	// that the bucket of hosts has are not asked: it tells. As often FromQuery subscribes anew,
+	// in case that the server had refused that.
 	Presence time.Duration
 
 	// JetStreamAPI is what the subjects of JetStream's API begin with: "$JS.<domain>.API"

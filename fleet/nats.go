@@ -255,14 +255,18 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 	// The library holds 512 Ki messages for a subscription, and drops what does not
 	// fit: a gap, which is noticed.
 	messages := make(chan *nats.Msg, 64<<10)
-	for _, subject := range f.subjects() {
-		sub, err := f.nc.ChanSubscribe(subject, messages)
-		if err != nil {
-			return fmt.Errorf("subscribe to %s: %w", subject, err)
+	subs := map[string]*nats.Subscription{}
+	defer func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // fails only when the connection is closed
 		}
-		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	}()
+	if err := f.subscribe(subs, messages); err != nil {
+		return err
 	}
 	f.failure.Store(nil)
+	anew := time.NewTicker(f.o.Presence)
+	defer anew.Stop()
 	again := f.nc.StatusChanged(nats.CONNECTED)
 	defer f.nc.RemoveStatusListener(again)
 	for {
@@ -271,10 +275,32 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 			f.publish(ctx, m.Subject, m.Data, 0)
 		case <-again: // what was published meanwhile went to others
 			f.give(ctx, input{missed: true})
+		case <-anew.C:
+			if err := f.subscribe(subs, messages); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// subscribe subscribes to the events, in the place of subs. A server that refused that does
+// not say when it is granted, nor can be asked what it has refused, so this is done again every
+// now and then. The new one comes before the former ends: an event may come of both, and is
+// recognised, but of none is missed.
+func (f *Fleet) subscribe(subs map[string]*nats.Subscription, messages chan *nats.Msg) error {
+	for _, subject := range f.subjects() {
+		sub, err := f.nc.ChanSubscribe(subject, messages)
+		if err != nil {
+			return fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		if former := subs[subject]; former != nil {
+			_ = former.Unsubscribe() // as above
+		}
+		subs[subject] = sub
+	}
+	return nil
 }
 
 // fromBucket follows the bucket of current state, until that fails.

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/test/harness"
@@ -58,6 +60,59 @@ func TestUserOfAnotherHost(t *testing.T) {
 	t.Logf("it works %v after the subjects were granted", time.Since(began).Round(time.Millisecond))
 	if n := strings.Count(b.Output(), "cannot publish"); n > 12 {
 		t.Errorf("%d lines of the log say that it cannot publish", n)
+	}
+}
+
+// Subjects of subscriptions that are granted on the connection on which they were refused work
+// from then on: those that the bridge answers on, at the next comparison, and the events, for
+// watch. Who is not granted them is not disturbed, and told once.
+func TestSubscriptionsAreGranted(t *testing.T) {
+	k := netnstest.Parallel(t)
+	conf := func(bridge, reader string) string {
+		return fmt.Sprintf(`authorization { users: [
+			{ user: bridge, password: p, permissions: { subscribe: { deny: [ %s ] } } },
+			{ user: reader, password: p, permissions: { subscribe: { deny: [ %s ] } } },
+			{ user: admin, password: p } ] }`, bridge, reader)
+	}
+	const snapshot, links = "ifacebridge.test.snapshot", "ifacebridge.test.links"
+	s := natstest.Start(t, conf(snapshot+", "+links, `"iface.*.*"`))
+	nc := harness.ConnectTo(t, s.URL, nats.UserInfo("admin", "p"))
+	b := bridge(t, s, "NATS_USER=bridge", "NATS_PASSWORD=p", "IFACE_RESYNC=500ms")
+	b.Ready()
+	const reconnects = "ifacebridge_nats_reconnects_total"
+	before := b.Metric(reconnects)
+	w := start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=reader", "NATS_PASSWORD=p"}, "watch", "--json")
+	w.Says("NATS refuses a subject to this user")
+	answers := func(subject string) bool {
+		m, err := nc.Request(subject, nil, time.Second)
+		return err == nil && m.Header.Get(micro.ErrorCodeHeader) == ""
+	}
+	refused := func(subject string) int {
+		return strings.Count(s.Log(), fmt.Sprintf(`user:bridge" - Subscription Violation - Subject %q`, subject))
+	}
+	eventually(t, "it subscribes again", func() bool { return refused(snapshot) > 2 && refused(links) > 2 })
+	for _, subject := range []string{snapshot, links} {
+		if n := strings.Count(b.Output(), fmt.Sprintf(`Subscription to \"%s\"`, subject)); n != 1 || answers(subject) {
+			t.Errorf("%s is refused, which is logged %d times", subject, n)
+		}
+	}
+	if !answers("ifacebridge.test.owner") {
+		t.Error("what is granted is not answered")
+	}
+	s.Configure(conf(links, `"iface.*.*"`))
+	s.Signal(unix.SIGHUP)
+	eventually(t, "the snapshot is told", func() bool { return answers(snapshot) })
+	s.Configure(conf("none", "none"))
+	s.Signal(unix.SIGHUP)
+	eventually(t, "the links are told", func() bool { return answers(links) })
+	changes := 0
+	eventually(t, "an event is printed", func() bool {
+		changes++
+		must(t, k.SetAlias(1, fmt.Sprint(changes)))
+		return strings.Contains(w.Output(), `"cause":"notification"`)
+	})
+	if n := b.Metric(reconnects); n != before {
+		t.Errorf("it connected again %v times", n-before)
 	}
 }
 

@@ -101,8 +101,8 @@
 //	                                               TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
-//	                                               TestRefusedCredentialsDoNotHammer, TestRotation,
-//	                                               TestCredentialsThatEnd
+//	                                               TestSubscriptionsAreGranted, TestRotation,
+//	                                               TestRefusedCredentialsDoNotHammer, TestCredentialsThatEnd
 //	    contexts, and what would be ignored        TestContexts, TestContextAPIPrefixAsUsual,
 //	                                               TestSettingsThatWouldBeIgnored
 //	    how servers are reached                    TestWaysToAServer, TestWrongWaysToAServer

@@ -166,6 +166,22 @@ func (c *Conn) Refused() *Fault {
 	return c.events.refused
 }
 
+// Deafened returns the subjects to which the server did not let this user subscribe, on the
+// connection that there is and since it was called last. Neither the server nor the client
+// library subscribes again when that is granted. Those of answers are not among them: for them
+// there is soon another connection.
+func (c *Conn) Deafened() (subjects []string) {
+	c.events.mu.Lock()
+	defer c.events.mu.Unlock()
+	for subject, news := range c.events.deafened {
+		if news {
+			subjects = append(subjects, subject)
+			c.events.deafened[subject] = false
+		}
+	}
+	return subjects
+}
+
 // Fault returns why there is no connection; nil when there is one.
 func (c *Conn) Fault() *Fault {
 	if c.IsConnected() {

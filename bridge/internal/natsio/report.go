@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,10 @@ type reporter struct {
 	silent   bool // that the connection was lost was not logged, nor will be that it is back
 	isDeaf   bool // the subject of answers was refused on this connection
 	renewing bool // we are ending the connection for that
+
+	// Other subjects to which this user could not subscribe on this connection: whether
+	// Deafened has not returned them since.
+	deafened map[string]bool
 }
 
 const (
@@ -56,7 +61,7 @@ const (
 func newReporter(cfg *config.Config, d *dialer, log *slog.Logger) *reporter {
 	return &reporter{
 		log: log, servers: config.RedactURLs(cfg.Servers), dialer: d, begun: make(chan struct{}),
-		deaf: make(chan struct{}, 1),
+		deaf: make(chan struct{}, 1), deafened: map[string]bool{},
 	}
 }
 
@@ -148,6 +153,7 @@ func (r *reporter) connected(nc *nats.Conn) {
 		r.log.Info("connected to NATS again", append(attrs, "after", time.Since(r.since).Round(time.Millisecond))...)
 	}
 	r.since, r.up, r.fault, r.refused, r.isDeaf, r.silent = time.Time{}, time.Now(), nil, nil, false, false
+	clear(r.deafened)
 }
 
 func (r *reporter) disconnected(nc *nats.Conn, err error) {
@@ -226,7 +232,9 @@ func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 	fault := Classify(err)
 	if fault.Reason == Permission {
 		fault.Advice = r.dialer.grant
-		r.refusedLocked(nc, &fault)
+		if again := r.refusedLocked(nc, &fault); again {
+			return
+		}
 	}
 	repeated, news := r.throttle.News(fault.key(), time.Now())
 	switch {
@@ -239,21 +247,35 @@ func (r *reporter) asyncError(nc *nats.Conn, _ *nats.Subscription, err error) {
 	}
 }
 
+// refusedSubscription finds the subject of a subscription that was refused: the server tells it
+// in the text alone.
+var refusedSubscription = regexp.MustCompile(`Subscription to "(\S+)"`)
+
 // refusedLocked notes that a subject was refused. The one for answers comes before the others:
-// without it nothing works. The caller has the lock.
-func (r *reporter) refusedLocked(nc *nats.Conn, fault *Fault) {
-	deaf := strings.Contains(fault.Cause, `Subscription to "`+cmp.Or(nc.Opts.InboxPrefix, "_INBOX")+".")
+// without it nothing works. It reports whether that is no news: who subscribes again every now
+// and then, in case that it was granted, may be meant to do without. The caller has the lock.
+func (r *reporter) refusedLocked(nc *nats.Conn, fault *Fault) (again bool) {
+	subject := ""
+	if m := refusedSubscription.FindStringSubmatch(fault.Cause); m != nil {
+		subject = m[1]
+	}
+	deaf := strings.HasPrefix(subject, cmp.Or(nc.Opts.InboxPrefix, "_INBOX")+".")
 	if r.refused == nil || deaf {
 		r.refused = fault
 	}
-	if !deaf {
-		return
-	}
-	r.isDeaf = true
-	select {
-	case r.deaf <- struct{}{}:
+	switch {
+	case subject == "": // of what is published
+	case deaf:
+		r.isDeaf = true
+		select {
+		case r.deaf <- struct{}{}:
+		default:
+		}
 	default:
+		_, again = r.deafened[subject]
+		r.deafened[subject] = true
 	}
+	return again
 }
 
 // lameDuck is called when the server is about to stop.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type Query struct {
 	id            event.Identity
 	state         *State
 	nc            *nats.Conn
-	ready         func() bool // whether the state is whole
+	ready         func() bool     // whether the state is whole
+	refused       func() []string // subjects that the server has refused since the last call
 	token, prefix string
 	cfg           micro.Config
 	log           *slog.Logger
@@ -57,18 +59,19 @@ var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)$`)
 
 // NewQuery returns a service that does not answer yet. Overruns, behind, which tells how
 // many links the bucket does not have, and ready, which tells whether the state is whole,
-// are called from goroutines of nats.go.
+// are called from goroutines of nats.go. Refused, which Serve calls, returns the subjects to
+// which the server did not let this user subscribe since it was called last.
 func NewQuery(
 	cfg config.Config, id event.Identity, st *State, nc *nats.Conn,
-	overruns func() uint64, behind func() int, ready func() bool, log *slog.Logger,
+	overruns func() uint64, behind func() int, ready func() bool, refused func() []string, log *slog.Logger,
 ) *Query {
 	version := "0.0.0"
 	if m := semver.FindStringSubmatch(cfg.Version); m != nil {
 		version = m[1]
 	}
 	q := &Query{
-		id: id, state: st, nc: nc, ready: ready, log: log, token: cfg.Token, prefix: cfg.Prefix,
-		asked: make(chan struct{}, 1),
+		id: id, state: st, nc: nc, ready: ready, refused: refused, log: log,
+		token: cfg.Token, prefix: cfg.Prefix, asked: make(chan struct{}, 1),
 		owner: schema.Owner{
 			Schema: schema.Name, Host: cfg.Host, BootID: id.BootID, Started: time.Now().UTC(), NetnsInode: id.OwnNetns,
 		},
@@ -96,39 +99,54 @@ func NewQuery(
 }
 
 // Serve answers, as the owner of the host's name in this epoch, until Stop. It is called
-// again every now and then: micro gives a service up when a subscription is refused, and
-// the permission may come later.
+// again every now and then: what the server refuses may be granted later, and only who
+// subscribes anew learns of that on the same connection.
 func (q *Query) Serve(epoch string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.service != nil && !q.service.Stopped() && q.owner.Epoch == epoch {
-		return
+	if q.service == nil || q.owner.Epoch != epoch {
+		q.stopLocked()
+		q.owner.Epoch = epoch
+		q.cfg.Metadata["epoch"] = epoch
 	}
-	q.stopLocked()
-	q.owner.Epoch = epoch
-	q.cfg.Metadata["epoch"] = epoch
-	if err := q.serveLocked(); err != nil {
+	if err := q.serveLocked(q.refused()); err != nil {
 		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
 		q.stopLocked() // all or nothing: the next call tries again
 	}
 }
 
-// serveLocked adds the service and subscribes to requests for the snapshot.
-func (q *Query) serveLocked() (err error) {
-	if q.service, err = micro.AddService(q.nc, q.cfg); err != nil {
-		return err
+// serveLocked adds the service and subscribes to requests for the snapshot: what is not there
+// yet, and what was refused. The new one comes before the former ends: a bridge that stands by
+// is not to find that nobody answers.
+func (q *Query) serveLocked(refused []string) error {
+	links, owner := schema.QuerySubjectUnder(q.prefix, q.token), schema.OwnerSubjectUnder(q.prefix, q.token)
+	if q.service == nil || slices.Contains(refused, links) || slices.Contains(refused, owner) {
+		if q.service != nil {
+			former := q.service
+			defer func() { _ = former.Stop() }() // fails when the connection is gone, and the service with it
+		}
+		var err error
+		if q.service, err = micro.AddService(q.nc, q.cfg); err != nil {
+			return err
+		}
+		if err := q.add("links", links, q.answer, `the links of this host; {"next":…} asks for the next page`); err != nil {
+			return err
+		}
+		if err := q.add("owner", owner, q.answerOwner, "who publishes as this host"); err != nil {
+			return err
+		}
 	}
-	if err := q.add("links", schema.QuerySubjectUnder(q.prefix, q.token), q.answer,
-		`the links of this host; {"next":…} asks for the next page`); err != nil {
-		return err
+	// Not an endpoint: a user that may not subscribe to it, as before there was such a thing,
+	// has the service made once.
+	snapshot := schema.SnapshotSubjectUnder(q.prefix, q.token)
+	if q.snapshots != nil && !slices.Contains(refused, snapshot) {
+		return nil
 	}
-	if err := q.add("owner", schema.OwnerSubjectUnder(q.prefix, q.token), q.answerOwner,
-		"who publishes as this host"); err != nil {
-		return err
+	if q.snapshots != nil {
+		_ = q.snapshots.Unsubscribe() // fails when the connection is gone, and this with it
 	}
-	// Not an endpoint: a user that may not subscribe to it, as before there was such a
-	// thing, would lose the others, too.
-	q.snapshots, err = q.nc.Subscribe(schema.SnapshotSubjectUnder(q.prefix, q.token), q.askSnapshot)
+	var err error
+	q.snapshots, err = q.nc.Subscribe(snapshot, q.askSnapshot)
 	return err
 }
 
