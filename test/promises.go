@@ -18,6 +18,9 @@
 //	    by default they do not come                TestManyLinksAtOnce
 //	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart
 //	    a sandbox refuses something                TestSandboxes
+//	    nothing waits for the next to come         TestLastNotificationIsNotLate, TestListenerLosesNoWakeUp,
+//	                                               TestSpoolHasRoomAfterAFailure, TestWindowWhenTheClockIsSetBack,
+//	                                               TestWritesEnd, TestFinderTellsWhatCameBeforeTheWait
 //	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
 //	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp,
