@@ -255,9 +255,13 @@ func TestReadersOfAnotherAccount(t *testing.T) {
 		})
 	}
 	links("links prints those of both hosts", 6, "")
-	must(t, k.SetAlias(link, "seen"))
+	changes := 0
+	eventually(t, "both see a change", func() bool { // they begin to hear a moment after they are connected
+		changes++
+		must(t, k.SetAlias(link, fmt.Sprint("seen ", changes)))
+		return strings.Contains(live.Output(), `"ifalias":"seen `) && strings.Contains(past.Output(), `"ifalias":"seen `)
+	})
 	for _, w := range []*process{live, past} {
-		w.Says(`"ifalias":"seen"`)
 		if status := stop(w); status != 0 || strings.Contains(w.Output(), "level=WARN") {
 			t.Errorf("watch: status %d:\n%s", status, w.Output())
 		}
