@@ -455,7 +455,8 @@ func (c *client) ofOneHost(a *audit, name string) {
 		c.eventually("a consumer of "+filter, func(ctx context.Context) (ok bool) { // after an election
 			var err error
 			if st, err = c.js.Stream(ctx, stream); err == nil {
-				consumer, err = st.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy})
+				cfg := jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy}
+				consumer, err = st.CreateConsumer(ctx, cfg)
 			}
 			return err == nil
 		})

@@ -272,8 +272,10 @@ func (r *reporter) refusedLocked(nc *nats.Conn, fault *Fault) (again bool) {
 		default:
 		}
 	default:
-		_, again = r.deafened[subject]
-		r.deafened[subject] = true
+		// A service that is made again has subjects of its own each time.
+		if _, again = r.deafened[subject]; again || len(r.deafened) < maxLasting {
+			r.deafened[subject] = true
+		}
 	}
 	return again
 }
