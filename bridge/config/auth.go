@@ -145,10 +145,18 @@ func (e environment) seed(
 // wrong is the error of a file whose content is not what it should be.
 func (e environment) wrong(variable, accepted string) error {
 	got := e.get(variable)
-	if i := variableOf(variable); i.secret || strings.HasPrefix(got, dataScheme) {
+	if variableOf(variable).secret || isSecret(got) {
 		got = ""
 	}
 	return &settingError{e.written(variable), "has the wrong content", got, accepted}
+}
+
+// isSecret reports whether a value is a secret, or has one in it, where the path of a file
+// may stand: people put there what belongs into the file.
+func isSecret(value string) bool {
+	value = strings.TrimSpace(value)
+	_, notSeed := nkeys.ParseDecoratedNKey([]byte(value))
+	return notSeed == nil || strings.HasPrefix(value, dataScheme) || strings.Contains(value, "-----BEGIN ")
 }
 
 // Way is the variable that says how to authenticate, and whether it is a context's; "" when
@@ -217,7 +225,11 @@ const (
 // content reads the file that a variable names.
 func (e environment) content(variable, accepted string) ([]byte, error) {
 	ref := e.get(variable)
-	if !strings.HasPrefix(ref, dataScheme) && !strings.Contains(ref, "://") {
+	switch {
+	case strings.HasPrefix(ref, dataScheme):
+	case isSecret(ref):
+		return nil, &settingError{e.written(variable), "is the secret, not the path of a file", "", accepted}
+	case !strings.Contains(ref, "://"):
 		ref = fileScheme + ref
 	}
 	return e.resolve(variable, ref, accepted)
