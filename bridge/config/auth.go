@@ -240,10 +240,16 @@ func (e environment) literal(variable, accepted string) ([]byte, error) {
 	return e.resolve(variable, e.get(variable), accepted)
 }
 
-// secret reads a secret of one line.
+// secret reads a secret of one line. Somewhere else there has to be one: without it, this
+// would be somebody else, whom a server may well let in.
 func (e environment) secret(variable string) (string, error) {
-	content, err := e.literal(variable, "the secret, or file:// and the path of a file with it")
-	return strings.TrimRight(string(content), "\r\n"), err
+	const accepted = "the secret, or file:// and the path of a file with it"
+	content, err := e.literal(variable, accepted)
+	secret := strings.TrimRight(string(content), "\r\n")
+	if err == nil && secret == "" && e.get(variable) != "" {
+		err = &settingError{e.written(variable), "what it refers to is empty", "", accepted}
+	}
+	return secret, err
 }
 
 // resolve reads what a reference refers to, or returns it when it is none.
