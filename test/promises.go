@@ -41,6 +41,7 @@
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling,
+//	                                               TestSpoolWhenTheBrokerLosesTheMiddle,
 //	                                               TestStoryIsJudged, TestLeftoversAreJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
