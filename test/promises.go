@@ -16,7 +16,8 @@
 //	    or is folded into one that says so         TestCoalesce, TestLongOutage
 //	    overruns are said, and made good           TestSoak, TestNamespaceChurn, TestWatcher
 //	    by default they do not come                TestManyLinksAtOnce
-//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart
+//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart,
+//	                                               TestNothingIsLostWhileReadingFails
 //	    a sandbox refuses something                TestSandboxes
 //	    nothing waits for the next to come         TestLastNotificationIsNotLate, TestListenerLosesNoWakeUp,
 //	                                               TestSpoolHasRoomAfterAFailure, TestWindowWhenTheClockIsSetBack,
