@@ -83,7 +83,7 @@ type Options struct {
 	Ago time.Duration
 
 	// Presence is how often the bridges are asked whether they are there, and how
-	// far they are; 0 for 10 s. One that has not answered three times is quiet. Bridges
+	// far they are: 100 ms at least, 0 for 10 s. One that has not answered three times is quiet. Bridges
 	// that the bucket of hosts has are not asked: it tells. As often FromQuery subscribes anew,
 	// in case that the server had refused that.
 	Presence time.Duration
@@ -227,19 +227,40 @@ func New(nc *nats.Conn, o Options) (*Fleet, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	for _, name := range o.Hosts {
-		if _, err := schema.HostToken(name); err != nil {
-			return nil, err
-		}
-	}
-	if o.After > 0 && (o.Join != FromStream || !o.Since.IsZero() || o.Ago > 0) {
-		return nil, fmt.Errorf("Options.After: a place in a stream (got %d); "+
-			"accepted: with Join FromStream and without Since or Ago", o.After)
+	// A server refuses filters that overlap, as those of a host that is named twice would.
+	o.Hosts = slices.Compact(slices.Sorted(slices.Values(o.Hosts)))
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	return &Fleet{
 		nc: nc, o: o, hosts: map[string]*host{},
 		input: make(chan input, 256), caughtUp: make(chan struct{}), slots: make(chan struct{}, 8),
 	}, nil
+}
+
+// minPresence bounds how often bridges are asked: all of them answer.
+const minPresence = 100 * time.Millisecond
+
+// check finds what cannot be followed.
+func (o *Options) check() error {
+	for _, name := range o.Hosts {
+		if _, err := schema.HostToken(name); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Join < FromStream || o.Join > FromBucket:
+		return fmt.Errorf("Options.Join: unknown (got %d); accepted: FromStream, FromQuery, FromBucket", int(o.Join))
+	case o.Presence < minPresence:
+		return fmt.Errorf("Options.Presence: too short (got %v); accepted: %v or more, 0 for 10s",
+			o.Presence, minPresence)
+	case o.Ago < 0:
+		return fmt.Errorf("Options.Ago: in the future (got %v); accepted: a duration such as 10m", o.Ago)
+	case o.After > 0 && (o.Join != FromStream || !o.Since.IsZero() || o.Ago > 0):
+		return fmt.Errorf("Options.After: a place in a stream (got %d); "+
+			"accepted: with Join FromStream and without Since or Ago", o.After)
+	}
+	return nil
 }
 
 // CaughtUp is closed when what was there when Run began has been applied: from

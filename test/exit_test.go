@@ -45,6 +45,7 @@ func TestExitStatuses(t *testing.T) {
 		says   string
 	}{
 		{"a viewer", as("viewer"), "links stores", 0, "stores  lo  "},
+		{"a host that is named twice", as("viewer"), "links stores stores", 0, "stores  lo  "},
 		{"nothing is known", as("viewer"), "links elsewhere", 1, "no links are known of elsewhere"},
 		{"its bridge stands still", as("viewer"), "links frozen", 4,
 			"the bridge of frozen did not answer: no answer in time"},
@@ -58,6 +59,7 @@ func TestExitStatuses(t *testing.T) {
 
 		{"a viewer", as("viewer"), "watch", 0, "connected to NATS"},
 		{"a viewer of the past", as("viewer"), "watch --since 1h", 0, `"ifname":"lo"`},
+		{"of a host that is named twice", as("viewer"), "watch stores --host stores --since 1h", 0, `"ifname":"lo"`},
 		{"there is no stream", append(as("admin"), "IFACE_STREAM=NONE"), "watch --since 1h", 1,
 			"cannot follow the fleet; retrying"},
 		{"nobody listens", closed, "watch", 4, "connect: connection refused"},

@@ -218,12 +218,12 @@ func (l *labelsFlag) of(view []fleet.Host) []fleet.Host {
 	return slices.DeleteFunc(view, func(h fleet.Host) bool { return !h.Labels.Has(l.Labels) })
 }
 
-// checkHosts finds host names that cannot be.
-func checkHosts(hosts []string) error {
+// hostsNamed returns the hosts that are named, each once, or finds a name that cannot be.
+func hostsNamed(hosts []string) ([]string, error) {
 	for _, host := range hosts {
 		if _, err := schema.HostToken(host); err != nil {
-			return &usageError{err}
+			return nil, &usageError{err}
 		}
 	}
-	return nil
+	return slices.Compact(slices.Sorted(slices.Values(hosts))), nil
 }

@@ -42,7 +42,8 @@ let this user in, or read.`,
 			case silentFor == 0 && len(hosts) == 0:
 				return &usageError{errors.New("which host? name one, or more, or give --silent-for")}
 			}
-			if err := checkHosts(hosts); err != nil {
+			hosts, err := hostsNamed(hosts)
+			if err != nil {
 				return err
 			}
 			return forgetHosts(cmd.Context(), environ, hosts, silentFor, cmd.OutOrStdout(), cmd.ErrOrStderr())

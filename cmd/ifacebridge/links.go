@@ -43,7 +43,8 @@ not answer; 5 when this user is not let in, or may not ask for all of it.`,
   ifacebridge links --label site=fra1
   ifacebridge links --json | jq 'select(.link.operstate == "DOWN")'`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
-			if err := checkHosts(hosts); err != nil {
+			hosts, err := hostsNamed(hosts)
+			if err != nil {
 				return err
 			}
 			return links(cmd.Context(), environ, hosts, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())

@@ -71,14 +71,15 @@ this user in, or refuses what it asks for; 1 when there is nothing to follow.`,
 	return cmd
 }
 
-func (w *watchFlags) check() error {
+func (w *watchFlags) check() (err error) {
 	if w.event != "" && w.event != "new" && w.event != "del" {
 		return &usageError{fmt.Errorf("--event: unknown value (got %q); accepted: new, del", w.event)}
 	}
 	if w.since < 0 {
 		return &usageError{fmt.Errorf("--since: in the future (got %v); accepted: a duration such as 10m", w.since)}
 	}
-	return checkHosts(w.hosts)
+	w.hosts, err = hostsNamed(w.hosts)
+	return err
 }
 
 // wants reports whether an event is to be shown.
