@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ifacebridge/test/proctest"
 )
 
 // here is the network namespace of the thread that opens it.
@@ -68,9 +70,13 @@ func (p *Place) dial(ctx context.Context, network, address string) (conn net.Con
 	return conn, err
 }
 
-// HTTP returns a client for the servers there. It keeps no connections.
+// HTTP returns a client for the servers there. It keeps no connections, and waits for no answer
+// longer than tests are patient.
 func (p *Place) HTTP() *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: p.dial, DisableKeepAlives: true}}
+	return &http.Client{
+		Transport: &http.Transport{DialContext: p.dial, DisableKeepAlives: true},
+		Timeout:   proctest.Patience,
+	}
 }
 
 // Place is the namespace, as long as the Kernel is not closed.

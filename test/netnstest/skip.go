@@ -73,7 +73,7 @@ func summary(noted string) string {
 	if parts == nil {
 		return ""
 	}
-	return "skipped for want of " + strings.Join(parts, "; ")
+	return "skipped, missing: " + strings.Join(parts, "; ")
 }
 
 // tell writes the summary where it is seen. The go command shows what a test process
@@ -114,5 +114,5 @@ func stderrOf(pid int) (*os.File, error) {
 	if info.Mode().IsRegular() {
 		return nil, os.ErrPermission
 	}
-	return os.OpenFile(path, os.O_WRONLY, 0)
+	return os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0) // a pipe may have no reader any more
 }
