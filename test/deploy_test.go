@@ -219,7 +219,7 @@ func TestSystemdUnit(t *testing.T) {
 func TestSystemdNotify(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.New(t, "")
-	path := filepath.Join(t.TempDir(), "notify")
+	path := filepath.Join(harness.SocketDir(t), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
 	defer conn.Close()

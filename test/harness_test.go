@@ -3,6 +3,10 @@ package test
 import (
 	"fmt"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +16,22 @@ import (
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
+
+// The tests pass for whoever has settings of NATS and ifacebridge in the environment, wants no
+// colours, and has temporary files below /run, which the tests have one of their own of, in a
+// folder whose path is longer than the address of a socket.
+func TestTestersEnvironment(t *testing.T) {
+	netnstest.Parallel(t)
+	tmp := filepath.Join("/run/ifacebridge-test", strings.Repeat("long", 25))
+	must(t, os.MkdirAll(tmp, 0o755))
+	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestReadme|TestSystemdNotify|TestWatchColours)$")
+	ours := func(variable string) bool { return strings.HasPrefix(variable, "IFACEBRIDGE_NETNSTEST") }
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), // so that it does not take itself for a part of this run
+		"TMPDIR="+tmp, "NATS_TIMEOUT=never", "IFACE_QUEUE=x", "NO_COLOR=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
 
 // What the tests say all the time, in short.
 type (

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ type terminal struct {
 
 func startTerminal(t testing.TB, width, height int, env []string, command string) *terminal {
 	t.Helper()
-	m := &terminal{t: t, tmux: netnstest.Tool(t, "tmux"), socket: filepath.Join(t.TempDir(), "tmux")}
+	m := &terminal{t: t, tmux: netnstest.Tool(t, "tmux"), socket: filepath.Join(harness.SocketDir(t), "tmux")}
 	t.Cleanup(func() { _ = exec.Command(m.tmux, "-S", m.socket, "kill-server").Run() }) // it may have ended with the command
 	m.run("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env "+strings.Join(env, " ")+" "+command)
 	return m
@@ -84,7 +85,7 @@ func bridged(t testing.TB, k *netnstest.Kernel, port, far string) (index, peer i
 }
 
 // watch in a real terminal: the table, typing to filter, a link's last events, a
-// lost connection, narrow and wide, and without colours.
+// lost connection, narrow and wide.
 func TestWatchTable(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
@@ -95,9 +96,6 @@ func TestWatchTable(t *testing.T) {
 	m := startTerminal(t, 120, 24, []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}, binary+" watch")
 	m.shows("the table", "ifacebridge watch  1 host  4 links", "HOST", "FLAPS", "br0 ", "veth1@veth0",
 		"web01.example.com", "type to filter")
-	if !m.colours() {
-		t.Error("there are no colours")
-	}
 	must(t, k.SetFlags(peer, unix.IFF_UP, false))
 	m.shows("a link without carrier", "LOWERLAY") // the kernel may fold a carrier that goes and comes at once
 	must(t, k.Up(peer))
@@ -132,13 +130,23 @@ func TestWatchTable(t *testing.T) {
 		_, err := os.Stat(m.socket)
 		return exec.Command(m.tmux, "-S", m.socket, "ls").Run() != nil || err != nil
 	})
+}
 
-	plain := startTerminal(t, 100, 10, []string{"TERM=xterm-256color", "NO_COLOR=1", "NATS_URL=" + s.URL}, binary+" watch")
-	plain.shows("without colours", "ifacebridge watch")
-	if plain.colours() {
-		t.Error("there are colours in spite of NO_COLOR")
+// The table has colours, unless it is told that it must not.
+func TestWatchColours(t *testing.T) {
+	k := netnstest.Parallel(t)
+	upPair(t, k, "veth0", "veth1")
+	s := natstest.Start(t, "")
+	bridge(t, s)
+	env := []string{"TERM=xterm-256color", "NATS_URL=" + s.URL}
+	for want, more := range map[bool][]string{true: nil, false: {"NO_COLOR=1"}} {
+		m := startTerminal(t, 120, 24, slices.Concat(env, more), harness.Command(t)+" watch")
+		m.shows("the table", "ifacebridge watch  1 host  3 links", "UP ")
+		if m.colours() != want {
+			t.Errorf("with %q: whether there are colours is %v", more, !want)
+		}
+		m.keys("C-c")
 	}
-	plain.keys("C-c")
 }
 
 // The table begins with what the stream knows: a link's last events, its flaps and its last

@@ -32,6 +32,7 @@ import (
 
 // The tests run where the host's links are.
 func TestMain(m *testing.M) {
+	harness.ForgetEnvironment()
 	netnstest.Summarize(func() { m.Run() })
 	natstest.Clean()
 	proctest.Clean()

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ const Patience = proctest.Patience
 // many tests of [netnstest.Parallel] at a time (they mostly wait), and nothing is left
 // behind.
 func Main(m *testing.M) {
+	ForgetEnvironment()
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
@@ -39,6 +41,28 @@ func Main(m *testing.M) {
 	netnstest.Main(m, natstest.Download)
 	natstest.Clean()
 	proctest.Clean()
+}
+
+// ForgetEnvironment unsets what the programs of tests would read from the environment of whoever
+// runs the tests: settings of NATS and of ifacebridge, and that there be no colours.
+func ForgetEnvironment() {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		ours := strings.HasPrefix(name, "IFACE_") && !strings.HasPrefix(name, "IFACE_TEST_")
+		if ours || strings.HasPrefix(name, "NATS_") || name == "NO_COLOR" {
+			_ = os.Unsetenv(name) // fails for names that there are none of
+		}
+	}
+}
+
+// SocketDir makes a folder that lasts as long as the test, with a path that is short enough for
+// the addresses of sockets in it, which have 107 bytes at most.
+func SocketDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "ifacebridge-test-")
+	Must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // Must fails the test on an error.

@@ -40,7 +40,7 @@ func BinaryWith(t testing.TB, env []string, pkg string, flags ...string) string 
 	if path, ok := built[key]; ok {
 		return path
 	}
-	dir, err := os.MkdirTemp("", "ifacebridge-test-")
+	dir, err := os.MkdirTemp(os.Getenv("GOTMPDIR"), "ifacebridge-test-") // as go test: /tmp may be mounted noexec
 	if err != nil {
 		t.Fatal(err)
 	}

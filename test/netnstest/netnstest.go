@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,14 +34,14 @@ const inside = "IFACEBRIDGE_NETNSTEST"
 //
 // What needs the machine's network is done by prepare, which is called before that.
 //
-// It ends with a line that says which tests were skipped, for want of what.
+// It ends with a line that says which tests were skipped, and what was missing.
 func Main(m *testing.M, prepare func()) {
 	if listing() {
 		m.Run()
 		return
 	}
 	if os.Getenv(inside) == "yes" {
-		if err := errors.Join(loopbackUp(), emptyRun()); err != nil {
+		if err := errors.Join(loopbackUp(), ownRun()); err != nil {
 			fmt.Fprintln(os.Stderr, "netnstest:", err)
 			os.Exit(1)
 		}
@@ -66,13 +67,56 @@ func listing() bool {
 	return slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.list") })
 }
 
-// emptyRun gives the process a /run of its own, in which namespaces are named.
-func emptyRun() error {
+// ownRun gives the process a /run of its own, in which namespaces are named. Folders that its
+// environment names stay: TMPDIR may be in /run/user, PATH in /run/current-system.
+func ownRun() error {
+	kept := openFolders(namedInRun(os.Environ()))
 	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	if err == nil {
 		err = unix.Mount("netnstest", "/run", "tmpfs", 0, "mode=0755")
 	}
+	for _, folder := range kept {
+		if err == nil {
+			err = bind(folder)
+		}
+		folder.Close()
+	}
 	return os.NewSyscallError("mount", err)
+}
+
+// namedInRun returns the entries of /run that hold what the environment names, but for the
+// names of namespaces.
+func namedInRun(environment []string) (entries []string) {
+	for _, variable := range environment {
+		_, value, _ := strings.Cut(variable, "=")
+		for _, path := range filepath.SplitList(value) {
+			rest, below := strings.CutPrefix(filepath.Clean(path), "/run/")
+			first, _, _ := strings.Cut(rest, "/")
+			entry := filepath.Join("/run", first)
+			if below && entry != NameDir && !slices.Contains(entries, entry) {
+				entries = append(entries, entry)
+			}
+		}
+	}
+	return entries
+}
+
+// openFolders opens those of the paths that are folders, or links to them.
+func openFolders(paths []string) (folders []*os.File) {
+	for _, path := range paths {
+		if folder, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
+			folders = append(folders, folder)
+		}
+	}
+	return folders
+}
+
+// bind puts a folder that was opened before back to where it was.
+func bind(folder *os.File) error {
+	if err := os.Mkdir(folder.Name(), 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(fmt.Sprint("/proc/self/fd/", folder.Fd()), folder.Name(), "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // again runs this process in a new user, network and mount namespace, as root of it,

@@ -42,8 +42,8 @@ ip addr add 10.0.2.15/24 dev eth0
 // start begins a machine; from is the file of a saved one that it goes on from, or "".
 func (m *machine) start(s system, image, server, from string) {
 	m.t.Helper()
-	dir := m.t.TempDir()
-	m.monitor, m.console = filepath.Join(dir, "monitor"), filepath.Join(dir, "console")
+	m.monitor = filepath.Join(harness.SocketDir(m.t), "monitor")
+	m.console = filepath.Join(m.t.TempDir(), "console")
 	args := []string{
 		"-accel", "tcg", "-m", "512", "-smp", "1", "-display", "none", "-no-reboot", "-nic", "user,model=e1000",
 		"-serial", "file:" + m.console, "-monitor", "unix:" + m.monitor + ",server=on,wait=off",
