@@ -33,6 +33,14 @@ func TestTestersEnvironment(t *testing.T) {
 	}
 }
 
+// A kernel that lacks a kind of links is found out by making one.
+func TestUnsupportedKinds(t *testing.T) {
+	netnstest.Parallel(t)
+	if got := netnstest.Unsupported("veth", "carpet", "ifb"); !slices.Equal(got, []string{"carpet"}) {
+		t.Errorf("missing: %q", got)
+	}
+}
+
 // What the tests say all the time, in short.
 type (
 	process = harness.Process

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -40,6 +41,27 @@ func need(t testing.TB) {
 	if state := os.Getenv(inside); state != "yes" {
 		Skip(t, "netns", "no user and network namespace: "+state)
 	}
+	if missing := missingKinds(); len(missing) > 0 {
+		Skip(t, missing[0], "the kernel makes no links of this kind")
+	}
+}
+
+// missingKinds are those of the links that nearly all tests make which the kernel does not.
+var missingKinds = sync.OnceValue(func() []string { return Unsupported("bridge", "ifb", "veth") })
+
+// Unsupported returns those of the kinds of which the kernel makes no links.
+func Unsupported(kinds ...string) (missing []string) {
+	k, err := Open()
+	if err != nil {
+		return nil // New fails for the same reason, and tells it
+	}
+	defer k.Close()
+	for _, kind := range kinds {
+		if !k.Supports(Kind{Name: kind}) {
+			missing = append(missing, kind)
+		}
+	}
+	return missing
 }
 
 // Parallel has the test run beside others, in a network namespace of its own, and
