@@ -104,9 +104,12 @@ func (f *Fleet) fromStream(ctx context.Context) error {
 
 // A reading is a stream that is being read.
 type reading struct {
-	stop     func() // returns when nothing is handled any more
-	failed   chan error
-	caughtUp func()
+	consuming jetstream.ConsumeContext
+	failed    chan error
+	caughtUp  func()
+
+	handling sync.Mutex // held while a message is handled
+	stopped  bool
 
 	mu       sync.Mutex
 	consumer string // the server's: after a lost connection there is another one
@@ -125,9 +128,15 @@ func consume(
 	info := consumer.CachedInfo()
 	r := &reading{failed: make(chan error, 1), caughtUp: caughtUp, consumer: info.Name}
 	r.handle(info.Name, 0, info.NumPending)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+	var err error
+	r.consuming, err = consumer.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil { // no message of a stream
+			return
+		}
+		r.handling.Lock()
+		defer r.handling.Unlock()
+		if r.stopped {
 			return
 		}
 		handle(m, meta)
@@ -136,8 +145,17 @@ func consume(
 	if err != nil {
 		return nil, err
 	}
-	r.stop = func() { consuming.Stop(); <-consuming.Closed() }
 	return r, nil
+}
+
+// stop ends the reading: when it returns, nothing is handled any more. It does not wait for
+// nats.go, which lets nobody stop a consumer while it makes it again, for up to 20 s where
+// JetStream does not answer. What is left there ends with that.
+func (r *reading) stop() {
+	r.handling.Lock()
+	defer r.handling.Unlock()
+	r.stopped = true
+	go r.consuming.Stop()
 }
 
 // handle takes note of how many messages of a consumer have been handled, when so many were
@@ -322,11 +340,13 @@ func (f *Fleet) fromBucket(ctx context.Context) error {
 		f.give(ctx, input{anew: true})
 	}
 	f.bucketMade = created
-	watcher, err := kv.WatchFiltered(ctx, f.perHost(">", func(token string) string { return token + ".>" }))
+	// The end of its context stops the watcher, and waits for nobody; Stop would wait for an answer.
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	watcher, err := kv.WatchFiltered(watching, f.perHost(">", func(token string) string { return token + ".>" }))
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", f.o.Bucket, err)
 	}
-	defer func() { _ = watcher.Stop() }() // its consumer expires by itself
 	f.failure.Store(nil)
 	check := time.NewTicker(f.o.Presence)
 	defer check.Stop()

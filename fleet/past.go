@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -88,11 +87,8 @@ func (f *Fleet) replay(
 ) (first time.Time, err error) {
 	reading, end := context.WithCancel(ctx)
 	defer end()
-	var mu sync.Mutex // a message may still be handled when the reading was stopped
 	left := consumer.CachedInfo().NumPending
 	r, err := consume(consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
-		mu.Lock()
-		defer mu.Unlock()
 		if reading.Err() != nil { // it has come since
 			return
 		}
@@ -111,8 +107,5 @@ func (f *Fleet) replay(
 	}
 	err = f.whileSame(reading, js, stream, r, func() {})
 	r.stop()
-	end()
-	mu.Lock()
-	defer mu.Unlock()
 	return first, cmp.Or(err, ctx.Err())
 }

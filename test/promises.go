@@ -72,7 +72,8 @@
 //	                                               TestFleetDoesNotWaitForSilentHosts
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
-//	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew
+//	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew,
+//	                                               TestFleetEndsWhileJetStreamIsMute
 //	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge,
 //	                                               TestNoPlaceIsGivenBeforeItsEvent, TestExpiredIsGivenOnce,
 //	                                               TestStreamIsPurgedWhileItIsRead

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,6 +209,61 @@ func TestFleetIsJoinedWhileNATSIsAway(t *testing.T) {
 	c := startConsumer(t, s, fleet.FromQuery)
 	s.Start()
 	catchesUp(t, c.fleet)
+}
+
+// Who stops following a fleet does not wait until nats.go has made a consumer again, while
+// JetStream does not answer.
+func TestFleetEndsWhileJetStreamIsMute(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	bridge(t, s)
+	holds(t, s)
+	api := connect(t, s)
+	var mute atomic.Bool
+	asked := make(chan string, 1000)
+	_, err := api.Subscribe("MUTE.API.>", func(m *nats.Msg) {
+		if mute.Load() {
+			asked <- m.Subject
+			return
+		}
+		m.Subject = "$JS." + strings.TrimPrefix(m.Subject, "MUTE.")
+		if err := api.PublishMsg(m); err != nil {
+			t.Error(err)
+		}
+	})
+	must(t, err)
+	must(t, api.Flush())
+	takes := func() time.Duration {
+		mute.Store(false)
+		for len(asked) > 0 {
+			<-asked
+		}
+		nc := connect(t, s)
+		f, err := fleet.New(nc, fleet.Options{JetStreamAPI: "MUTE.API"})
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx, func(fleet.Change) {}) }()
+		catchesUp(t, f)
+		mute.Store(true)
+		must(t, nc.ForceReconnect())
+		for subject := ""; !strings.HasPrefix(subject, "MUTE.API.CONSUMER.CREATE.IFACE."); {
+			subject = <-asked
+		}
+		began := time.Now()
+		cancel()
+		must(t, <-done)
+		return time.Since(began)
+	}
+	const short = 9 * time.Second // nats.go waits 10 s for an answer
+	took := takes()
+	for try := 0; took > short && try < 2; try++ { // the machine may have stood still
+		took = takes()
+	}
+	if took > short {
+		t.Errorf("it took %v", took)
+	}
 }
 
 // A bridge that does not answer is waited for only until the bucket of hosts has its host for
