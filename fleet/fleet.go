@@ -322,27 +322,43 @@ func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
 // source gives what is published, from the top again after every failure.
 func (f *Fleet) source(ctx context.Context) {
 	begin := map[Join]func(context.Context) error{FromStream: f.fromStream, FromQuery: f.fromQuery, FromBucket: f.fromBucket}[f.o.Join]
-	said := ""
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		began := time.Now()
+	follow := func(ctx context.Context) error {
 		err := begin(ctx)
+		if ctx.Err() == nil {
+			f.failure.Store(&err)
+			f.give(ctx, input{restart: true})
+		}
+		return err
+	}
+	f.retry(ctx, 5*time.Second, follow, func(err error) {
+		f.o.Log.Warn("cannot follow the fleet; retrying", "from", f.o.Join, "cause", err)
+	})
+}
+
+// retry calls follow again and again, after ever longer pauses of most at most, until ctx
+// ends. An error that is another one than the last is given to warn.
+func (f *Fleet) retry(
+	ctx context.Context, most time.Duration, follow func(context.Context) error, warn func(error),
+) {
+	warned := ""
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
+		began := time.Now()
+		err := follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) > time.Minute {
-			wait, said = 100*time.Millisecond, ""
+			wait, warned = 100*time.Millisecond, ""
 		}
-		f.failure.Store(&err)
-		if text := err.Error(); text != said {
-			said = text
-			f.o.Log.Warn("cannot follow the fleet; retrying", "from", f.o.Join, "cause", err)
+		if err != nil && err.Error() != warned {
+			warned = err.Error()
+			warn(err)
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2)):
 		case <-ctx.Done():
 			return
 		}
-		f.give(ctx, input{restart: true})
 	}
 }
 

@@ -270,8 +270,7 @@ func (f *Fleet) publish(ctx context.Context, subject string, data []byte, stream
 // fromQuery subscribes to the events. Who is there, and what they have, the
 // presence finds out.
 func (f *Fleet) fromQuery(ctx context.Context) error {
-	// The library holds 512 Ki messages for a subscription, and drops what does not
-	// fit: a gap, which is noticed.
+	// What does not fit into the channel is dropped: a gap, which is noticed.
 	messages := make(chan *nats.Msg, 64<<10)
 	subs := map[string]*nats.Subscription{}
 	defer func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -39,28 +38,18 @@ type hostEntry struct {
 // followHosts gives what the bucket of hosts has, from the beginning again after every
 // failure, until ctx ends.
 func (f *Fleet) followHosts(ctx context.Context) {
-	logged := ""
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, f.o.Presence) {
-		began := time.Now()
+	follow := func(ctx context.Context) error {
 		err := f.fromHosts(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			wait, logged = 100*time.Millisecond, ""
-		}
-		// Without such a bucket the bridges are asked, as those that do not write there.
-		if text := err.Error(); text != logged && !errors.Is(err, jetstream.ErrStreamNotFound) && f.nc.IsConnected() {
-			logged = text
-			f.o.Log.Warn("cannot read the bucket of hosts; asking the bridges whether they are there", "cause", err)
-		}
 		f.give(ctx, input{noHosts: true})
-		select {
-		case <-time.After(wait/2 + rand.N(wait/2)):
-		case <-ctx.Done():
-			return
+		// Without such a bucket the bridges are asked, as those that do not write there.
+		if errors.Is(err, jetstream.ErrStreamNotFound) || !f.nc.IsConnected() {
+			return nil
 		}
+		return err
 	}
+	f.retry(ctx, f.o.Presence, follow, func(err error) {
+		f.o.Log.Warn("cannot read the bucket of hosts; asking the bridges whether they are there", "cause", err)
+	})
 }
 
 // fromHosts follows the bucket of hosts, until that fails. A watcher of nats.go would not
