@@ -297,8 +297,16 @@ func (f *Fleet) View() []Host {
 // Run follows the fleet until ctx ends, and then returns nil. It calls changed with
 // each change, one at a time, in each host's order; a change waits for the one
 // before it to return. changed may call View, and keep what it is given. Failures of NATS
-// are waited out, and logged. It is called once.
+// are waited out, and logged. A connection that is closed does not come back: Run returns
+// [nats.ErrConnectionClosed]. nats.go closes one that it has tried to make again 60 times
+// ([nats.MaxReconnects]), or of which the credentials were refused twice
+// ([nats.IgnoreAuthErrorAbort]), unless it is told not to. Run is called once.
 func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
+	closed := f.nc.StatusChanged(nats.CLOSED)
+	defer f.nc.RemoveStatusListener(closed)
+	if f.nc.IsClosed() {
+		return nats.ErrConnectionClosed
+	}
 	f.changed = changed
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.asking.Wait()
@@ -313,6 +321,11 @@ func (f *Fleet) Run(ctx context.Context, changed func(Change)) error {
 		select {
 		case in := <-f.input:
 			f.take(ctx, in)
+		case <-closed:
+			if ctx.Err() != nil { // who ends it may close the connection at once
+				return nil
+			}
+			return nats.ErrConnectionClosed
 		case <-ctx.Done():
 			return nil
 		}
@@ -335,8 +348,8 @@ func (f *Fleet) source(ctx context.Context) {
 	})
 }
 
-// retry calls follow again and again, after ever longer pauses of most at most, until ctx
-// ends. An error that is another one than the last is given to warn.
+// retry calls follow again and again, after ever longer pauses of most at most, until ctx ends
+// or the connection is closed. An error that is another one than the last is given to warn.
 func (f *Fleet) retry(
 	ctx context.Context, most time.Duration, follow func(context.Context) error, warn func(error),
 ) {
@@ -344,7 +357,7 @@ func (f *Fleet) retry(
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
 		began := time.Now()
 		err := follow(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || f.nc.IsClosed() {
 			return
 		}
 		if time.Since(began) > time.Minute {

@@ -238,6 +238,8 @@ func (f *Fleet) whileSame(
 			info, err := stream.Info(ctx)
 			if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !info.Created.Equal(created) {
 				return fmt.Errorf("stream %s is another one than it was", name)
+			} else if errors.Is(err, nats.ErrConnectionClosed) {
+				return fmt.Errorf("stream %s: %w", name, err)
 			}
 			caught, err := r.look(ctx, js, name)
 			if err != nil {

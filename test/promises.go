@@ -72,7 +72,7 @@
 //	                                               TestFleetDoesNotWaitForSilentHosts
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
-//	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew,
+//	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew, TestFleetEndsWithItsConnection,
 //	                                               TestFleetEndsWhileJetStreamIsMute
 //	    a consumer that was away                   TestConsumersResume, TestFleetResumesBeyondTheEdge,
 //	                                               TestNoPlaceIsGivenBeforeItsEvent, TestExpiredIsGivenOnce,

@@ -211,6 +211,60 @@ func TestFleetIsJoinedWhileNATSIsAway(t *testing.T) {
 	catchesUp(t, c.fleet)
 }
 
+// A connection that nats.go has given up is closed for good: who follows a fleet, or reads its
+// past, with it is told so, however the fleet was joined.
+func TestFleetEndsWithItsConnection(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	bridge(t, s)
+	holds(t, s)
+	ends := func(what string, done <-chan error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			if !errors.Is(err, nats.ErrConnectionClosed) {
+				t.Errorf("%s ended with %v", what, err)
+			}
+		case <-time.After(harness.Patience):
+			t.Fatalf("%s has not ended within %v", what, harness.Patience)
+		}
+	}
+	past := func(nc *nats.Conn, each func(*schema.Event)) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := fleet.Past(t.Context(), nc, fleet.Options{Ago: time.Hour}, 1<<20, each)
+			done <- err
+		}()
+		return done
+	}
+	publishMany(t, jetStream(t, connect(t, s)))
+	nc := connect(t, s)
+	ends("the past that is being read", past(nc, func(*schema.Event) { nc.Close() }))
+	ends("the past", past(nc, func(*schema.Event) {}))
+
+	followers := map[fleet.Join]<-chan error{}
+	for join := range fleet.Join(3) {
+		nc := harness.ConnectTo(t, s.URL, nats.MaxReconnects(1))
+		done := make(chan error, 1)
+		followers[join] = done
+		f, err := fleet.New(nc, fleet.Options{Join: join, Presence: time.Second})
+		must(t, err)
+		go func() { done <- f.Run(t.Context(), func(fleet.Change) {}) }()
+		catchesUp(t, f)
+	}
+	s.Kill()
+	for join, done := range followers {
+		ends("a fleet from the "+join.String(), done)
+	}
+	f, err := fleet.New(nc, fleet.Options{})
+	must(t, err)
+	ends("a fleet", func() <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- f.Run(t.Context(), func(fleet.Change) {}) }()
+		return done
+	}())
+}
+
 // Who stops following a fleet does not wait until nats.go has made a consumer again, while
 // JetStream does not answer.
 func TestFleetEndsWhileJetStreamIsMute(t *testing.T) {

@@ -266,6 +266,19 @@ func TestFleetResumesBeyondTheEdge(t *testing.T) {
 	whole("another stream", 1000, func(n uint64) bool { return n == 0 }, func(n int) bool { return n >= 6 })
 }
 
+const many = 3000 // more than a consumer has on its way
+
+// publishMany publishes many events of a host.
+func publishMany(t testing.TB, js jetstream.JetStream) {
+	t.Helper()
+	for seq := range uint64(many) {
+		event := (&schema.Event{Host: "h", Epoch: "e", Seq: seq + 1, Kind: schema.New}).AppendJSON(nil)
+		_, err := js.PublishAsync("iface.h.new", event)
+		must(t, err)
+	}
+	<-js.PublishAsyncComplete()
+}
+
 // What was to come of the stream is purged while it is read, as it might expire: no message is
 // the last one then, and the reading ends all the same.
 func TestStreamIsPurgedWhileItIsRead(t *testing.T) {
@@ -293,13 +306,7 @@ func TestStreamIsPurgedWhileItIsRead(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			stream, err := js.CreateOrUpdateStream(t.Context(), *operatorStream(func(*jetstream.StreamConfig) {}))
 			must(t, err)
-			const many = 3000 // more than a consumer has on its way
-			for seq := range uint64(many) {
-				event := (&schema.Event{Host: "h", Epoch: "e", Seq: seq + 1, Kind: schema.New}).AppendJSON(nil)
-				_, err := js.PublishAsync("iface.h.new", event)
-				must(t, err)
-			}
-			<-js.PublishAsyncComplete()
+			publishMany(t, js)
 			n := 0
 			read(t, func() {
 				if n++; n > 1 {

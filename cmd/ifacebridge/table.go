@@ -37,7 +37,7 @@ func watchTable(ctx context.Context, environ []string, flags watchFlags, out *os
 	ctx, cancel := context.WithCancel(ctx)
 	past := newHistory(time.Now())
 	var following sync.WaitGroup
-	following.Go(func() { _ = f.Run(ctx, past.add) }) // nil when ctx ends
+	following.Go(func() { _ = f.Run(ctx, past.add) }) // nil: the connection is closed later
 	if flags.since > 0 {
 		o.Ago = flags.since
 		following.Go(func() { past.load(ctx, c, o) })
