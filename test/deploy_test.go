@@ -150,7 +150,7 @@ func TestPermissionsWithJWTs(t *testing.T) {
 	nc := harness.ConnectTo(t, s.URL, nats.UserCredentials(one),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
 	must(t, nc.Publish("iface.web02_example_com.new", nil))
-	must(t, nc.Flush())
+	harness.Flush(t, nc)
 	select {
 	case err := <-refused:
 		if !errors.Is(err, nats.ErrPermissionViolation) {

@@ -7,8 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
@@ -77,6 +80,47 @@ func asAdmin(s *natstest.Server) string {
 	return strings.Replace(s.URL, "//", "//"+url.UserPassword("admin", "admin").String()+"@", 1)
 }
 
+// A wait for the end of a backlog lasts as long as some of it is done, and no longer.
+func TestPatienceIsWithStandstill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		minutes := func() int { return int(time.Since(began) / time.Minute) }
+		harness.EventuallyAsItGrows(t, "twenty minutes", minutes, func() bool { return minutes() == 20 })
+		given := &givenUp{TB: t}
+		given.run(func() {
+			tillHalfPast := func() int { return min(minutes(), 30) }
+			harness.EventuallyAsItGrows(given, "for ever", tillHalfPast, func() bool { return false })
+		})
+		if n := minutes(); !given.up || n != 32 {
+			t.Errorf("given up is %v after %d minutes, want true after 32", given.up, n)
+		}
+	})
+}
+
+// givenUp is a test that may fail.
+type givenUp struct {
+	testing.TB
+	up bool
+}
+
+func (g *givenUp) Fatalf(string, ...any) {
+	g.up = true
+	runtime.Goexit()
+}
+
+// run runs what may call Fatalf, to its end.
+func (g *givenUp) run(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
+// natsPatience is how long the nats command waits for answers, 5 s unless it is told otherwise.
+var natsPatience = "NATS_TIMEOUT=" + harness.Patience.String()
+
 // doctor runs doctor until it ends with this status and says all of this.
 func doctor(t testing.TB, env []string, want int, says ...string) *process {
 	t.Helper()
@@ -86,6 +130,21 @@ func doctor(t testing.TB, env []string, want int, says ...string) *process {
 // ends runs a command until it ends with this status and has said all of this. It gives NATS,
 // and the bridges that it asks, some seconds, and on a busy machine it takes another run.
 func ends(t testing.TB, run func() *process, want int, says ...string) (p *process) {
+	t.Helper()
+	return endsSaying(t, run, (*process).Output, want, says)
+}
+
+// endsTogether is ends for a command that does once what it is for: all its runs together have
+// said all of this.
+func endsTogether(t testing.TB, run func() *process, want int, says ...string) (p *process) {
+	t.Helper()
+	said := ""
+	return endsSaying(t, run, func(p *process) string { said += p.Output(); return said }, want, says)
+}
+
+func endsSaying(
+	t testing.TB, run func() *process, output func(*process) string, want int, says []string,
+) (p *process) {
 	t.Helper()
 	differs := ""
 	defer func() {
@@ -98,8 +157,9 @@ func ends(t testing.TB, run func() *process, want int, says ...string) (p *proce
 		if status := p.Wait(); status != want {
 			differs = fmt.Sprintf("exit status %d ", status)
 		}
+		said := output(p)
 		for _, text := range says {
-			if !strings.Contains(p.Output(), text) {
+			if !strings.Contains(said, text) {
 				differs += fmt.Sprintf("without %q ", text)
 			}
 		}

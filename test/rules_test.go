@@ -175,6 +175,22 @@ func TestPromisesHaveTheirTests(t *testing.T) {
 	}
 }
 
+// Tests wait for a server with harness.Flush: what nats.go has gives up after 10 s, which a busy
+// machine may take.
+func TestFlushesHavePatience(t *testing.T) {
+	bare := regexp.MustCompile(`.*\.Flush\(\).*`)
+	must(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") && filepath.Dir(path) != "harness" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, line := range bare.FindAll(text, -1) {
+			t.Errorf("%s: %s", path, line)
+		}
+		return err
+	}))
+}
+
 // Every package says what it is for.
 func TestPackageComments(t *testing.T) {
 	for _, p := range packages(t, "./...") {

@@ -258,18 +258,18 @@ func TestPermissions(t *testing.T) {
 		"$JS.API.STREAM.PURGE.KV_iface_links", "ifacebridge.b_example_com.links",
 	} {
 		must(t, ncA.Publish(subject, event))
-		must(t, ncA.Flush())
+		harness.Flush(t, ncA)
 		refused.publish(subject)
 	}
 	for _, subject := range []string{"ifacebridge.b_example_com.links", "ifacebridge.*.links", "_INBOX.>", "_INBOX.ifacebridge.b_example_com.x", "iface.>"} {
 		_, err := ncA.SubscribeSync(subject)
 		must(t, err)
-		must(t, ncA.Flush())
+		harness.Flush(t, ncA)
 		refused.subscribe(subject)
 	}
 	for _, subject := range []string{"iface.a_example_com.new", "$KV.iface_links.a_example_com.1", "$JS.API.STREAM.DELETE.IFACE", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.PURGE.IFACE"} {
 		must(t, viewer.Publish(subject, event))
-		must(t, viewer.Flush())
+		harness.Flush(t, viewer)
 		viewerRefused.publish(subject)
 	}
 	if after := len(stored(t, viewer, "IFACE")); after != before {

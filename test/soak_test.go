@@ -152,8 +152,7 @@ func TestSoak(t *testing.T) {
 			t.Logf("%q", diffs)
 		}
 	}()
-	eventually(t, "the replayed stream is the kernel's state", func() bool {
-		f.CatchUp()
+	f.Until("the replayed stream is the kernel's state", func() bool {
 		compared, diffs = sameAsIP(t, f.Replay.Links)
 		return len(diffs) == 0
 	})

@@ -36,7 +36,7 @@ func TestStormsOverEachTransport(t *testing.T) {
 					last.Store(&e.Link.Alias)
 				})
 				must(t, err)
-				must(t, nc.Flush())
+				harness.Flush(t, nc)
 				b := start(t, append(env, "IFACE_HOST=test", "IFACE_DELIVERY="+delivery))
 				b.Says("read the links of this host")
 				const changes = 3000

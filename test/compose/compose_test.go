@@ -265,7 +265,7 @@ func TestCompose(t *testing.T) {
 	events := make(chan *nats.Msg, 1000)
 	_, err := nc.ChanSubscribe("iface.demo.*", events)
 	must(t, err)
-	must(t, nc.Flush())
+	harness.Flush(t, nc)
 	k := hostKernel(t)
 	until := func(what string, ok func(*schema.Event) bool) {
 		t.Helper()

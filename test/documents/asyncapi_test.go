@@ -141,7 +141,7 @@ func TestAsyncAPIHolds(t *testing.T) {
 	nc := harness.Connect(t, s)
 	sub, err := nc.SubscribeSync(address("new"))
 	harness.Must(t, err)
-	harness.Must(t, nc.Flush())
+	harness.Flush(t, nc)
 	harness.Bridge(t, s)
 	m, err := sub.NextMsg(harness.Patience)
 	harness.Must(t, err)

@@ -317,7 +317,11 @@ func (a *audit) opened(t testing.TB, hosts int) {
 			t.Logf("%d of %d hosts are whole, %d events", n, hosts, events)
 		}
 	}()
-	eventually(t, "all snapshots are stored", func() bool { n, _ := a.whole(); return n == hosts })
+	came := func() int { _, events := a.whole(); return events }
+	harness.EventuallyAsItGrows(t, "all snapshots are stored", came, func() bool {
+		n, _ := a.whole()
+		return n == hosts
+	})
 	a.verdict(t)
 }
 
@@ -334,9 +338,9 @@ func (a *audit) complete(t testing.TB, links, made int, of ...*simulation) {
 			t.Logf("%d hosts differ: %.2000q", len(diffs), diffs)
 		}
 	}()
-	eventually(t, "the consumer has everything", func() bool {
-		_, events := a.whole()
-		if events < len(truths)*links+made {
+	came := func() int { _, events := a.whole(); return events }
+	harness.EventuallyAsItGrows(t, "the consumer has everything", came, func() bool {
+		if came() < len(truths)*links+made {
 			return false
 		}
 		diffs = a.differs(truths, links)
@@ -674,6 +678,7 @@ func TestStreamsByPrefix(t *testing.T) {
 	sub, err := c.js.Conn().Subscribe("iface.>", func(*nats.Msg) { everything.Add(1) })
 	must(t, err)
 	defer sub.Unsubscribe()
+	harness.Flush(t, c.js.Conn())
 	total := 0
 	for _, region := range []string{"eu", "us"} {
 		s := simulate(t, c.servers, hosts, links, region+".example.com",

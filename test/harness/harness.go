@@ -77,15 +77,32 @@ func Must(t testing.TB, err error) {
 // waits longer the longer it has waited.
 func Eventually(t testing.TB, what string, ok func() bool) time.Duration {
 	t.Helper()
+	return EventuallyAsItGrows(t, what, func() int { return 0 }, ok)
+}
+
+// EventuallyAsItGrows is Eventually for the end of work that may take any time: Patience is
+// how long that of which there is more and more may stand still.
+func EventuallyAsItGrows(t testing.TB, what string, done func() int, ok func() bool) time.Duration {
+	t.Helper()
 	began := time.Now()
+	most, grown := done(), began
 	for !ok() {
-		waited := time.Since(began)
+		if now := done(); now > most {
+			most, grown = now, time.Now()
+		}
+		waited := time.Since(grown)
 		if waited > Patience {
 			t.Fatalf("not within %v: %s", Patience, what)
 		}
 		time.Sleep(min(5*time.Millisecond+waited/20, 200*time.Millisecond))
 	}
 	return time.Since(began)
+}
+
+// Flush waits until the server has taken what was published and subscribed on a connection.
+func Flush(t testing.TB, nc *nats.Conn) {
+	t.Helper()
+	Must(t, nc.FlushTimeout(Patience))
 }
 
 // Connect connects to a server, again and again, from where the calling goroutine is.

@@ -68,8 +68,7 @@ func SettledIn(t testing.TB, in *netnstest.Kernel, s *natstest.Server) *Follower
 			t.Log(first(diffs))
 		}
 	}()
-	Eventually(t, "the stream leads to the kernel's state", func() bool {
-		f.CatchUp()
+	f.Until("the stream leads to the kernel's state", func() bool {
 		_, diffs = SameAsIPIn(t, in, f.Replay.Links)
 		return len(diffs) == 0
 	})
@@ -86,8 +85,7 @@ func SameInNamespaces(t testing.TB, f *Follower, kernels map[string]*netnstest.K
 			t.Log(first(diffs))
 		}
 	}()
-	Eventually(t, "the stream leads to the kernel's state in every namespace", func() bool {
-		f.CatchUp()
+	f.Until("the stream leads to the kernel's state in every namespace", func() bool {
 		compared, diffs = 0, nil
 		for name, k := range kernels {
 			links := f.Replay.Links

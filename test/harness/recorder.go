@@ -40,7 +40,7 @@ func Record(t testing.TB, s *natstest.Server) *Recorder {
 		r.events = append(r.events, e)
 	})
 	Must(t, err)
-	Must(t, nc.Flush())
+	Flush(t, nc)
 	return r
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -145,6 +146,16 @@ func Follow(t testing.TB, s *natstest.Server) *Follower {
 		return err == nil
 	})
 	return f
+}
+
+// Until applies what is stored, as it comes, until ok. A backlog may take any time, as long as
+// some of it comes.
+func (f *Follower) Until(what string, ok func() bool) time.Duration {
+	f.t.Helper()
+	return EventuallyAsItGrows(f.t, what, func() int { return f.Events }, func() bool {
+		f.CatchUp()
+		return ok()
+	})
 }
 
 // CatchUp applies what is in the stream now, or what of it a server gives that may

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
+
+	"ifacebridge/test/harness"
 )
 
 // An order is something to do in a machine, once, however often it comes.
@@ -51,7 +53,7 @@ func TestDriven(t *testing.T) {
 		answer.Subject = m.Reply
 		_ = nc.PublishMsg(answer) // it is asked again
 		if o.Command == "poweroff" {
-			_ = nc.Flush()
+			_ = nc.FlushTimeout(harness.Patience)
 			once.Do(func() { close(over) })
 		}
 	})
