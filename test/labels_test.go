@@ -50,6 +50,7 @@ func TestHostsHaveLabels(t *testing.T) {
 	}
 
 	// A crash, with events in the spool; the next run has another rack.
+	confirmed(t, b)
 	s.Kill()
 	must(t, k.SetUint32(veth, unix.IFLA_MTU, 1300))
 	eventually(t, "it is on disk", func() bool { return b.Metric("ifacebridge_spool_events") > 0 })
@@ -82,11 +83,12 @@ func TestHostsHaveLabels(t *testing.T) {
 		label string
 		lines int
 	}{{"site=fra1", 1}, {"rack=b13,site=fra1", 1}, {"rack=b12", 0}, {"site=fra", 0}} {
-		l := start(t, []string{"NATS_URL=" + s.URL}, "links", "--json", "--label", tt.label)
-		status := l.Wait()
+		l := ends(t, func() *process {
+			return start(t, []string{"NATS_URL=" + s.URL}, "links", "--json", "--label", tt.label)
+		}, 0)
 		labelled := strings.Count(l.Output(), `"labels":{"site":"fra1","rack":"b13"}`)
-		if status != 0 || labelled != tt.lines || strings.Count(l.Output(), "\n") != tt.lines {
-			t.Errorf("links --label %s: status %d\n%s", tt.label, status, l.Output())
+		if labelled != tt.lines || strings.Count(l.Output(), "\n") != tt.lines {
+			t.Errorf("links --label %s:\n%s", tt.label, l.Output())
 		}
 	}
 }

@@ -78,10 +78,14 @@ func TestLifeOfAFleet(t *testing.T) {
 	}
 	maps.DeleteFunc(want, func(_, standing string) bool { return standing == "" })
 	began := time.Now()
-	p := start(t, []string{"NATS_URL=" + s.URL}, append([]string{"forget"}, retire...)...)
-	if status := p.Wait(); status != 0 {
-		t.Fatalf("forget: exit status %d\n%s", status, p.Output())
-	}
+	ends(t, func() *process { // whether their bridges are there is asked for a second, which a busy machine may miss
+		p := start(t, []string{"NATS_URL=" + s.URL}, append([]string{"forget"}, retire...)...)
+		p.Wait()
+		retire = slices.DeleteFunc(retire, func(name string) bool {
+			return strings.Contains(p.Output(), "forgot "+name+": ")
+		})
+		return p
+	}, 0)
 	join()
 	differ := func(got map[string]string) string {
 		if maps.Equal(got, want) {
@@ -159,7 +163,7 @@ func kvKeys(t testing.TB, cli string, s *natstest.Server, bucket string) []strin
 	t.Helper()
 	place := netnstest.Where(t)
 	cmd := exec.Command(cli, "--server", s.URL, "kv", "ls", bucket)
-	cmd.Env = []string{"HOME=" + t.TempDir()}
+	cmd.Env = []string{"HOME=" + t.TempDir(), natsPatience}
 	var out strings.Builder
 	cmd.Stdout = &out
 	must(t, place.Enter())

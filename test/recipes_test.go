@@ -29,8 +29,8 @@ func TestRecipesForNATS(t *testing.T) {
 	b := start(t, []string{"IFACE_HOST=web01.example.com"})
 	b.Ready()
 	eventually(t, "the query service", func() bool {
-		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_behind_keys") == 0 &&
-			b.Metric("ifacebridge_presence_puts_total") > 0
+		return b.Metric("ifacebridge_ready") == 1 && b.Metric("ifacebridge_bucket_puts_total") > 0 &&
+			b.Metric("ifacebridge_bucket_behind_keys") == 0 && b.Metric("ifacebridge_presence_puts_total") > 0
 	})
 	home := t.TempDir()
 	ran := 0
@@ -48,7 +48,7 @@ func TestRecipesForNATS(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", cli+" "+args)
-			cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+			cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), natsPatience}
 			stop := make(chan struct{})
 			changing := make(chan error, 1)
 			go func() { changing <- changeUntil(k, stop) }() // something to follow

@@ -45,9 +45,10 @@ func testServerVersion(t *testing.T, dir, version string) {
 	must(t, err)
 	if minor < 11 || minor == 11 && patch < 7 {
 		b.Says(sentence + version)
-		if status, body := get(t, "/readyz"); status != 503 || !strings.Contains(body, sentence+version) {
-			t.Errorf("/readyz answers %d: %s", status, body)
-		}
+		eventually(t, "/readyz says so", func() bool {
+			status, body := get(t, "/readyz")
+			return status == 503 && strings.Contains(body, sentence+version)
+		})
 		doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 1, sentence+version)
 		return
 	}
@@ -59,10 +60,7 @@ func testServerVersion(t *testing.T, dir, version string) {
 		t.Errorf("the events stand for %d notifications of %d", f.Replay.Notifications, changes)
 	}
 	holds(t, s)
-	links := start(t, []string{"NATS_URL=" + s.URL}, "links")
-	if status := links.Wait(); status != 0 || !strings.Contains(links.Output(), "veth0") {
-		t.Errorf("links: exit status %d:\n%s", status, links.Output())
-	}
+	ends(t, func() *process { return start(t, []string{"NATS_URL=" + s.URL}, "links") }, 0, "veth0")
 	watch := start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json")
 	doctor(t, []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}, 0)
 	b.Kill()
