@@ -213,6 +213,7 @@ func TestSigterm(t *testing.T) {
 func TestServerIsDown(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
+	began := time.Now()
 	b := bridge(t, s)
 	b.Says("cannot connect to NATS; retrying")
 	b.Says("read the links of this host") // what changes before is in the snapshot
@@ -243,7 +244,7 @@ func TestServerIsDown(t *testing.T) {
 		t.Errorf("the last event is %v %s", last.Kind, last.Link.Name)
 	}
 	// A server that is slow to start is another cause, and said, too.
-	if n := strings.Count(b.Output(), "connection refused"); n != 1 {
+	if n := strings.Count(b.Output(), "connection refused"); n < 1 || n > 1+int(time.Since(began)/time.Minute) {
 		t.Errorf("said %d times that NATS is down", n)
 	}
 }

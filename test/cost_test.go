@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -56,26 +57,32 @@ func TestIdle(t *testing.T) {
 	for _, delivery := range deliveries {
 		b := startBinary(t, path, []string{"NATS_URL=" + s.URL, "IFACE_HOST=" + delivery, "IFACE_DELIVERY=" + delivery, "IFACE_HTTP_ADDR="})
 		b.Says("read the links of this host")
+		b.Says("connected to NATS")
 		bridges = append(bridges, b)
 	}
-	time.Sleep(2 * time.Second) // what follows a start
 	long := duration(t, "IFACE_TEST_IDLE", 8*time.Second)
-	began := time.Now()
-	var before [2]int
-	for i, b := range bridges {
-		before[i] = switches(t, b)
-	}
-	time.Sleep(long)
-	for i, b := range bridges {
-		perSecond, kib := float64(switches(t, b)-before[i])/time.Since(began).Seconds(), residentKiB(t, b)
-		t.Logf("%s: %.1f voluntary context switches a second, %.1f MiB", deliveries[i], perSecond, float64(kib)/1024)
-		// Around a timer the Go runtime polls for it, 20 times or so, which is most of what
-		// is counted: 0.9 to 3.0 a second and 14.5 MiB were seen. Ten times that is a loop
-		// that does not sleep, or more than the DaemonSet's container may have.
-		if perSecond >= 30 || kib >= 128<<10 {
-			t.Errorf("%s: %.1f voluntary context switches a second, want less than 30; %.1f MiB, want less than 128", deliveries[i], perSecond, float64(kib)/1024)
+	eventually(t, "a while in which both sleep", func() bool { // there may be something left of the start
+		began := time.Now()
+		var before [2]int
+		for i, b := range bridges {
+			before[i] = switches(t, b)
 		}
-	}
+		time.Sleep(long)
+		asleep := true
+		for i, b := range bridges {
+			perSecond := float64(switches(t, b)-before[i]) / time.Since(began).Seconds()
+			mib := float64(residentKiB(t, b)) / 1024
+			t.Logf("%s: %.1f voluntary context switches a second, %.1f MiB", deliveries[i], perSecond, mib)
+			if mib >= 128 { // the DaemonSet's container may not have more
+				t.Errorf("%s: %.1f MiB, want less than 128", deliveries[i], mib)
+			}
+			// Around a timer the Go runtime polls for it, 20 times or so, which is most of what
+			// is counted: 0.9 to 3.0 a second and 14.5 MiB were seen. Ten times that is a loop
+			// that does not sleep.
+			asleep = asleep && perSecond < 30
+		}
+		return asleep
+	})
 }
 
 // Very many links: all of them are stored, in memory that a DaemonSet's container has.
@@ -128,11 +135,13 @@ func TestLargeLinkAmongMany(t *testing.T) {
 		must(t, k.AddAltName(wide, fmt.Sprintf("%0120d", i)))
 	}
 	s := natstest.Start(t, "")
-	sub, err := connect(t, s).SubscribeSync("iface.test.*")
+	nc := connect(t, s)
+	sub, err := nc.SubscribeSync("iface.test.*")
 	must(t, err)
 	must(t, sub.SetPendingLimits(-1, -1))
+	harness.Flush(t, nc)
 	next := func() (e schema.Event) {
-		m, err := sub.NextMsg(time.Minute)
+		m, err := sub.NextMsg(harness.Patience)
 		must(t, err)
 		must(t, json.Unmarshal(m.Data, &e))
 		return e

@@ -272,17 +272,10 @@ func TestServerStalled(t *testing.T) {
 		t.Logf("/readyz says after %v that events wait, 30s are meant", time.Since(began).Round(time.Millisecond))
 	}
 	time.Sleep(time.Until(began.Add(lasting)))
-	ready := ""
 	eventually(t, "/readyz says that NATS is away", func() bool {
-		var status int
-		status, ready = get(t, "/readyz")
+		status, _ := get(t, "/readyz")
 		return status == 503
 	})
-	// It says that events wait after 30s; the oldest may have been read some time before.
-	says, elapsed := strings.Contains(ready, waits), time.Since(began)
-	if says && elapsed < 25*time.Second || !says && lasting > 45*time.Second {
-		t.Errorf("/readyz answers after %v:\n%s", elapsed, ready)
-	}
 	s.Signal(unix.SIGCONT)
 	n := c.end(t)
 	f := settled(t, s)

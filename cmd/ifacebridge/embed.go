@@ -54,7 +54,7 @@ func serveNATS(cfg config.Config, log *slog.Logger) (shutdown func(), err error)
 	failed := &serverLog{log: log}
 	srv.SetLoggerV2(failed, false, false, false)
 	srv.Start()
-	if !srv.ReadyForConnections(10*time.Second) || !srv.JetStreamEnabled() {
+	if !srv.ReadyForConnections(time.Minute) || !srv.JetStreamEnabled() {
 		srv.Shutdown()
 		return nil, fmt.Errorf("embedded NATS server does not start with its store in %s: %s",
 			cfg.StoreDir, failed.last())

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -243,12 +242,12 @@ func TestMachine(t *testing.T) {
 			t.Errorf("after %s: %s", set, healthy)
 		}
 	}
-	since := watch(t, s, "--since", "10m") // of the stream's clock, whatever the events' is
+	// Of the stream's clock, whatever the events' is.
+	watch := harness.Start(t, []string{"NATS_URL=" + s.URL}, "watch", "--json", "--since", "10m")
 	for _, alias := range []string{"clockback5h", "clock14h", "clockback9h"} {
-		if !strings.Contains(since, `"ifalias":"`+alias+`"`) {
-			t.Errorf("watch --since does not show %s", alias)
-		}
+		watch.Says(`"ifalias":"` + alias + `"`)
 	}
+	watch.Kill()
 
 	m.tell("stop")
 	time.Sleep(harness.Duration(t, "IFACE_TEST_STALL", 10*time.Second)) // what the machine is stopped for
@@ -337,18 +336,6 @@ func metric(t *testing.T, text, name string) (value float64) {
 	_, err := fmt.Sscan(rest, &value)
 	must(t, err)
 	return value
-}
-
-// watch returns what ifacebridge watch prints within a while.
-func watch(t *testing.T, s *natstest.Server, args ...string) string {
-	t.Helper()
-	command := harness.Command(t) // which may have to be built first
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, command, append([]string{"watch", "--json"}, args...)...)
-	cmd.Env = []string{"NATS_URL=" + s.URL, "HOME=" + t.TempDir()}
-	out, _ := cmd.Output() // it is ended
-	return string(out)
 }
 
 // someModules puts the few that a machine needs where its script loads them.
