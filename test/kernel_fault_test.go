@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,6 +68,7 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 			b.Ready()
 			for error := range strings.FieldsSeq(call.errors) {
 				injected, stop := inject(t, strace, b, call, error)
+				began := time.Now()
 				for n, more := 0, 10; more > 0 || injected() == 0; n++ {
 					must(t, k.SetAlias(a, fmt.Sprint(error, n)))
 					must(t, container.SetAlias(inside, fmt.Sprint(error, n)))
@@ -78,8 +78,8 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 					if injected() > 0 {
 						more--
 					}
-					if n > 3000 {
-						t.Fatalf("%s was not answered by %s once", call.name, error)
+					if time.Since(began) > harness.Patience {
+						t.Fatalf("%s was not answered by %s %d times", call.name, error, more)
 					}
 				}
 				stop()
@@ -87,6 +87,7 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 			}
 			must(t, k.SetAlias(a, "afterwards"))
 			f := settled(t, s)
+			allConfirmed(t, b) // what was told of the other namespace, too
 			b.Signal(unix.SIGTERM)
 			if status := b.Wait(); status != 0 {
 				t.Errorf("exit status %d", status)
@@ -97,58 +98,6 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 				}
 			}
 			t.Logf("%d events", f.Events)
-		})
-	}
-}
-
-// Links come and go while the kernel cannot be read for moments. When only the dumps fail, all
-// of it is published, and nothing counts as lost; when the notifications do, it is said that
-// some may be lost.
-func TestNothingIsLostWhileReadingFails(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		netnstest.Skip(t, "strace", err.Error())
-	}
-	for _, tt := range []struct {
-		call, error string
-		lost        bool // some notifications may be
-	}{
-		{"sendmsg", "ENOBUFS", false},
-		{"recvmmsg", "ENOMEM", true},
-	} {
-		t.Run(tt.call, func(t *testing.T) {
-			k := netnstest.Parallel(t)
-			s := natstest.Start(t, "")
-			b := bridge(t, s, "IFACE_RESYNC=100ms")
-			b.Ready()
-			injected, stop := inject(t, strace, b, faultyCall{name: tt.call}, tt.error)
-			want := map[string][]schema.Action{}
-			for n := 0; n < 50 || injected() < 5; n++ {
-				name := fmt.Sprint("short", n)
-				index, err := k.Add(name, 0, netnstest.Kind{Name: "ifb"})
-				must(t, err)
-				must(t, k.Delete(index))
-				want[name] = []schema.Action{schema.Created, schema.Deleted}
-				time.Sleep(10 * time.Millisecond) // as long as the tracer is to see dumps and notifications
-				if n > 3000 {
-					t.Fatalf("%s was not answered by %s once", tt.call, tt.error)
-				}
-			}
-			stop()
-			upLink(t, k)
-			settled(t, s)
-			got, overruns := map[string][]schema.Action{}, uint64(0)
-			for _, e := range stored(t, connect(t, s), "IFACE") {
-				if overruns = e.Overruns; want[e.Link.Name] != nil {
-					got[e.Link.Name] = append(got[e.Link.Name], e.Action)
-				}
-			}
-			if tt.lost != (overruns > 0) {
-				t.Errorf("%d overruns", overruns)
-			}
-			if !tt.lost && !reflect.DeepEqual(got, want) {
-				t.Errorf("of %d links that came and went, %d did in the stream", len(want), len(got))
-			}
 		})
 	}
 }
@@ -175,10 +124,10 @@ func TestPassingErrorsAtTheStart(t *testing.T) {
 			b.Ready()
 			must(t, k.SetAlias(a, "all the same"))
 			settled(t, s)
-			trace, _ := os.ReadFile(log)
-			if !strings.Contains(string(trace), "(INJECTED)") {
-				t.Error("nothing was injected")
-			}
+			eventually(t, "something was injected", func() bool { // and is written down
+				trace, _ := os.ReadFile(log)
+				return strings.Contains(string(trace), "(INJECTED)")
+			})
 		})
 	}
 }
@@ -189,9 +138,9 @@ func inject(t *testing.T, strace string, b *process, call faultyCall, error stri
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "trace")
 	args := []string{"-f", "-qq", "-o", log,
-		"-e", "trace=" + call.name + ",recvmmsg", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
-	if call.reopen { // notifications that cannot be read have the source opened anew
-		args = append(args, "-e", "inject=recvmmsg:error=ENOMEM:when=1+4")
+		"-e", "trace=" + call.name + ",recvfrom", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
+	if call.reopen { // a dump that cannot be read has the source opened anew
+		args = append(args, "-e", "inject=recvfrom:error=ENOMEM:when=1+4")
 	}
 	tracer := exec.Command(strace, append(args, "-p", strconv.Itoa(b.Pid()))...)
 	must(t, tracer.Start())

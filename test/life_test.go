@@ -95,6 +95,7 @@ func TestLifeOfALink(t *testing.T) {
 				}
 			}
 
+			allConfirmed(t, b)
 			b.Signal(unix.SIGTERM)
 			if status := b.Wait(); status != 0 {
 				t.Errorf("exit status %d", status)

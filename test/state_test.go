@@ -162,7 +162,8 @@ func TestBucketOfManyLinks(t *testing.T) {
 	if len(dels) != links-deleted || dels[1000+deleted] != 1 || dels[1000+links-1] != 1 {
 		t.Errorf("%d links got their del, of %d", len(dels), links-deleted)
 	}
-	eventually(t, "the bucket holds what is there", func() bool { return len(bucketOf(t, connect(t, s), "iface_links")) == 1 })
+	nc := connect(t, s)
+	eventually(t, "the bucket holds what is there", func() bool { return len(bucketOf(t, nc, "iface_links")) == 1 })
 }
 
 // A bucket that may not be read directly is said to be so, with what to do.
@@ -190,9 +191,10 @@ func TestOneOwnerOthersStandBy(t *testing.T) {
 	second := bridge(t, s, "IFACE_RESYNC=500ms", "IFACE_HTTP_ADDR=127.0.0.1:9470")
 	second.Says("standing by: another bridge publishes as this host")
 	second.Says("serving /healthz")
-	if status, body := getAt(t, "127.0.0.1:9470", "/readyz"); status != 503 || !strings.Contains(body, "standing by: another bridge publishes as this host") {
-		t.Errorf("/readyz of the one that stands by answers %d: %s", status, body)
-	}
+	eventually(t, "/readyz of the one that stands by says so", func() bool {
+		status, body := getAt(t, "127.0.0.1:9470", "/readyz")
+		return status == 503 && strings.Contains(body, "standing by: another bridge publishes as this host")
+	})
 	must(t, k.SetAlias(a, "the first's"))
 	holds(t, s)
 

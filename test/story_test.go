@@ -178,6 +178,7 @@ func testLoss(t *testing.T, l loss, withSpool, down bool) {
 	var kept []string // by the spool alone
 	if down && withSpool {
 		kept = []string{"kept one", "kept two"}
+		confirmed(t, b)
 		s.Kill()
 		for _, alias := range kept {
 			must(t, k.SetAlias(a, alias))
@@ -216,6 +217,7 @@ func testLoss(t *testing.T, l loss, withSpool, down bool) {
 	}
 	must(t, k.SetAlias(a, "and on"))
 	settled(t, s)
+	allConfirmed(t, b)
 	b.Signal(unix.SIGTERM)
 	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)

@@ -197,6 +197,7 @@ func TestWatchBeginsWithThePast(t *testing.T) {
 	m.shows("what happens", "mtu 1400 → 1300")
 	m.keys("C-c")
 
+	settled(t, s) // it may be shown before it is stored
 	js := jetStream(t, connect(t, s))
 	stream, err := js.Stream(t.Context(), "IFACE")
 	must(t, err)

@@ -145,18 +145,10 @@ func (e environment) seed(
 // wrong is the error of a file whose content is not what it should be.
 func (e environment) wrong(variable, accepted string) error {
 	got := e.get(variable)
-	if variableOf(variable).secret || isSecret(got) {
+	if i := variableOf(variable); i.secret || strings.HasPrefix(got, dataScheme) {
 		got = ""
 	}
 	return &settingError{e.written(variable), "has the wrong content", got, accepted}
-}
-
-// isSecret reports whether a value is a secret, or has one in it, where the path of a file
-// may stand: people put there what belongs into the file.
-func isSecret(value string) bool {
-	value = strings.TrimSpace(value)
-	_, notSeed := nkeys.ParseDecoratedNKey([]byte(value))
-	return notSeed == nil || strings.HasPrefix(value, dataScheme) || strings.Contains(value, "-----BEGIN ")
 }
 
 // Way is the variable that says how to authenticate, and whether it is a context's; "" when
@@ -225,11 +217,7 @@ const (
 // content reads the file that a variable names.
 func (e environment) content(variable, accepted string) ([]byte, error) {
 	ref := e.get(variable)
-	switch {
-	case strings.HasPrefix(ref, dataScheme):
-	case isSecret(ref):
-		return nil, &settingError{e.written(variable), "is the secret, not the path of a file", "", accepted}
-	case !strings.Contains(ref, "://"):
+	if !strings.HasPrefix(ref, dataScheme) && !strings.Contains(ref, "://") {
 		ref = fileScheme + ref
 	}
 	return e.resolve(variable, ref, accepted)
@@ -240,16 +228,10 @@ func (e environment) literal(variable, accepted string) ([]byte, error) {
 	return e.resolve(variable, e.get(variable), accepted)
 }
 
-// secret reads a secret of one line. Somewhere else there has to be one: without it, this
-// would be somebody else, whom a server may well let in.
+// secret reads a secret of one line.
 func (e environment) secret(variable string) (string, error) {
-	const accepted = "the secret, or file:// and the path of a file with it"
-	content, err := e.literal(variable, accepted)
-	secret := strings.TrimRight(string(content), "\r\n")
-	if err == nil && secret == "" && e.get(variable) != "" {
-		err = &settingError{e.written(variable), "what it refers to is empty", "", accepted}
-	}
-	return secret, err
+	content, err := e.literal(variable, "the secret, or file:// and the path of a file with it")
+	return strings.TrimRight(string(content), "\r\n"), err
 }
 
 // resolve reads what a reference refers to, or returns it when it is none.
