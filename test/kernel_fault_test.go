@@ -204,6 +204,27 @@ func TestSandboxes(t *testing.T) {
 	}
 }
 
+// Where namespaces may be made, and nothing may be done in them, as with AppArmor on Ubuntu, the
+// tests that need them are skipped by name, and the others run.
+func TestNamespacesThatAreOfNoUse(t *testing.T) {
+	netnstest.Parallel(t)
+	tests, err := os.Executable()
+	must(t, err)
+	for why, rule := range map[string][]bpf.Instruction{
+		"cannot set up its loopback link: ": refuse(unix.SYS_SOCKET, 0, unix.AF_NETLINK, unix.EPERM),
+		"cannot mount a /run of its own: ":  refuse(unix.SYS_MOUNT, 3, unix.MS_REC|unix.MS_PRIVATE, unix.EACCES),
+	} {
+		p := startWith(t, launch{Enter: func() error { return sandbox(rule) }}, tests, nil,
+			"-test.v", "-test.run=^(TestFilters|TestCommandsInGuidesAreRun)$")
+		if status := p.Wait(); status != 0 {
+			t.Errorf("%q: exit status %d", why, status)
+		}
+		p.Says("needs netns: no user and network namespace: " + why)
+		p.Says("skipped, missing: netns (TestFilters)")
+		p.Says("--- PASS: TestCommandsInGuidesAreRun")
+	}
+}
+
 // refuse is the rule by which a system call fails that has this argument.
 func refuse(call uint32, arg, value uint32, with unix.Errno) []bpf.Instruction {
 	const args = 16 // struct seccomp_data: nr, arch, instruction_pointer, args

@@ -215,12 +215,14 @@ func newNamespace() (*os.File, error) {
 // loopbackUp sets the process's own loopback link up, for servers on 127.0.0.1.
 func loopbackUp() error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-	if err != nil {
-		return err
+	if err == nil {
+		defer conn.Close()
+		err = (&Kernel{conn: conn}).SetFlags(1, unix.IFF_UP, true)
 	}
-	defer conn.Close()
-	k := &Kernel{conn: conn}
-	return k.SetFlags(1, unix.IFF_UP, true)
+	if err != nil {
+		return fmt.Errorf("cannot set up its loopback link: %w", err)
+	}
+	return nil
 }
 
 // A Kind writes the attributes of a new link (IFLA_LINKINFO), and which lower

@@ -8,6 +8,7 @@ package netnstest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,8 @@ func init() { runtime.LockOSThread() }
 const inside = "IFACEBRIDGE_NETNSTEST"
 
 // Main is a TestMain that runs the tests of a package in namespaces of their own:
-// the process starts itself again there, with the loopback link up. Where that is
-// not allowed, the tests run where they are and [New] skips. It returns when
+// the process starts itself again there, with the loopback link up. Where that, or what
+// it takes, is not allowed, the tests run where they are and [New] skips. It returns when
 // they have run, and the process's exit status is theirs.
 //
 // What needs the machine's network is done by prepare, which is called before that.
@@ -41,11 +42,9 @@ func Main(m *testing.M, prepare func()) {
 		return
 	}
 	if os.Getenv(inside) == "yes" {
-		if err := errors.Join(loopbackUp(), ownRun()); err != nil {
-			fmt.Fprintln(os.Stderr, "netnstest:", err)
-			os.Exit(1)
+		if settle() {
+			m.Run()
 		}
-		m.Run()
 		return
 	}
 	prepare()
@@ -67,6 +66,22 @@ func listing() bool {
 	return slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.list") })
 }
 
+// settle makes the new namespaces what tests expect. Where that fails, it tells the outer
+// process why: some machines let anybody make namespaces, and do nothing in them (AppArmor on
+// Ubuntu, kernel.apparmor_restrict_unprivileged_userns).
+func settle() (settled bool) {
+	outer := os.NewFile(outerFD, "outer process")
+	defer outer.Close()
+	err := errors.Join(loopbackUp(), ownRun())
+	if err != nil {
+		fmt.Fprint(outer, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return err == nil
+}
+
+// outerFD is the pipe on which the process in the namespaces tells why it does not run the tests.
+const outerFD = 3
+
 // ownRun gives the process a /run of its own, in which namespaces are named. Folders that its
 // environment names stay: TMPDIR may be in /run/user, PATH in /run/current-system.
 func ownRun() error {
@@ -81,7 +96,10 @@ func ownRun() error {
 		}
 		folder.Close()
 	}
-	return os.NewSyscallError("mount", err)
+	if err != nil {
+		return fmt.Errorf("cannot mount a /run of its own: %w", err)
+	}
+	return nil
 }
 
 // namedInRun returns the entries of /run that hold what the environment names, but for the
@@ -120,11 +138,17 @@ func bind(folder *os.File) error {
 }
 
 // again runs this process in a new user, network and mount namespace, as root of it,
-// and returns the status with which it ended, or an error when it could not start.
+// and returns the status with which it ended, or an error when it did not run the tests.
 func again() (status int, err error) {
+	told, inner, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer told.Close()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=yes")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{inner} // outerFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -133,7 +157,15 @@ func again() (status int, err error) {
 		Pdeathsig:                  syscall.SIGKILL,
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the process
-	err = cmd.Run()
+	err = cmd.Start()
+	inner.Close()
+	if err != nil {
+		return 0, err
+	}
+	why, err := io.ReadAll(told)
+	if err = errors.Join(err, cmd.Wait()); len(why) > 0 {
+		return 0, errors.New(string(why))
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return max(exit.ExitCode(), 1), nil // -1: by a signal
