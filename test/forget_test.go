@@ -79,7 +79,8 @@ func TestForget(t *testing.T) {
 	refuses("living", "its bridge runs, since ")
 	refuses("nobody", "nothing is known of it")
 	refuses("frozen", "its bridge is there, though it does not answer")
-	endsTogether(t, func() *process { return forget("living", "nobody", "frozen", "dead.example.com", "dead.example.com") }, 1,
+	four := func() *process { return forget("living", "nobody", "frozen", "dead.example.com", "dead.example.com") }
+	endsTogether(t, four, 1,
 		"living is not forgotten: ", "nobody is not forgotten: ", "frozen is not forgotten: ",
 		"forgot dead.example.com: 3 links")
 	frozen.Signal(unix.SIGCONT)
