@@ -42,8 +42,8 @@ type backlog interface {
 	Settle()
 
 	// GiveBack has the next call of Next begin with these events, which are the last of
-	// what it added. Those before them are confirmed.
-	GiveBack(events []event.Outgoing)
+	// what it added. Those before them are confirmed, and so much is told by that.
+	GiveBack(events []event.Outgoing, told event.Mark)
 
 	// Closed reports whether nothing will be added any more.
 	Closed() bool

@@ -35,6 +35,17 @@ func (p *publisher) publishEvents(ctx context.Context, events []schema.Event) er
 	return nil
 }
 
+// publishTaken publishes what the backlog has added to the encoder.
+func (p *publisher) publishTaken(ctx context.Context) error {
+	if err := p.publish(ctx); err != nil {
+		rest := int(p.inFlight.Swap(0))
+		p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-rest:], p.delivery.Told())
+		return err
+	}
+	p.backlog.Confirm(p.delivery.Told())
+	return nil
+}
+
 // pause waits out the failure of an attempt that was begun then.
 func (p *publisher) pause(ctx context.Context, retry *natsio.Retry, began time.Time, err error) error {
 	retry.MoveOn(p.nc, began, err)

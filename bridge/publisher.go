@@ -256,10 +256,9 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 			return nil
 		}
 		published += len(p.encoder.Batch)
-		if err := p.publish(ctx); err != nil {
+		if err := p.publishTaken(ctx); err != nil {
 			return err
 		}
-		p.backlog.Confirm(p.delivery.Told())
 	}
 }
 
@@ -334,11 +333,9 @@ func (p *publisher) publishBacklog(ctx context.Context) error {
 			return err
 		}
 		if len(p.encoder.Batch) > 0 {
-			if err := p.publish(ctx); err != nil {
-				p.backlog.GiveBack(p.encoder.Batch[len(p.encoder.Batch)-int(p.inFlight.Swap(0)):])
+			if err := p.publishTaken(ctx); err != nil {
 				return err
 			}
-			p.backlog.Confirm(p.delivery.Told())
 			if n := len(p.encoder.Batch); n >= delivery.ManyEvents && p.encoder.Room() > 0 && !closed {
 				time.Sleep(gather)
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,6 +103,58 @@ func TestPassingErrorsOfTheKernel(t *testing.T) {
 	}
 }
 
+// Links come and go while the kernel cannot be read for moments. When only the dumps fail, all
+// of it is published, and nothing counts as lost; when the notifications do, it is said that
+// some may be lost.
+func TestNothingIsLostWhileReadingFails(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		netnstest.Skip(t, "strace", err.Error())
+	}
+	for _, tt := range []struct {
+		call, error string
+		lost        bool // some notifications may be
+	}{
+		{"sendmsg", "ENOBUFS", false},
+		{"recvmmsg", "ENOMEM", true},
+	} {
+		t.Run(tt.call, func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			s := natstest.Start(t, "")
+			b := bridge(t, s, "IFACE_RESYNC=100ms")
+			b.Ready()
+			injected, stop := inject(t, strace, b, faultyCall{name: tt.call}, tt.error)
+			want := map[string][]schema.Action{}
+			for n := 0; n < 50 || injected() < 5; n++ {
+				name := fmt.Sprint("short", n)
+				index, err := k.Add(name, 0, netnstest.Kind{Name: "ifb"})
+				must(t, err)
+				must(t, k.Delete(index))
+				want[name] = []schema.Action{schema.Created, schema.Deleted}
+				time.Sleep(10 * time.Millisecond) // as long as the tracer is to see dumps and notifications
+				if n > 3000 {
+					t.Fatalf("%s was not answered by %s once", tt.call, tt.error)
+				}
+			}
+			stop()
+			upLink(t, k)
+			settled(t, s)
+			got, overruns := map[string][]schema.Action{}, uint64(0)
+			for _, e := range stored(t, connect(t, s), "IFACE") {
+				if overruns = e.Overruns; want[e.Link.Name] != nil {
+					got[e.Link.Name] = append(got[e.Link.Name], e.Action)
+				}
+			}
+			if tt.lost != (overruns > 0) {
+				t.Errorf("%d overruns", overruns)
+			}
+			if !tt.lost && !reflect.DeepEqual(got, want) {
+				t.Errorf("of %d links that came and went, %d did in the stream", len(want), len(got))
+			}
+		})
+	}
+}
+
 // The first calls of a bridge that starts fail, every other one: it starts all the same.
 func TestPassingErrorsAtTheStart(t *testing.T) {
 	strace, err := exec.LookPath("strace")
@@ -138,9 +191,9 @@ func inject(t *testing.T, strace string, b *process, call faultyCall, error stri
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "trace")
 	args := []string{"-f", "-qq", "-o", log,
-		"-e", "trace=" + call.name + ",recvfrom", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
-	if call.reopen { // a dump that cannot be read has the source opened anew
-		args = append(args, "-e", "inject=recvfrom:error=ENOMEM:when=1+4")
+		"-e", "trace=" + call.name + ",recvmmsg", "-e", "inject=" + call.name + ":error=" + error + ":when=1+2"}
+	if call.reopen { // notifications that cannot be read have the source opened anew
+		args = append(args, "-e", "inject=recvmmsg:error=ENOMEM:when=1+4")
 	}
 	tracer := exec.Command(strace, append(args, "-p", strconv.Itoa(b.Pid()))...)
 	must(t, tracer.Start())

@@ -219,7 +219,7 @@ func TestWhatDiffersIsSaidOnce(t *testing.T) {
 	s := natstest.Start(t, "")
 	js := jetStream(t, connect(t, s))
 	createStream(t, js, asTheBridgeWould)
-	b := bridge(t, s, "IFACE_MAX_AGE=1h", "IFACE_RESYNC=50ms")
+	b := bridge(t, s, "IFACE_MAX_AGE=1h", "IFACE_RESYNC=100ms")
 	b.Says("IFACE_MAX_AGE=1h0m0s does not apply to it")
 	looks := func() float64 { return b.Metric("ifacebridge_bucket_puts_total") }
 	eventually(t, "the bucket", func() bool { return looks() > 0 })

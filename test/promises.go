@@ -16,7 +16,8 @@
 //	    or is folded into one that says so         TestCoalesce, TestLongOutage
 //	    overruns are said, and made good           TestSoak, TestNamespaceChurn, TestWatcher
 //	    by default they do not come                TestManyLinksAtOnce
-//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart
+//	    the kernel's calls fail for a while        TestPassingErrorsOfTheKernel, TestPassingErrorsAtTheStart,
+//	                                               TestNothingIsLostWhileReadingFails
 //	    a sandbox refuses something                TestSandboxes
 //	    nothing waits for the next to come         TestLastNotificationIsNotLate, TestListenerLosesNoWakeUp,
 //	                                               TestSpoolHasRoomAfterAFailure, TestWindowWhenTheClockIsSetBack,
@@ -41,6 +42,7 @@
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere
 //	    many hosts at once                         TestPowerUpAndFailovers, TestHubAndLeaves, TestSuperCluster
 //	    the broker loses what it had confirmed     TestBrokerLosesWhatItConfirmed, TestBrokerLosesTheRetelling,
+//	                                               TestSpoolWhenTheBrokerLosesTheMiddle,
 //	                                               TestStoryIsJudged, TestLeftoversAreJudged
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name

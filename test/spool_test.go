@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
@@ -201,5 +202,50 @@ func TestSpoolOnFullDisk(t *testing.T) {
 	}
 	if n := b.Metric("ifacebridge_spool_failures_total"); n == 0 {
 		t.Error("no failure was counted")
+	}
+}
+
+// A broker that loses what it had confirmed while a backlog of the spool is published: the new
+// epoch tells the state, which has those events, and then what is left of them. So no event is
+// told again but those on their way just then, one each time.
+func TestSpoolWhenTheBrokerLosesTheMiddle(t *testing.T) {
+	k := netnstest.Parallel(t)
+	a := upLink(t, k)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	stream, err := js.CreateStream(t.Context(),
+		jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true})
+	must(t, err) // it takes no batches: a part of what the spool gives at once is confirmed
+	b := bridge(t, s, "IFACE_SPOOL_DIR="+t.TempDir(), "IFACE_RESYNC=0")
+	confirmed(t, b)
+	r := record(t, s)
+	s.Signal(unix.SIGSTOP)
+	const changes = 1000
+	for i := range changes {
+		must(t, k.SetAlias(a, fmt.Sprint(i)))
+		if (i+1)%100 == 0 { // so many fit into any receive buffer
+			spooled(t, b, float64(i+1))
+		}
+	}
+	s.Signal(unix.SIGCONT)
+	for n := range 3 {
+		eventually(t, "some of it is told", func() bool { return r.Mark() >= (n+1)*changes/5 })
+		must(t, stream.Purge(t.Context()))
+	}
+	settled(t, s)
+	times := map[string]int{}
+	for _, e := range r.Since(0) {
+		if e.Changed.Has("ifalias") {
+			times[e.Link.Alias]++
+		}
+	}
+	again := 0
+	for _, n := range times {
+		again += n - 1
+	}
+	lost := int(b.Metric("ifacebridge_epochs_total")) - 1
+	if len(times) != changes || lost == 0 || again > lost {
+		t.Errorf("%d of %d changes were told, %d of them again; %d epochs could not go on",
+			len(times), changes, again, lost)
 	}
 }

@@ -145,10 +145,18 @@ func (e environment) seed(
 // wrong is the error of a file whose content is not what it should be.
 func (e environment) wrong(variable, accepted string) error {
 	got := e.get(variable)
-	if i := variableOf(variable); i.secret || strings.HasPrefix(got, dataScheme) {
+	if variableOf(variable).secret || isSecret(got) {
 		got = ""
 	}
 	return &settingError{e.written(variable), "has the wrong content", got, accepted}
+}
+
+// isSecret reports whether a value is a secret, or has one in it, where the path of a file
+// may stand: people put there what belongs into the file.
+func isSecret(value string) bool {
+	value = strings.TrimSpace(value)
+	_, notSeed := nkeys.ParseDecoratedNKey([]byte(value))
+	return notSeed == nil || strings.HasPrefix(value, dataScheme) || strings.Contains(value, "-----BEGIN ")
 }
 
 // Way is the variable that says how to authenticate, and whether it is a context's; "" when
@@ -217,7 +225,11 @@ const (
 // content reads the file that a variable names.
 func (e environment) content(variable, accepted string) ([]byte, error) {
 	ref := e.get(variable)
-	if !strings.HasPrefix(ref, dataScheme) && !strings.Contains(ref, "://") {
+	switch {
+	case strings.HasPrefix(ref, dataScheme):
+	case isSecret(ref):
+		return nil, &settingError{e.written(variable), "is the secret, not the path of a file", "", accepted}
+	case !strings.Contains(ref, "://"):
 		ref = fileScheme + ref
 	}
 	return e.resolve(variable, ref, accepted)
@@ -228,10 +240,16 @@ func (e environment) literal(variable, accepted string) ([]byte, error) {
 	return e.resolve(variable, e.get(variable), accepted)
 }
 
-// secret reads a secret of one line.
+// secret reads a secret of one line. Somewhere else there has to be one: without it, this
+// would be somebody else, whom a server may well let in.
 func (e environment) secret(variable string) (string, error) {
-	content, err := e.literal(variable, "the secret, or file:// and the path of a file with it")
-	return strings.TrimRight(string(content), "\r\n"), err
+	const accepted = "the secret, or file:// and the path of a file with it"
+	content, err := e.literal(variable, accepted)
+	secret := strings.TrimRight(string(content), "\r\n")
+	if err == nil && secret == "" && e.get(variable) != "" {
+		err = &settingError{e.written(variable), "what it refers to is empty", "", accepted}
+	}
+	return secret, err
 }
 
 // resolve reads what a reference refers to, or returns it when it is none.

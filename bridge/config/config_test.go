@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -78,8 +79,10 @@ func TestParseReadsNotTheProcess(t *testing.T) {
 }
 
 const (
-	acceptedNetns = "self, all, names or globs under /run/netns, absolute paths, comma-separated"
-	acceptedGlobs = "globs over interface names, kind:<info_kind>, or netns:<glob>, comma-separated"
+	acceptedSecret = "accepted: the secret, or file:// and the path of a file with it"
+	acceptedHost   = "accepted: any name that is not empty, or unset for the kernel's host name"
+	acceptedNetns  = "self, all, names or globs under /run/netns, absolute paths, comma-separated"
+	acceptedGlobs  = "globs over interface names, kind:<info_kind>, or netns:<glob>, comma-separated"
 )
 
 // The message is the interface of a failure: what is wrong, why, what is accepted.
@@ -94,7 +97,7 @@ func TestParseMistakes(t *testing.T) {
 		want      string
 	}{
 		{"an empty host", "IFACE_HOST=",
-			"IFACE_HOST: is set but empty; accepted: any name that is not empty, or unset for the kernel's host name"},
+			"IFACE_HOST: is set but empty; " + acceptedHost},
 		{"a URL that does not parse", "NATS_URL=nats://u:hunter2@h:port",
 			"NATS_URL: does not parse: invalid port; accepted: " + acceptedURLs},
 		{"a URL without a host", "NATS_URL=nats://u:hunter2@:4222",
@@ -107,6 +110,15 @@ func TestParseMistakes(t *testing.T) {
 		{"a file with something else", "NATS_NKEY=" + empty,
 			`NATS_NKEY: has the wrong content (got "` + empty + `"); ` +
 				"accepted: a file with an nkey seed, as `nk -gen user` writes it"},
+		{"a seed in the place of its file", "NATS_NKEY=SUAD7UIJ52MSR7C5E5W342SBQRD3CUSOXNMALO4COCP7NGNVVP4S6O2GDY",
+			"NATS_NKEY: is the secret, not the path of a file; " +
+				"accepted: a file with an nkey seed, as `nk -gen user` writes it"},
+		{"a token in an empty file", "NATS_TOKEN=file://" + empty,
+			"NATS_TOKEN: what it refers to is empty; " + acceptedSecret},
+		{"a user in an empty file", "NATS_USER=file://" + empty,
+			"NATS_USER: what it refers to is empty; " + acceptedSecret},
+		{"a password in an empty file", "NATS_USER=u NATS_PASSWORD=file://" + empty,
+			"NATS_PASSWORD: what it refers to is empty; " + acceptedSecret},
 		{"a JWT that is none", "NATS_JWT=/run/hunter2.jwt",
 			"NATS_JWT: has the wrong content; accepted: a user's JWT, or file:// and the path of a file with it"},
 		{"a seed alone", "NATS_SEED=hunter2", "NATS_SEED: is set without NATS_JWT; accepted: both or none"},
@@ -149,6 +161,8 @@ func TestParseMistakes(t *testing.T) {
 			`IFACE_BUCKET, IFACE_HOSTS_BUCKET: are the same bucket (got "b"); accepted: two names`},
 		{"a presence", "IFACE_PRESENCE=1ms",
 			`IFACE_PRESENCE: too short (got "1ms"); accepted: 0 for never, or 100ms and more`},
+		{"a resync", "IFACE_RESYNC=5ms",
+			`IFACE_RESYNC: too short (got "5ms"); accepted: 0 for never, or 100ms and more`},
 		{"replicas", "IFACE_REPLICAS=six",
 			`IFACE_REPLICAS: not a number in range (got "six"); accepted: 1 to 5`},
 		{"an age", "IFACE_MAX_AGE=-1h",
@@ -190,6 +204,22 @@ func TestParseMistakes(t *testing.T) {
 	}
 }
 
+// A name out of a file or a script has a line break at its end, which would be a part of the
+// subjects.
+func TestParseHost(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"web01": true, "web 01's": true, "wéb": true,
+		"web01\n": false, " web01": false, "we\tb": false, "w\u009bb": false,
+	} {
+		_, err := Parse([]string{"IFACE_HOST=" + name})
+		want := fmt.Sprintf("IFACE_HOST: has white space at its ends, or control characters (got %q); %s", name,
+			acceptedHost)
+		if ok != (err == nil) || !ok && err.Error() != want {
+			t.Errorf("%q: got %v", name, err)
+		}
+	}
+}
+
 // Every mistake is named at once, an unknown variable is one, and a secret is in
 // none of them.
 func TestParseNamesAllMistakes(t *testing.T) {
@@ -207,15 +237,47 @@ func TestParseNamesAllMistakes(t *testing.T) {
 	}
 }
 
+// Neither the table of the settings nor the mistakes in them show a secret, whatever way it came.
 func TestVariablesMaskSecrets(t *testing.T) {
-	for _, v := range Variables([]string{
-		"NATS_URL=nats://u:hunter2@h,tls://hunter2@i:1,hunter2@j", "NATS_PASSWORD=hunter2", "NATS_TOKEN=hunter2",
-	}) {
-		if strings.Contains(v.Value, "hunter2") {
-			t.Errorf("%s shows its secret: %s", v.Name, v.Value)
+	const (
+		data = "data:;base64,aHVudGVyMg=="
+		seed = "SUAD7UIJ52MSR7C5E5W342SBQRD3CUSOXNMALO4COCP7NGNVVP4S6O2GDY"
+		pem  = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"
+	)
+	context := context(t, `{"creds": "`+data+`"}`)
+	for _, tt := range []struct{ variable, value, want string }{
+		{"NATS_URL", "nats://u:hunter2@h,tls://hunter2@i:1,hunter2@j",
+			"nats://(secret)@h,tls://(secret)@i:1,nats://(secret)@j"},
+		{"NATS_URL", "nats://u:hun,ter2@h", "(does not parse),nats://(secret)@h"},
+		{"NATS_URL", "h,127.0.0.1:4222, nats://[::1]:4222", "h,127.0.0.1:4222,nats://[::1]:4222"},
+		{"NATS_SOCKS_PROXY", "socks5://u:hun,ter2@h:1080", "socks5://(secret)@h:1080"},
+		{"NATS_SOCKS_PROXY", "socks5://u:hunter2", "(does not parse)"},
+		{"NATS_PASSWORD", "hunter2", "(secret)"},
+		{"NATS_TOKEN", "hunter2", "(secret)"},
+		{"NATS_CREDS", "/etc/hunter.creds", "/etc/hunter.creds"},
+		{"NATS_CREDS", data, "(secret)"},
+		{"NATS_CREDS", " " + data, "(secret)"},
+		{"NATS_NKEY", data, "(secret)"},
+		{"NATS_NKEY", seed, "(secret)"},
+		{"NATS_KEY", pem, "(secret)"},
+		{"NATS_USER", data, "(secret)"},
+	} {
+		environ := []string{"IFACE_HOST=web01", "NATS_CERT=/none", tt.variable + "=" + tt.value}
+		for _, v := range Variables(environ) {
+			if v.Name == tt.variable && v.Value != tt.want {
+				t.Errorf("%s=%s is shown as %q, want %q", v.Name, tt.value, v.Value, tt.want)
+			}
 		}
-		if v.Name == "NATS_URL" && v.Value != "nats://(secret)@h,tls://(secret)@i:1,nats://(secret)@j" {
-			t.Errorf("NATS_URL is shown as %s", v.Value)
+		_, err := Parse(environ)
+		for _, secret := range []string{"hunter2", "hun,", "ter2", data, seed} {
+			if err != nil && strings.Contains(err.Error(), secret) {
+				t.Errorf("%s=%s: a secret is in the mistakes: %v", tt.variable, tt.value, err)
+			}
+		}
+	}
+	for _, v := range Variables([]string{"NATS_CONTEXT=" + context}) {
+		if strings.Contains(v.Value, data) {
+			t.Errorf("%s shows the context's secret: %s", v.Name, v.Value)
 		}
 	}
 }

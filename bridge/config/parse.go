@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -68,13 +69,13 @@ func (p *parser) config() Config {
 		Stream:      p.name("IFACE_STREAM"),
 		Bucket:      p.name("IFACE_BUCKET"),
 		HostsBucket: p.name("IFACE_HOSTS_BUCKET"),
-		Presence:    p.presence(),
+		Presence:    p.interval("IFACE_PRESENCE"),
 		Replicas:    p.number("IFACE_REPLICAS", 1, 5),
 		MaxAge:      p.duration("IFACE_MAX_AGE"),
 		MaxBytes:    p.size("IFACE_MAX_BYTES", 0, 1<<60),
 		Netns:       p.netns(),
 		Filter:      Filter{p.patterns("IFACE_INCLUDE"), p.patterns("IFACE_EXCLUDE")},
-		Resync:      p.duration("IFACE_RESYNC"),
+		Resync:      p.interval("IFACE_RESYNC"),
 		Coalesce:    p.duration("IFACE_COALESCE"),
 		Queue:       p.queue(),
 		ReadBuffer:  int(p.size("IFACE_RCVBUF", 4<<10, 1<<30)),
@@ -100,13 +101,13 @@ func (p *parser) config() Config {
 	return c
 }
 
-// presence is how often a host says that it is there. A server counts in seconds how long
-// that is good for.
-func (p *parser) presence() time.Duration {
-	const name, least = "IFACE_PRESENCE", 100 * time.Millisecond
-	d := p.duration(name)
+// interval is how often something is done; 0 is never. More often than ten times a second
+// is a mistake in the unit, and would be all that a bridge does.
+func (p *parser) interval(variable string) time.Duration {
+	const least = 100 * time.Millisecond
+	d := p.duration(variable)
 	if 0 < d && d < least {
-		p.mistake(name, "too short", d.String(), fmt.Sprintf("0 for never, or %v and more", least))
+		p.mistake(variable, "too short", d.String(), fmt.Sprintf("0 for never, or %v and more", least))
 	}
 	return d
 }
@@ -122,8 +123,16 @@ func IsPlaceholder(name string) bool {
 func (p *parser) host() (name, token string, follow bool) {
 	const accepted = "any name that is not empty"
 	name, set := p.env.vars["IFACE_HOST"]
-	if set && strings.TrimSpace(name) == "" {
-		p.mistake("IFACE_HOST", "is set but empty", "", accepted+", or unset for the kernel's host name")
+	reason, got := "", ""
+	switch trimmed := strings.TrimSpace(name); {
+	case !set:
+	case trimmed == "":
+		reason = "is set but empty"
+	case trimmed != name || strings.ContainsFunc(name, unicode.IsControl): // of a file, or by mistake
+		reason, got = "has white space at its ends, or control characters", name
+	}
+	if reason != "" {
+		p.mistake("IFACE_HOST", reason, got, accepted+", or unset for the kernel's host name")
 		return "", "", false
 	}
 	if !set {
@@ -364,8 +373,8 @@ func (p *parser) address(variable string) string {
 		return s
 	}
 	_, port, err := net.SplitHostPort(s)
-	n, portErr := strconv.ParseUint(port, 10, 16)
-	if err != nil || portErr != nil && port != "" || n == 0 && port != "0" {
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil {
 		p.mistake(variable, "not an address", s, "host:port, :port for all addresses, or empty for none")
 	}
 	return s

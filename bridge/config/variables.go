@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 
@@ -27,6 +28,7 @@ type variable struct {
 
 	secret    bool // never shown
 	secretURL bool // shown without the secrets in it
+	list      bool // comma-separated; otherwise a comma may stand in the secret of a URL
 	noUnset   bool // set but empty differs from unset
 	created   bool // it is about a stream and buckets that we create
 
@@ -36,7 +38,7 @@ type variable struct {
 // variables are all that there are, in the order in which `ifacebridge config`
 // prints them.
 var variables = []variable{
-	{name: "NATS_URL", secretURL: true,
+	{name: "NATS_URL", secretURL: true, list: true,
 		description: "servers, comma-separated; unset: the embedded server"},
 	{name: "NATS_CONTEXT",
 		description: "context of the nats command, by name, or the path of its file; a variable beside it wins"},
@@ -191,19 +193,29 @@ func Variables(environ []string) []Variable {
 	list := make([]Variable, len(variables))
 	for i := range variables {
 		v := &variables[i]
-		list[i] = Variable{v.name, v.standard, v.description, env.value(v)}
-		switch {
-		case v.secret && list[i].Value != "":
-			list[i].Value = "(secret)"
-		case v.secretURL:
-			list[i].Value = RedactURLs(splitList(list[i].Value))
-		}
+		list[i] = Variable{v.name, v.standard, v.description, v.shown(env.value(v))}
 	}
 	return list
 }
 
+// shown is a value for people to read.
+func (v *variable) shown(value string) string {
+	switch {
+	case value == "":
+		return ""
+	case v.secret, isSecret(value):
+		return "(secret)"
+	case v.secretURL && v.list:
+		return RedactURLs(splitList(value))
+	case v.secretURL:
+		return RedactURLs([]string{value})
+	}
+	return value
+}
+
 // RedactURLs joins the URLs of servers for people to read, without their passwords
-// and tokens.
+// and tokens. Of what does not parse nothing is shown: a part of a password may stand in
+// the place of a port.
 func RedactURLs(urls []string) string {
 	redacted := make([]string, len(urls))
 	for i, raw := range urls {
@@ -214,6 +226,8 @@ func RedactURLs(urls []string) string {
 		}
 		if at := strings.LastIndex(rest, "@"); at >= 0 {
 			redacted[i] = scheme + "://(secret)@" + rest[at+1:]
+		} else if _, err := url.Parse(scheme + "://" + rest); err != nil {
+			redacted[i] = "(does not parse)"
 		}
 	}
 	return strings.Join(redacted, ",")

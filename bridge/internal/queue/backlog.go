@@ -55,7 +55,7 @@ func (b *Backlog) Next(to *event.Encoder, now time.Time) (wait time.Duration, er
 }
 
 // GiveBack has Next begin with these events, which the caller may go on to use.
-func (b *Backlog) GiveBack(events []event.Outgoing) {
+func (b *Backlog) GiveBack(events []event.Outgoing, _ event.Mark) {
 	for i := range events {
 		b.given = append(b.given, *event.Decode(events[i].Data))
 	}

@@ -296,11 +296,10 @@ func (s *Spool) Settle() {
 	}
 }
 
-// GiveBack does nothing: what is not confirmed is here.
-func (s *Spool) GiveBack([]event.Outgoing) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.taken = 0
+// GiveBack removes what Next added before these events: the run has come so far.
+func (s *Spool) GiveBack(events []event.Outgoing, told event.Mark) {
+	told.Run = s.current
+	s.drop(s.taken-len(events), told)
 }
 
 // drop removes n events from the front: their run has come to m. A disk that does

@@ -48,7 +48,7 @@ type Namespaces struct {
 	reader       *netlinksrc.Reader // of the kernel's sources; nil when one was given
 	hint         chan struct{}      // holds a token when namespaces may have come or gone
 	overrunCount atomic.Uint64      // in this epoch
-	failures     chan failure       // unbuffered: run takes them one by one
+	failures     chan error         // why the given source can be read no longer; unbuffered
 	unfiltered   sync.Once
 	granted      atomic.Int64 // receive buffer in bytes of the own namespace's socket, else of the first
 
@@ -69,12 +69,6 @@ type namespace struct {
 	ids  map[int32]*namespace // the others by the id that they have in this one, as far as known
 	stop context.CancelFunc   // ends the goroutine of the watcher
 	done chan struct{}        // closed when that has ended
-}
-
-// A failure is why a namespace can be read no longer.
-type failure struct {
-	of  *namespace
-	err error
 }
 
 const (
@@ -100,7 +94,7 @@ func New(
 	}
 	n := &Namespaces{
 		cfg: cfg, queue: q, log: log, metrics: newKernelMetrics(to), finder: finder, given: given, lock: given,
-		hint: make(chan struct{}, 1), failures: make(chan failure),
+		hint: make(chan struct{}, 1), failures: make(chan error),
 		watched: map[uint64]*namespace{}, failing: map[string]string{},
 	}
 	n.moved = newMoves(n.watched, n.hint, log)
@@ -117,7 +111,8 @@ func (n *Namespaces) Close() { n.finder.Close() }
 
 // Run pushes the snapshots that the epoch begins with, and then every change until ctx
 // ends; then it returns nil, and everything is pushed that the kernel had notified of. It
-// returns an error when the bridge's own namespace cannot be read. It is called once.
+// returns an error when the bridge's own namespace cannot be read at the start, or the given
+// source no longer. It is called once.
 func (n *Namespaces) Run(ctx context.Context) error {
 	defer n.end()
 	if err := n.open(ctx); err != nil {
@@ -129,13 +124,8 @@ func (n *Namespaces) Run(ctx context.Context) error {
 		select {
 		case <-n.hint:
 		case <-every:
-		case f := <-n.failures:
-			if f.of.ns.Own() {
-				return f.err
-			}
-			n.logFailing(f.of.ns.Name, fmt.Errorf("reading its links: %w", f.err))
-			n.remove(f.of)
-			continue
+		case err := <-n.failures:
+			return err
 		case <-ctx.Done():
 			return nil
 		}
@@ -335,7 +325,7 @@ func (n *Namespaces) follow(w *namespace) {
 		defer close(w.done)
 		if err := w.run(ctx); err != nil {
 			select {
-			case n.failures <- failure{w, err}:
+			case n.failures <- err:
 			case <-ctx.Done():
 			}
 		}

@@ -25,10 +25,11 @@ type watcher struct {
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
-	overruns *atomic.Uint64 // of all namespaces in this epoch
+	overruns *atomic.Uint64 // of all namespaces
 	counted  uint64         // of this one's, in overruns
 	before   func(*watcher, *netlinksrc.Message)
 	reopen   func() error // opens src anew; nil: nobody can
+	broken   bool         // src could not be received from
 
 	metrics   *kernelMetrics
 	progress  loop.Progress
@@ -54,31 +55,29 @@ func (w *watcher) run(ctx context.Context) error {
 	next := time.Now().Add(w.resync)
 	for {
 		err := w.receive(ctx, next)
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return w.finish()
-		case errors.Is(err, netlinksrc.ErrOverrun):
-			err = w.recoverOverrun(ctx)
-		case errors.Is(err, context.DeadlineExceeded):
+		if errors.Is(err, context.DeadlineExceeded) {
 			err = w.synchronize(ctx, w.queue.Push)
-			if errors.Is(err, netlinksrc.ErrOverrun) {
-				err = w.recoverOverrun(ctx)
-			}
 			next = time.Now().Add(w.resync)
+		}
+		if errors.Is(err, netlinksrc.ErrOverrun) {
+			err = w.recoverOverrun(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			err = w.restore(ctx, err)
 		}
-		if err != nil {
-			return ignoreEnd(ctx, err)
+		switch {
+		case ctx.Err() != nil:
+			w.finish()
+			return nil
+		case err != nil:
+			return err
 		}
 	}
 }
 
-// restore makes the table true again after the kernel could not be read: with a source
-// that is opened anew, and a dump that is compared with the table. It tries until that
-// works, with growing pauses.
+// restore makes the table true again after the kernel could not be read: with a dump that
+// is compared with the table, and, when it was the notifications that could not be read,
+// with a source that is opened anew. It tries until that works, with growing pauses.
 func (w *watcher) restore(ctx context.Context, failure error) error {
 	if w.reopen == nil {
 		return failure
@@ -90,7 +89,7 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 			return err
 		}
 		w.progress.Work()
-		if err := w.reopen(); err != nil {
+		if err := w.openAnew(); err != nil {
 			return err
 		}
 		err := w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
@@ -101,7 +100,7 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 	}, func(error) bool { return true }, func(err error, again bool) {
 		w.metrics.failures.Inc()
 		if !again {
-			w.log.Warn("cannot read the kernel's links; retrying, what changes meanwhile is found by comparing",
+			w.log.Warn("cannot read the kernel's links; retrying, what is missed meanwhile is found by comparing",
 				"cause", err)
 		}
 		w.progress.Rest()
@@ -114,16 +113,49 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 	return err
 }
 
-// finish takes the notifications that came before the end. What an overrun lost
-// among them, the next run's snapshot tells.
-func (w *watcher) finish() error {
-	w.src.Lock()
-	defer w.src.Unlock()
-	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
-	if errors.Is(err, netlinksrc.ErrOverrun) {
+// openAnew opens the source anew when its notifications could not be read. What can still
+// be read of them is taken first. Between the two sockets some may be lost, which
+// counts as an overrun.
+func (w *watcher) openAnew() error {
+	if !w.broken {
 		return nil
 	}
+	_ = w.drain() // it was broken before
+	if err := w.reopen(); err != nil {
+		return err
+	}
+	w.broken = false
+	w.overruns.Add(1)
+	return nil
+}
+
+// finish takes the notifications that came before the end. What an overrun lost
+// among them, the next run's snapshot tells.
+func (w *watcher) finish() {
+	if err := w.drain(); unreadable(err) {
+		w.log.Warn("cannot read the last notifications; the next start tells what is there", "cause", err)
+	}
+}
+
+// drain takes the notifications that are there.
+func (w *watcher) drain() error {
+	w.src.Lock()
+	defer w.src.Unlock()
+	return w.drainLocked(w.queue.Push)
+}
+
+// drainLocked is drain for who has the table's lock.
+func (w *watcher) drainLocked(emit func(*event.Change)) error {
+	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, emit) })
+	w.countOverruns()
+	w.broken = w.broken || unreadable(err)
 	return err
+}
+
+// unreadable reports whether notifications could not be read.
+func unreadable(err error) bool {
+	return err != nil && !errors.Is(err, netlinksrc.ErrOverrun) &&
+		!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
 }
 
 func ignoreEnd(ctx context.Context, err error) error {
@@ -144,6 +176,7 @@ func (w *watcher) receive(ctx context.Context, next time.Time) error {
 	w.progress.Rest()
 	err := w.src.Receive(ctx, func(m *netlinksrc.Message) { w.handle(m, w.queue.Push) })
 	w.progress.Work()
+	w.broken = unreadable(err)
 	w.look()
 	return err
 }
@@ -232,6 +265,7 @@ func (w *watcher) recoverOverrun(ctx context.Context) error {
 	published := 0
 	err := error(netlinksrc.ErrOverrun)
 	for errors.Is(err, netlinksrc.ErrOverrun) {
+		w.progress.Work()
 		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 	}
 	if err != nil {
@@ -251,7 +285,8 @@ func (w *watcher) recoverOverrun(ctx context.Context) error {
 // may be older or newer than they, and it speaks only for the links that none of
 // them mentioned. So each notification counts once, and a dump never takes back
 // what a newer notification said. After ErrOverrun some of those were lost, and
-// it has to be done again.
+// it has to be done again. They are applied when the dump fails, too: nothing waits in
+// the socket for the next one.
 func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) error {
 	w.src.Lock()
 	w.mentioned, w.ports = map[int32]bool{}, map[int32]*netlinksrc.Message{}
@@ -260,11 +295,10 @@ func (w *watcher) synchronize(ctx context.Context, emit func(*event.Change)) err
 	w.src.Lock()
 	defer w.src.Unlock()
 	defer func() { w.mentioned, w.ports = nil, nil }()
+	overrun := w.drainLocked(emit)
 	if err != nil {
 		return err
-	}
-	overrun := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, emit) })
-	if overrun != nil && !errors.Is(overrun, netlinksrc.ErrOverrun) {
+	} else if unreadable(overrun) {
 		return overrun
 	}
 	overruns := w.countOverruns()

@@ -21,7 +21,7 @@ import (
 )
 
 // script is a source that does what a kernel may do, step by step. Each dump has
-// links, what the socket holds when the dump is over, and whether that overran.
+// links, or fails, what the socket holds when the dump is over, and whether that overran.
 type script struct {
 	sync.Mutex
 	steps    []step
@@ -66,7 +66,7 @@ func (s *script) Dump(_ context.Context, handle func(*netlinksrc.Message)) (bool
 	for _, l := range now.links {
 		handle(newMsg(l))
 	}
-	if now.interrupted || now.err != nil {
+	if now.interrupted {
 		s.steps = s.steps[1:]
 	}
 	return now.interrupted, now.err
