@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -49,8 +51,12 @@ func (s *Spool) load() error {
 		if err != nil {
 			return err
 		}
+		defer func() { // also of a panic
+			if s.db == nil {
+				_ = db.Close()
+			}
+		}()
 		if err := s.check(db); err != nil {
-			_ = db.Close()
 			return err
 		}
 		s.db = db
@@ -70,23 +76,24 @@ func (s *Spool) check(db *bbolt.DB) error {
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("file is cut off: %d of %d bytes", info.Size(), tx.Size())
 		}
-		for err := range tx.Check() {
+		buckets := 0
+		err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			buckets++
+			return s.checkBucket(name, b)
+		})
+		if err != nil {
 			return err
 		}
-		name, _ := tx.Cursor().First()
-		if isNew = name == nil; isNew {
-			return nil
+		if isNew = buckets == 0; !isNew && (tx.Bucket(eventsBucket) == nil || tx.Bucket(metaBucket) == nil) {
+			return errors.New("a bucket is missing")
 		}
-		events, meta := tx.Bucket(eventsBucket), tx.Bucket(metaBucket)
-		if events == nil || meta == nil {
-			return fmt.Errorf("a database of something else (it has a bucket %q)", name)
+		// This reads with a goroutine of its own, which guard does not reach, but no page that was
+		// not read above. And it goes on after an error, so that it has to have ended before db is
+		// closed.
+		for found := range tx.Check() {
+			err = cmp.Or(err, found)
 		}
-		if data := meta.Get(markKey); data != nil {
-			if err := json.Unmarshal(data, &s.done); err != nil {
-				return err
-			}
-		}
-		return s.count(events)
+		return err
 	})
 	if err != nil || !isNew {
 		return err
@@ -98,6 +105,22 @@ func (s *Spool) check(db *bbolt.DB) error {
 		}
 		return err
 	})
+}
+
+// checkBucket reads all of a bucket.
+func (s *Spool) checkBucket(name []byte, b *bbolt.Bucket) error {
+	switch {
+	case bytes.Equal(name, eventsBucket):
+		return s.count(b)
+	case bytes.Equal(name, metaBucket):
+		if data := b.Get(markKey); data != nil {
+			if err := json.Unmarshal(data, &s.done); err != nil {
+				return err
+			}
+		}
+		return b.ForEach(func(_, _ []byte) error { return nil })
+	}
+	return fmt.Errorf("a database of something else (it has a bucket %q)", name)
 }
 
 // count reads all events, and sets low and high.
@@ -130,10 +153,10 @@ func guard(f func() error) (err error) {
 
 // update makes the file hold the events of [low, high) and more, and the mark.
 func (s *Spool) update(more [][]byte) error {
-	bytes := 0
+	size := 0
 	err := guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
-			bytes = s.bytes
+			size = s.bytes
 			events := tx.Bucket(eventsBucket)
 			events.FillPercent = 1 // keys only count up
 			cursor := events.Cursor()
@@ -142,13 +165,13 @@ func (s *Spool) update(more [][]byte) error {
 				if key == nil || binary.BigEndian.Uint64(key) >= s.low {
 					break
 				}
-				bytes -= len(value)
+				size -= len(value)
 				if err := cursor.Delete(); err != nil {
 					return err
 				}
 			}
 			for i := range more {
-				bytes += len(more[i])
+				size += len(more[i])
 				if err := events.Put(eventKey(s.high+uint64(i)), more[i]); err != nil {
 					return err
 				}
@@ -161,7 +184,7 @@ func (s *Spool) update(more [][]byte) error {
 		})
 	})
 	if err == nil {
-		s.bytes = bytes
+		s.bytes = size
 	}
 	return err
 }

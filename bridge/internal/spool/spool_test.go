@@ -2,6 +2,7 @@ package spool
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -161,6 +162,9 @@ func TestSpoolDamaged(t *testing.T) {
 		"pages torn": func(file string) error {
 			return os.WriteFile(file, flip(data, every(4096, 8192, len(data))...), 0o600)
 		},
+		"a page that is far outside": func(file string) error {
+			return os.WriteFile(file, flip(data, inBranches(data)...), 0o600)
+		},
 		"another bbolt file": func(file string) error {
 			db, err := bbolt.Open(file, 0o600, nil)
 			if err != nil {
@@ -199,6 +203,18 @@ func flip(data []byte, at ...int) []byte {
 		data[i] ^= 0x10
 	}
 	return data
+}
+
+// inBranches returns where the number of another page stands in each page of a bbolt file that
+// has some, its high bits: with one of them flipped, that page is far outside of the file.
+func inBranches(data []byte) (at []int) {
+	const size, header, isBranch = 4096, 16, 1
+	for page := 2 * size; page < len(data); page += size {
+		if binary.LittleEndian.Uint16(data[page+8:]) == isBranch && binary.LittleEndian.Uint64(data[page:]) == uint64(page/size) {
+			at = append(at, page+header+8+3)
+		}
+	}
+	return at
 }
 
 func every(step, from, to int) (list []int) {
