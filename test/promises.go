@@ -81,7 +81,8 @@
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash,
 //	                                               TestSpoolSurvivesCrashInCore
 //	    it is stopped                              TestSigterm, TestSpoolAtStop, TestPresenceHoldsUpNoStop
-//	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged
+//	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged,
+//	                                               TestSpoolOfAFailingSystem
 //	Links, as ip shows them
 //	    every field of every kind                  TestParityWithIP, TestInfoData, TestCorpus, TestFunctions
 //	    on other kernels, with kinds of their own  TestKernels, TestGuestKinds, TestGuestSoak

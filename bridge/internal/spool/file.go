@@ -8,9 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -31,8 +31,8 @@ var (
 // open opens the file, or makes a new one. What is damaged is moved aside.
 func (s *Spool) open() error {
 	err := s.load()
-	var pathErr *fs.PathError // the system's errors are not the file's
-	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.As(err, &pathErr) {
+	var systems syscall.Errno // which is no fault of the file
+	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.As(err, &systems) {
 		return err
 	}
 	aside := fmt.Sprintf("%s.damaged-%d", s.path, time.Now().UnixNano())

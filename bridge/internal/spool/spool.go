@@ -227,9 +227,15 @@ func (s *Spool) reopen() error {
 		return nil
 	}
 	done := s.done
-	err := s.open()
-	s.low, s.done = s.high, done // what an earlier run left comes too late now
-	return err
+	if err := s.open(); err != nil {
+		return err
+	}
+	if n := s.high - s.low; n > 0 {
+		s.log.Error("dropped the events that an earlier run had not published: the spool could not be opened at the start, "+
+			"and they come too late now; the snapshot shows what is there", "events", n, "spool", s.path)
+	}
+	s.low, s.done = s.high, done
+	return nil
 }
 
 // note counts and logs that the disk does not take events, each cause once, and logs

@@ -3,6 +3,8 @@ package spool
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
@@ -203,6 +206,56 @@ func flip(data []byte, at ...int) []byte {
 		data[i] ^= 0x10
 	}
 	return data
+}
+
+// A good file that the system does not let us have is no damaged one: it stays where it is, and
+// is used as soon as that is over. What an earlier run left in it comes too late then, and that
+// is logged.
+func TestSpoolOfAFailingSystem(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "h.spool")
+	s := testSpool(t, dir, "one", nil)
+	fillSpool(s, 9)
+	s.Close()
+	s.db = nil
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In a file of memory, which may be larger than what can be mapped.
+	fd, err := unix.MemfdCreate("spool", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "spool")
+	defer file.Close()
+	if _, err := file.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Truncate(1 << 47); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.Symlink(fmt.Sprint("/proc/self/fd/", fd), path)); err != nil {
+		t.Fatal(err)
+	}
+	var logged strings.Builder
+	s = testSpool(t, dir, "two", slog.New(slog.NewTextHandler(&logged, nil)))
+	if err := file.Truncate(int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	fillSpool(s, 2)
+	for _, want := range []string{"cause=\"cannot allocate memory\"", "spooling again", "had not published: the spool could not be " +
+		"opened at the start, and they come too late now; the snapshot shows what is there\" events=10 "} {
+		if !strings.Contains(logged.String(), want) {
+			t.Errorf("no %s in\n%s", want, logged.String())
+		}
+	}
+	if moved, _ := filepath.Glob(path + ".*"); len(moved) != 0 {
+		t.Errorf("moved aside: %v", moved)
+	}
+	if events := takeSpooled(t, s, "two", 0); len(events) != 3 {
+		t.Errorf("got %d events", len(events))
+	}
 }
 
 // inBranches returns where the number of another page stands in each page of a bbolt file that
