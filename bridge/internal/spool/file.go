@@ -210,9 +210,11 @@ func decode(value []byte) (e schema.Event, err error) {
 	return e, err
 }
 
-// read calls each with the events from the front, until it returns false. An error
-// is a file that was damaged while in use: the next start moves it aside, and makes
-// the published state right.
+// read calls each with the events from the front, until it returns false: those on disk, and,
+// while the disk does not take them, those in memory. Before that is known they are not to be
+// sent: after a crash, a stored event that is in no spool is taken for that of a clone. An error
+// is a file that was damaged while in use: the next start moves it aside, and makes the published
+// state right.
 func (s *Spool) read(each func(*schema.Event) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,7 +237,7 @@ func (s *Spool) read(each func(*schema.Event) bool) error {
 			return fmt.Errorf("spool %s: %w", s.path, err)
 		}
 	}
-	for i := 0; i < len(s.unsaved) && going; i++ {
+	for i := 0; i < len(s.unsaved) && going && s.saveErr != ""; i++ {
 		e, err := decode(s.unsaved[i])
 		if err != nil {
 			return fmt.Errorf("spool %s: %w", s.path, err)

@@ -331,7 +331,20 @@ func TestSpoolTakesTheRestOfTheQueue(t *testing.T) {
 	}
 }
 
-// The same with bytes.
+// What is not on disk yet is not sent, unless the disk does not take it.
+func TestSpoolSendsWhatIsOnDisk(t *testing.T) {
+	s := testSpool(t, t.TempDir(), "one", nil)
+	s.takeFrom(filled(4), make([]event.Delta, queue.MaxTake), s.free())
+	if events := takeSpooled(t, s, "one", 0); len(events) != 0 {
+		t.Errorf("%d events are sent before they are on disk", len(events))
+	}
+	s.note(errors.New("no space left on device"))
+	if events := takeSpooled(t, s, "one", 0); len(events) != 5 {
+		t.Errorf("got %d of 5 events that the disk does not take", len(events))
+	}
+}
+
+// What the spool holds is bounded in bytes, too.
 func TestSpoolIsBoundedInBytes(t *testing.T) {
 	s := testSpool(t, t.TempDir(), "one", nil)
 	s.limit = linktest.Bytes(100 << 10)
