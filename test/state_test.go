@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ifacebridge/schema"
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 	"ifacebridge/test/schematest"
@@ -118,8 +119,14 @@ func TestReboot(t *testing.T) {
 }
 
 // A bucket that holds more than one answer of the server does is read to its end: each
-// link that is not there any more gets its del, keys that were deleted none.
+// link that is not there any more gets its del, keys that were deleted none. So it is when the
+// answers together take longer than one may.
 func TestBucketOfManyLinks(t *testing.T) {
+	t.Run("near", func(t *testing.T) { bucketOfManyLinks(t, 0) })
+	t.Run("far", func(t *testing.T) { bucketOfManyLinks(t, 250*time.Millisecond) })
+}
+
+func bucketOfManyLinks(t *testing.T, delay time.Duration) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, "")
 	js, err := jetstream.New(connect(t, s), jetstream.WithPublishAsyncMaxPending(1000),
@@ -148,7 +155,7 @@ func TestBucketOfManyLinks(t *testing.T) {
 	}
 	r := record(t, s)
 	began := time.Now()
-	bridge(t, s)
+	bridge(t, s, "NATS_URL="+harness.NetworkLink{Delay: delay}.Through(t, s))
 	r.Snapshot()
 	stream, err := js.Stream(ctx, "IFACE")
 	must(t, err)

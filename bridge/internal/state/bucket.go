@@ -73,7 +73,7 @@ const bucketPause = 20 * time.Millisecond
 // NewBucket returns what keeps st in the bucket that cfg names. Nothing is asked yet.
 func NewBucket(cfg config.Config, st *State, nc *nats.Conn, log *slog.Logger) (*Bucket, error) {
 	js, err := natsio.JetStream(&cfg, nc,
-		jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(natsio.ConfirmTimeout))
+		jetstream.WithPublishAsyncMaxPending(maxPuts), jetstream.WithPublishAsyncTimeout(natsio.ConfirmTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -382,7 +382,7 @@ type keyPut struct {
 
 // maxPuts is how many keys are put in one round: each that waits for its
 // acknowledgment holds its value.
-const maxPuts = 512
+const maxPuts = 256
 
 // takeDirty returns what is not in the bucket as it should be, at most maxPuts.
 func (b *Bucket) takeDirty() (puts []keyPut) {

@@ -30,8 +30,6 @@ func (b *Bucket) read(ctx context.Context, take func(key string, data []byte)) e
 	if err := b.find(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
-	defer cancel()
 	for seq, whole := uint64(1), false; !whole; {
 		var err error
 		if seq, whole, err = b.readFrom(ctx, seq, take); err != nil {
@@ -46,6 +44,8 @@ func (b *Bucket) read(ctx context.Context, take func(key string, data []byte)) e
 func (b *Bucket) readFrom(
 	ctx context.Context, seq uint64, take func(key string, data []byte),
 ) (next uint64, whole bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout) // for each, however many there are
+	defer cancel()
 	page, err := jetstreamext.GetBatch(ctx, b.js, b.streamName(), readPage,
 		jetstreamext.GetBatchSeq(seq), jetstreamext.GetBatchSubject(b.subject(b.cfg.Token+".>")))
 	if err != nil {
