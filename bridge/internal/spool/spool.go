@@ -231,8 +231,8 @@ func (s *Spool) reopen() error {
 		return err
 	}
 	if n := s.high - s.low; n > 0 {
-		s.log.Error("dropped the events that an earlier run had not published: the spool could not be opened at the start, "+
-			"and they come too late now; the snapshot shows what is there", "events", n, "spool", s.path)
+		s.log.Error("dropped the events that an earlier run had not published: the spool could not be opened at the "+
+			"start, and they come too late now; the snapshot shows what is there", "events", n, "spool", s.path)
 	}
 	s.low, s.done = s.high, done
 	return nil
