@@ -392,8 +392,16 @@ const (
 )
 
 // publishVanished publishes, ahead of an epoch's snapshot, a del for each link
-// that went while no bridge was running.
+// that went while no bridge was running: of those that the bucket has, and of those that
+// leftovers told of, which the bucket may not have taken, or none is there.
 func (p *publisher) publishVanished(ctx context.Context, o event.Opening) error {
+	if err := p.publishVanishedOfBucket(ctx, o); err != nil {
+		return err
+	}
+	return p.publishEvents(ctx, p.state.Vanished(o, p.epochs))
+}
+
+func (p *publisher) publishVanishedOfBucket(ctx context.Context, o event.Opening) error {
 	retry := natsio.Retry{
 		Log: p.log, Failing: "cannot read from the bucket what was published before; events wait for it",
 		Over: "read the bucket", Last: &p.fault,

@@ -79,7 +79,8 @@
 //	                                               TestStreamIsPurgedWhileItIsRead
 //	Across a crash, and the end
 //	    the bridge is killed                       TestBridgeKilled, TestSpoolSurvivesCrash,
-//	                                               TestSpoolSurvivesCrashInCore, TestSpoolSendsWhatIsOnDisk
+//	                                               TestSpoolSurvivesCrashInCore, TestSpoolSendsWhatIsOnDisk,
+//	                                               TestSpoolOfALinkThatIsGoneInCore
 //	    it is stopped                              TestSigterm, TestSpoolAtStop, TestPresenceHoldsUpNoStop
 //	    the disk is full, or the spool damaged     TestSpoolOnFullDisk, TestSpoolDamaged,
 //	                                               TestSpoolOfAFailingSystem

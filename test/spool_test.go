@@ -1,12 +1,14 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
@@ -141,6 +143,33 @@ func TestSpoolAtStop(t *testing.T) {
 	got := strings.Join(life, ", ")
 	if !strings.HasPrefix(got, "created notification, updated notification, ") || !strings.HasSuffix(got, ", deleted resync") {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A link that only the spool tells of, and that is gone when the bridge starts again, gets its
+// del over plain NATS, too, where no bucket holds it; and queries do not have it.
+func TestSpoolOfALinkThatIsGoneInCore(t *testing.T) {
+	k := netnstest.Parallel(t)
+	away, s := natstest.New(t, ""), natstest.Start(t, "")
+	env := []string{"IFACE_SPOOL_DIR=" + t.TempDir(), "IFACE_DELIVERY=core"}
+	b := bridge(t, away, env...)
+	b.Says("read the links of this host")
+	a := upLink(t, k)
+	spooled(t, b, 4)
+	b.Kill()
+	must(t, k.Delete(a)) // nobody sees it
+	r := record(t, s)
+	bridge(t, s, env...)
+	r.Until(0, "its del", func(e *schema.Event) bool {
+		return e.Link.Index == a && e.Kind == schema.Del && e.Cause == schema.Resync
+	})
+	var links schema.Links
+	eventually(t, "an answer", func() bool {
+		reply, err := r.Conn.Request(schema.QuerySubject("test"), nil, time.Second)
+		return err == nil && json.Unmarshal(reply.Data, &links) == nil && len(links.Links) > 0
+	})
+	if len(links.Links) != 1 {
+		t.Errorf("%d links are told of, and one is there", len(links.Links))
 	}
 }
 

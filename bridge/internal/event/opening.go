@@ -43,6 +43,19 @@ func (o *Opening) Has(e *schema.Event) bool {
 	return there && e.BootID == o.BootID && e.NetnsInode == now.NetnsInode && !Replaced(&e.Link, now.Link)
 }
 
+// Del returns the del of a link that is not among them, of which e was the last event.
+func (o *Opening) Del(e *schema.Event) schema.Event {
+	del := schema.Event{
+		Host: e.Host, BootID: o.BootID, OwnNetnsInode: o.OwnNetns, Labels: o.Labels, Time: o.At,
+		Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
+		Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: LeftOut(e),
+	}
+	if o.BootID == "" { // nobody tells of another state of the host than the last
+		del.BootID, del.OwnNetnsInode, del.Labels = e.BootID, e.OwnNetnsInode, e.Labels
+	}
+	return del
+}
+
 // Replaced reports whether a link under the same index can't be the one that was
 // there: its index was given to another while nobody looked. A link keeps its kind, and
 // the kernel only ever counts its carrier up. Its hardware type may change in place

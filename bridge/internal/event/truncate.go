@@ -49,6 +49,10 @@ func Truncate(data []byte, limit int) (shorter []byte, link int) {
 	return shorter, link
 }
 
+// LeftOut are the keys of e's link that were left out, since the event was larger than the
+// server takes.
+func LeftOut(e *schema.Event) schema.FieldSet { return e.Truncated &^ schema.Present(&e.Link) }
+
 // expendable are the keys of a link that are left out, one group after another,
 // when an event is larger than the server takes: the longest first that matter
 // least to who acts on an event. What is always there, and the name, stay.

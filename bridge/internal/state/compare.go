@@ -143,20 +143,16 @@ func (b *Bucket) Vanished(ctx context.Context, o event.Opening) ([]schema.Event,
 		if err := json.Unmarshal(held[key], &e); err != nil || b.key(e.Key()) != key {
 			b.log.Warn("the bucket holds something other than a link's last event; removing it",
 				"bucket", b.cfg.Bucket, "key", key, "cause", err)
-			b.again(&keyPut{name: key})
+			b.mu.Lock()
+			b.stray[key] = true
+			b.mu.Unlock()
 			continue
 		}
 		if o.Has(&e) {
 			continue
 		}
-		if o.BootID != "" { // else nobody tells of another state of the host than the last
-			e.BootID, e.OwnNetnsInode, e.Labels = o.BootID, o.OwnNetns, o.Labels
-		}
-		gone = append(gone, schema.Event{
-			Host: b.cfg.Host, BootID: e.BootID, OwnNetnsInode: e.OwnNetnsInode, Labels: e.Labels, Time: o.At,
-			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Resync,
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(&e),
-		})
+		e.Host = b.cfg.Host
+		gone = append(gone, o.Del(&e))
 	}
 	return gone, nil
 }

@@ -19,7 +19,7 @@ func (s *State) Retire(id event.Identity, at time.Time) []schema.Event {
 		events = append(events, schema.Event{
 			Host: id.Host, BootID: id.BootID, OwnNetnsInode: id.OwnNetns, Labels: id.Labels, Time: at,
 			Kind: schema.Del, Action: schema.Deleted, Cause: schema.Retired, Overruns: e.Overruns,
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(e),
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: event.LeftOut(e),
 		})
 	}
 	slices.SortFunc(events, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
@@ -45,15 +45,23 @@ func (s *State) Retell(at time.Time) []schema.Event {
 		*e = schema.Event{
 			Host: e.Host, BootID: e.BootID, Time: at, Kind: schema.New, Action: schema.Existing, Cause: schema.SnapshotCause,
 			Overruns: overruns, Snapshot: schema.Snapshot{Pos: pos, Of: of[e.Netns], More: more},
-			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: lacking(e),
+			Netns: e.Netns, NetnsInode: e.NetnsInode, Link: e.Link, Truncated: event.LeftOut(e),
 		}
 	}
 	return events
 }
 
-// lacking are the keys of e's link that were left out, since the event was larger than the
-// server takes.
-func lacking(e *schema.Event) schema.FieldSet { return e.Truncated &^ schema.Present(&e.Link) }
+// Vanished returns, as the dels to publish, the links that are not among those that an epoch
+// begins with: what an earlier run had left told of them last, and no bridge was running when
+// they went. Of those that these epochs have told, the same run does.
+func (s *State) Vanished(o event.Opening, but []string) []schema.Event {
+	gone := s.events(func(e *schema.Event) bool { return !slices.Contains(but, e.Epoch) && !o.Has(e) })
+	for i := range gone {
+		gone[i] = o.Del(&gone[i])
+	}
+	slices.SortFunc(gone, func(a, b schema.Event) int { return a.Key().Compare(b.Key()) })
+	return gone
+}
 
 // RetellPart returns, as they were, the events of snapshots that these epochs have told
 // so far: the beginning of a run of which the snapshots are not all told.
