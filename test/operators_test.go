@@ -515,6 +515,31 @@ func TestBucketLimitIsRaised(t *testing.T) {
 	settled(t, s)
 }
 
+// A stream that is set to take batches, as we advise, gets them from the next comparison on.
+func TestStreamLearnsToTakeBatches(t *testing.T) {
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	js := jetStream(t, connect(t, s))
+	cfg := jetstream.StreamConfig{Name: "IFACE", Subjects: []string{"iface.*.*"}, AllowDirect: true}
+	stream, err := js.CreateStream(t.Context(), cfg)
+	must(t, err)
+	link := upLink(t, k)
+	b := bridge(t, s, "IFACE_RESYNC=1s")
+	b.Says("nats stream edit IFACE --allow-batch -f")
+	holds(t, s)
+	cfg.AllowAtomicPublish = true
+	_, err = js.UpdateStream(t.Context(), cfg)
+	must(t, err)
+	eventually(t, "events come in batches", func() bool {
+		for i := range 20 {
+			must(t, k.SetAlias(link, fmt.Sprint(i)))
+		}
+		last, err := stream.GetLastMsgForSubject(t.Context(), "iface.test.*")
+		return err == nil && last.Header.Get("Nats-Batch-Id") != ""
+	})
+	settled(t, s)
+}
+
 // A bucket that is full lacks links: that is logged and known to doctor, and links, which
 // asks the bridge, prints all of them. With room the bucket has them.
 func TestFullBucket(t *testing.T) {

@@ -34,8 +34,8 @@
 //	    the stream or the bucket is deleted        TestStreamDeleted, TestBucket
 //	    the server takes less than we send         TestBatchLimit, TestOpenBatchesLimit
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
-//	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestLargeEventsOfASmallStream,
-//	                                               TestInspectStream
+//	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestStreamLearnsToTakeBatches,
+//	                                               TestLargeEventsOfASmallStream, TestInspectStream
 //	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
 //	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket,
 //	                                               TestBucketWithoutPurges, TestBucketLimitIsRaised

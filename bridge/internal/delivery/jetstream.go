@@ -40,6 +40,7 @@ type jetStream struct {
 	answers *answers
 	batch   int  // how many messages the stream takes as an atomic batch; 1: none
 	single  bool // that is 1 for this call of Store alone
+	atomic  bool // the stream takes batches, when it was looked at last
 
 	story   toldStory
 	known   bool          // whether lastSeq is true

@@ -208,8 +208,8 @@ func (d *jetStream) createStream(ctx context.Context) (jetstream.Stream, error) 
 // use takes note of how the stream is to be used, and logs what is not as it was set.
 func (d *jetStream) use(cfg *jetstream.StreamConfig) {
 	d.largest.Store(max(int64(cfg.MaxMsgSize), 0))
-	if d.batch == 0 || !cfg.AllowAtomicPublish { // a limit that was found out stays
-		d.batch = 1
+	if d.batch == 0 || d.atomic != cfg.AllowAtomicPublish { // else a limit that was found out stays
+		d.batch, d.atomic = 1, cfg.AllowAtomicPublish
 		if cfg.AllowAtomicPublish {
 			d.batch = event.MaxBatch
 		}
