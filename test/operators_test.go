@@ -540,6 +540,17 @@ func TestStreamLearnsToTakeBatches(t *testing.T) {
 	settled(t, s)
 }
 
+// An account that the user may not ask about is not looked at, and holds up nothing: the stream
+// is made all the same.
+func TestAccountMayNotBeAsked(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, `authorization { users = [
+		{ user: bridge, password: bridge, permissions: { publish: { deny: "$JS.API.INFO" } } } ] }`)
+	b := bridge(t, s, "NATS_USER=bridge", "NATS_PASSWORD=bridge")
+	b.Says("created the stream")
+	b.Ready()
+}
+
 // A bucket that is full lacks links: that is logged and known to doctor, and links, which
 // asks the bridge, prints all of them. With room the bucket has them.
 func TestFullBucket(t *testing.T) {

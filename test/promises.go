@@ -36,7 +36,8 @@
 //	    the server refuses something               TestRefusals, TestBringYourOwnStream
 //	    streams as operators make them             TestStreamsAsOperatorsMakeThem, TestStreamLearnsToTakeBatches,
 //	                                               TestLargeEventsOfASmallStream, TestInspectStream
-//	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestSubjectMapping, TestSmallPayload
+//	    accounts, mappings, small messages         TestAccountDemandsMaxBytes, TestAccountMayNotBeAsked,
+//	                                               TestSubjectMapping, TestSmallPayload
 //	    buckets as operators make them             TestBucketWithTTL, TestBucketOfSmallValues, TestFullBucket,
 //	                                               TestBucketWithoutPurges, TestBucketLimitIsRaised
 //	    another stream answers, too                TestHubAndLeafBothAnswer, TestAcknowledgmentsFromElsewhere

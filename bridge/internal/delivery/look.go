@@ -141,8 +141,11 @@ func (d *jetStream) checkServer(ctx context.Context) error {
 }
 
 // account looks at what the account may do. Missing is whether the stream has to be made.
-// An account that may not be asked is not looked at.
+// An account that may not be asked is not looked at: the answer that does not come has a time
+// of its own, which nothing else waits for.
 func (d *jetStream) account(ctx context.Context, missing bool) ([]natsio.Finding, error) {
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
 	before := d.nc.LastError()
 	info, err := d.js.AccountInfo(ctx)
 	switch {
@@ -157,16 +160,12 @@ func (d *jetStream) account(ctx context.Context, missing bool) ([]natsio.Finding
 // prepareStream looks for the stream, and creates it when it is missing. A
 // stream that is there is used as it is, if it can be.
 func (d *jetStream) prepareStream(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
-	defer cancel()
 	if err := d.checkServer(ctx); err != nil {
 		return err
 	}
-	stream, err := d.js.Stream(ctx, d.cfg.Stream)
+	stream, err := d.lookUpStream(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = d.createStream(ctx)
-	} else if err != nil {
-		err = fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
 	}
 	if err != nil {
 		return err
@@ -181,6 +180,17 @@ func (d *jetStream) prepareStream(ctx context.Context) error {
 	return nil
 }
 
+// lookUpStream looks the stream up.
+func (d *jetStream) lookUpStream(ctx context.Context) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
+	stream, err := d.js.Stream(ctx, d.cfg.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("look up stream %s: %w", d.cfg.Stream, err)
+	}
+	return stream, nil
+}
+
 // createStream creates the stream.
 func (d *jetStream) createStream(ctx context.Context) (jetstream.Stream, error) {
 	cfg := d.streamConfig()
@@ -191,6 +201,8 @@ func (d *jetStream) createStream(ctx context.Context) (jetstream.Stream, error) 
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, natsio.LookupTimeout)
+	defer cancel()
 	stream, err := d.js.CreateStream(ctx, cfg)
 	if err != nil {
 		other := ""
