@@ -292,7 +292,7 @@ var errDuplicate = errors.New("already stored")
 func (d *jetStream) explain(err, lastErr error) error {
 	refused := natsio.PermissionError(d.nc, lastErr)
 	switch {
-	case refused != nil && (d.known || d.seen || !natsio.IsRefusedUnder(refused, d.cfg.API()+".STREAM.")):
+	case refused != nil && (d.seen || !natsio.IsRefusedUnder(refused, d.cfg.API()+".STREAM.")):
 		return refused
 	case refused != nil:
 		return natsio.WithAdvice(refused, "grant it, or have the stream created by someone who may run: %s",
