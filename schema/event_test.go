@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -45,6 +46,10 @@ func TestGolden(t *testing.T) {
 			if again := append(back.AppendJSON(nil), '\n'); !bytes.Equal(again, want) {
 				t.Errorf("decoded and encoded again:\n%swant:\n%s", again, want)
 			}
+			event.Previous = schema.Link{}.With(event.Changed, &event.Previous) // which has nothing else
+			if back != event {
+				t.Errorf("decoded: got %+v, want %+v", back, event)
+			}
 		})
 	}
 }
@@ -71,6 +76,11 @@ func goldenEvents(t testing.TB) map[string]schema.Event {
 	}
 	tunnelAddr, _ := schema.MakeLLAddr([]byte{192, 0, 2, 1}, 768)
 	tunnel := schema.Link{Index: 4, Name: "tunl0", Flags: 0x80, Type: 768, Address: tunnelAddr, LowerNetnsID: schema.Some[int32](-1)}
+	tunnel6 := schema.Link{Index: 5, Name: "ip6tnl1", Flags: 0x91, Type: 769, PointToPoint: true}
+	tunnel6.Address, _ = schema.MakeLLAddr(netip.MustParseAddr("2001:db8:10:20:30:4:5:6").AsSlice(), 769)
+	tunnel6.Broadcast, _ = schema.MakeLLAddr(netip.MustParseAddr("20:11:12:13:14:15:16:17").AsSlice(), 769)
+	moved6 := tunnel6
+	moved6.Broadcast, _ = schema.MakeLLAddr(netip.MustParseAddr("20:11:12:13:14:15:16:18").AsSlice(), 769)
 	gone := eth0
 	gone.NewNetnsID, gone.NewIndex = schema.Some[int32](0), 12
 
@@ -92,6 +102,9 @@ func goldenEvents(t testing.TB) map[string]schema.Event {
 			e.Labels, _ = schema.ParseLabels("site=fra1,rack=b12,note=a \"b\"")
 		}),
 		"updated-without-a-change": with(func(e *schema.Event) { e.Action, e.Link = schema.Updated, tunnel }),
+		"updated-tunnel": with(func(e *schema.Event) { // addresses that look like hardware addresses
+			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, tunnel6, moved6, schema.Diff(&moved6, &tunnel6)
+		}),
 		"updated-coalesced": with(func(e *schema.Event) {
 			e.Action, e.Link, e.Previous, e.Changed = schema.Updated, free, port, schema.Diff(&port, &free)
 			e.Coalesced, e.Overruns, e.Cause, e.Netns = 17, 2, schema.Resync, "blue"
@@ -124,67 +137,164 @@ func goldenEvents(t testing.TB) map[string]schema.Event {
 	}
 }
 
-// Absent is not zero: every field of a link comes back as it was, whether it is
-// absent, zero, or anything else.
-func TestLinkRoundTrip(t *testing.T) {
+// Absent is not zero: every field of an event and of its links comes back as it was,
+// whether it is absent, zero, or anything else.
+func TestRoundTrip(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range 2000 {
-		want := randomLink(r)
+		want := randomEvent(r)
 		b := want.AppendJSON(nil)
-		var got schema.Link
+		var got schema.Event
 		if err := json.Unmarshal(b, &got); err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, b)
 		}
 		if got != want {
-			t.Fatalf("seed %d: differs in %v\n%s", seed, schema.Diff(&got, &want), b)
+			t.Fatalf("seed %d: the links differ in %v and %v\n%+v\n%+v\n%s", seed,
+				schema.Diff(&got.Link, &want.Link), schema.Diff(&got.Previous, &want.Previous), got, want, b)
 		}
 	}
+}
+
+// randomEvent is one with a link and a previous one as [schema.Event] wants them.
+func randomEvent(r *rand.Rand) schema.Event {
+	labels, _ := schema.ParseLabels([]string{"", "site=fra1,note=ü\"\\"}[r.IntN(2)])
+	e := schema.Event{
+		Host: "web01", BootID: "boot", OwnNetnsInode: randomNumber(r), Labels: labels,
+		Epoch: "epoch", Seq: randomNumber(r), Time: time.Unix(r.Int64N(1<<32), r.Int64N(1e9)).UTC(),
+		Kind: schema.Kind(1 + r.IntN(2)), Action: schema.Action(1 + r.IntN(6)), Cause: schema.Cause(1 + r.IntN(4)),
+		Overruns: randomNumber(r),
+		Link:     randomLink(r), Netns: randomText(r), NetnsInode: randomNumber(r), NetnsPrevious: randomText(r),
+	}
+	if r.IntN(2) == 0 {
+		e.Coalesced = 2 + randomNumber(r)/2
+	}
+	if r.IntN(2) == 0 {
+		e.Snapshot = schema.Snapshot{Pos: r.Uint32(), Of: 1, More: r.Uint32N(2)}
+	}
+	if r.IntN(2) == 0 {
+		e.Counterpart = schema.Counterpart{Netns: "blue", NetnsInode: randomNumber(r), Index: 1 + r.Int32N(9)}
+	}
+	if e.Action != schema.Updated && e.Action != schema.Renamed {
+		return e
+	}
+	other := randomLink(r)
+	old := e.Link.With(randomKeys(r), &other)
+	e.Changed = schema.Diff(&e.Link, &old)
+	e.Previous = schema.Link{}.With(e.Changed, &old)
+	if e.Truncated = randomKeys(r) &^ mustKeep; r.IntN(2) == 0 {
+		e.Truncated = 0
+	}
+	e.Link, e.Previous = e.Link.Without(e.Truncated), e.Previous.Without(e.Truncated)
+	return e
+}
+
+// mustKeep are keys that every link has, whatever is left out of it.
+var mustKeep, _ = schema.Fields("ifindex", "ifname", "ifname_bytes", "flags", "link_type")
+
+// ofType are the keys of which the values go by the link's type.
+var ofType, _ = schema.Fields("link_type", "address", "broadcast", "permaddr")
+
+// randomKeys are a few keys.
+func randomKeys(r *rand.Rand) schema.FieldSet {
+	keys := schema.FieldSet(r.Uint64()&r.Uint64()&r.Uint64()) & schema.AllKeys
+	if keys&ofType != 0 {
+		keys |= ofType
+	}
+	return keys
+}
+
+func randomNumber(r *rand.Rand) uint64 { return []uint64{0, 1, 1500, 1<<32 - 1, 1<<64 - 1}[r.IntN(5)] }
+
+func randomText(r *rand.Rand) string {
+	return []string{"", "eth0", "\"", "\\", "\x01", "<&>", "\u2028", "ü", "a*b>", "\ufffd"}[r.IntN(10)]
 }
 
 // randomLink fills every field of a link at random, by reflection, so that a
 // field that is added is tested too.
 func randomLink(r *rand.Rand) schema.Link {
-	odd := []string{"", "eth0", "a\xff", "a\xfe", "\"", "\\", "\x01", "<&>", "\u2028", "ü", "a*b>"}
-	text := func() string { return odd[r.IntN(len(odd))] }
-	number := func() uint32 { return []uint32{0, 1, 1500, 1<<32 - 1}[r.IntN(4)] }
-	l := schema.Link{
-		Index: int32(r.IntN(9) + 1), Name: "x" + text(), Alias: text(), Qdisc: "noop", LowerName: "l", MasterName: "m",
-		Flags: schema.Flags(r.Uint32()), Type: schema.LinkType([]int{0, 1, 768, 772, 9999, 0xFFFE}[r.IntN(6)]),
-		LowerIndex: int32(r.IntN(3)), MasterIndex: int32(r.IntN(3)), NewIndex: int32(r.IntN(3)),
-		Info: schema.LinkInfo{Kind: "vxlan", SlaveKind: []string{"", "bridge"}[r.IntN(2)], Data: []string{"", `{"id":5,"group":"<&>"}`}[r.IntN(2)]},
+	var l schema.Link
+	fill(r, reflect.ValueOf(&l).Elem())
+	bytes := func() string { return randomText(r) + []string{"", "\xff", "\xfe"}[r.IntN(3)] }
+	object := func() string { return []string{"", "{}", `{"id":5,"group":"<&>"}`}[r.IntN(3)] }
+	l.Name, l.Alias, l.Alt = "x"+bytes(), bytes(), ""
+	if r.IntN(2) == 0 {
+		l.Alt = schema.MakeAltNames("one"+bytes(), "two"+bytes())
 	}
+	l.Info.Data, l.Info.SlaveData, l.XDP, l.VFs = object(), object(), object(), object()
 	if l.Flags&schema.FlagUp == 0 {
 		l.Flags &^= schema.FlagRunning // the kernel does not send it on a link that is down
 	}
-	if r.IntN(2) == 0 {
-		l.Alt = schema.MakeAltNames("one"+text(), "two"+text())
+	if r.IntN(2) == 0 { // often enough one of those whose addresses are IP addresses
+		l.Type = []schema.LinkType{768, 769, 776, 778, 823}[r.IntN(5)]
 	}
 	for _, a := range []*schema.LLAddr{&l.Address, &l.Broadcast, &l.PermAddress} {
-		raw := make([]byte, []int{0, 1, 4, 6, 16, 20, 32}[r.IntN(7)])
-		for i := range raw {
-			raw[i] = byte(r.Uint32())
-		}
-		*a, _ = schema.MakeLLAddr(raw, l.Type)
-	}
-	v := reflect.ValueOf(&l).Elem()
-	for i := range v.NumField() {
-		switch f := v.Field(i).Addr().Interface().(type) {
-		case *schema.Opt[uint32]:
-			*f = maybe(r, number())
-		case *schema.Opt[int32]:
-			*f = maybe(r, int32(number()))
-		case *schema.Opt[bool]:
-			*f = maybe(r, r.IntN(2) == 0)
-		case *schema.Opt[schema.OperState]:
-			*f = maybe(r, schema.OperState(r.IntN(9)))
-		case *schema.Opt[schema.LinkMode]:
-			*f = maybe(r, schema.LinkMode(r.IntN(4)))
-		case *schema.Opt[schema.AddrGenMode]:
-			*f = maybe(r, schema.AddrGenMode(r.IntN(6)))
-		}
+		*a = randomAddress(r, l.Type)
 	}
 	return l
+}
+
+// randomAddress is one of a link of this type. Where IPv6 addresses are expected there is none of
+// eight bytes.
+func randomAddress(r *rand.Rand, t schema.LinkType) schema.LLAddr {
+	sizes := []int{0, 1, 4, 6, 16, 20, 32, 8}
+	if t == 769 || t == 823 {
+		sizes = sizes[:7]
+	}
+	raw := make([]byte, sizes[r.IntN(len(sizes))])
+	shape := r.IntN(3)
+	for i := range raw {
+		switch raw[i] = byte(r.Uint32()); {
+		case shape == 1 && i%2 == 0: // two digits in each group of an IPv6 address, or one
+			raw[i] = 0
+		case shape == 2 && r.IntN(2) == 0:
+			raw[i] = byte(r.IntN(16))
+		}
+	}
+	a, _ := schema.MakeLLAddr(raw, t)
+	return a
+}
+
+// fill gives a value, and what is in it, values that are not like each other.
+func fill(r *rand.Rand, v reflect.Value) {
+	switch f := v.Addr().Interface().(type) {
+	case *schema.LLAddr:
+		return
+	case *schema.Opt[uint32]:
+		*f = maybe(r, uint32(randomNumber(r)))
+		return
+	case *schema.Opt[int32]:
+		*f = maybe(r, int32(randomNumber(r)))
+		return
+	case *schema.Opt[bool]:
+		*f = maybe(r, r.IntN(2) == 0)
+		return
+	case *schema.Opt[schema.OperState]:
+		*f = maybe(r, schema.OperState(r.IntN(256)))
+		return
+	case *schema.Opt[schema.LinkMode]:
+		*f = maybe(r, schema.LinkMode(r.IntN(256)))
+		return
+	case *schema.Opt[schema.AddrGenMode]:
+		*f = maybe(r, schema.AddrGenMode(r.IntN(256)))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(r, v.Field(i))
+		}
+	case reflect.String:
+		v.SetString(randomText(r))
+	case reflect.Bool:
+		v.SetBool(r.IntN(2) == 0)
+	case reflect.Int32:
+		v.SetInt(int64(r.Int32N(3)))
+	case reflect.Uint16, reflect.Uint32:
+		v.SetUint(r.Uint64() >> (64 - v.Type().Bits()))
+	default:
+		panic("a field of type " + v.Type().String())
+	}
 }
 
 func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
@@ -194,26 +304,16 @@ func maybe[T comparable](r *rand.Rand, v T) schema.Opt[T] {
 	return schema.Some(v)
 }
 
-// allKeys are those that random links have.
-func allKeys(r *rand.Rand) (keys schema.FieldSet) {
-	for range 500 {
-		l := randomLink(r)
-		keys |= schema.Present(&l)
-	}
-	return keys
-}
-
 // Diff, which compares many keys at once, finds what looking at each finds.
 func TestDiffFindsEveryKey(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	besides, _ := schema.Fields("link", "master")
-	keys := allKeys(r)
 	for range 2000 {
 		a, other := randomLink(r), randomLink(r)
-		b := a.With(schema.FieldSet(r.Uint64()&r.Uint64()&r.Uint64())&keys, &other)
+		b := a.With(randomKeys(r), &other)
 		var want schema.FieldSet
-		for _, name := range keys.Names() {
+		for _, name := range schema.AllKeys.Names() {
 			key, _ := schema.Fields(name)
 			differs := a.With(key, &b) != a
 			if strings.HasSuffix(name, "_bytes") { // there only when the string beside it is not UTF-8
@@ -234,8 +334,8 @@ func TestDiffFindsEveryKey(t *testing.T) {
 func TestEncoderAppendsChanges(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
-	keys := allKeys(r)
 	links := []schema.Link{randomLink(r), randomLink(r)}
+	links[0].Reason, links[1].Reason = "", "" // it belongs to one event
 	var forms [2]schema.Form
 	var encoder schema.Encoder
 	for i := range links {
@@ -254,8 +354,7 @@ func TestEncoderAppendsChanges(t *testing.T) {
 		var values []byte
 		for range 1 + r.IntN(3) {
 			before, from := links[i], randomLink(r)
-			few := schema.FieldSet(r.Uint64() & r.Uint64() & r.Uint64() & r.Uint64())
-			links[i] = links[i].With(few&keys, &from)
+			links[i] = links[i].With(randomKeys(r), &from)
 			changed := schema.Diff(&before, &links[i]) | names
 			values = schema.MergeValues(nil, sum, values, changed, links[i].AppendValues(nil, changed))
 			sum |= changed
@@ -274,6 +373,7 @@ func TestEncoderAppendsChanges(t *testing.T) {
 		if got := got[link : len(got)-1]; !bytes.Equal(got, e.Link.AppendJSON(nil)) {
 			t.Fatalf("seed %d: the link is %s", seed, got)
 		}
+		links[i].Reason = ""
 	}
 }
 

@@ -83,7 +83,13 @@ func (l *Link) UnmarshalJSON(b []byte) error {
 			return fmt.Errorf("link: %w", err)
 		}
 	}
+	l.readAddresses(l.Type)
 	return nil
+}
+
+// readAddresses makes the addresses that were read those of a link of type t.
+func (l *Link) readAddresses(t LinkType) {
+	l.Address, l.Broadcast, l.PermAddress = l.Address.on(t), l.Broadcast.on(t), l.PermAddress.on(t)
 }
 
 // members calls each with the keys and values of a JSON object, which are slices of b
@@ -336,6 +342,9 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 	}
 	if name != Name && !strings.HasPrefix(name, Name+".") {
 		return fmt.Errorf("event: schema: not %s (got %q)", Name, name)
+	}
+	if !read.Changed.Has("link_type") { // then it is not in previous
+		read.Previous.readAddresses(read.Link.Type)
 	}
 	*e = read
 	return nil

@@ -56,11 +56,10 @@ func (a LLAddr) append(dst []byte) []byte {
 	return dst
 }
 
-// parseLLAddr is String's inverse.
+// parseLLAddr is String's inverse, but for what only the link's type decides, see [LLAddr.on].
 func parseLLAddr(s string) (LLAddr, error) {
 	a := LLAddr{}
-	isHex := len(s)%3 == 2 && !strings.Contains(s, "::") && !strings.Contains(s, ".")
-	if raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", "")); isHex && err == nil && len(raw) <= len(a.raw) && len(raw) == (len(s)+1)/3 {
+	if raw, ok := hexPairs(s); ok && len(raw) <= len(a.raw) {
 		a.n = uint8(copy(a.raw[:], raw))
 		return a, nil
 	}
@@ -70,6 +69,32 @@ func parseLLAddr(s string) (LLAddr, error) {
 	}
 	a.n, a.ip = uint8(copy(a.raw[:], ip.AsSlice())), true
 	return a, nil
+}
+
+// hexPairs returns the bytes that pairs of hex digits with colons between them stand for.
+func hexPairs(s string) ([]byte, bool) {
+	for i := 2; i < len(s); i += 3 {
+		if s[i] != ':' {
+			return nil, false
+		}
+	}
+	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	return raw, err == nil && len(s) == 3*len(raw)-1
+}
+
+// on returns the address that was read, as it is on a link of type t. Eight pairs of digits
+// may be a hardware address or an IPv6 address.
+func (a LLAddr) on(t LinkType) LLAddr {
+	if a.ip || a.n != 8 || t != typeTunnel6 && t != typeIP6GRE {
+		return a
+	}
+	text := a.String()
+	ip, err := netip.ParseAddr(text)
+	if err != nil || ip.String() != text { // it has a pair that begins with 0
+		return a
+	}
+	a.n, a.ip = uint8(copy(a.raw[:], ip.AsSlice())), true
+	return a
 }
 
 // AltNames are a link's alternative names, in the kernel's order, as one
