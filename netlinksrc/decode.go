@@ -144,7 +144,7 @@ func (d *Decoder) all(body []byte, m *Message) {
 	l.Flags = schema.Flags(binary.NativeEndian.Uint32(body[8:]))
 
 	var info []byte
-	if !attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+	if !linkNests.attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
 		switch typ {
 		case unix.IFLA_WIRELESS: // wireless_nlevent_process: a name and an event, nothing else
 			m.Partial = true
@@ -324,7 +324,7 @@ func (d *Decoder) state(l *schema.Link, typ uint16, v []byte) bool {
 // linkInfo decodes IFLA_LINKINFO. A kind stands before the data that it
 // explains (rtnl_link_info_fill, rtnl_link_slave_info_fill).
 func (d *Decoder) linkInfo(info *schema.LinkInfo, nest []byte) {
-	ok := attributes(nest, func(typ uint16, v []byte) {
+	ok := linkInfoNests.attributes(nest, func(typ uint16, v []byte) {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			if !d.text(&info.Kind, v) {

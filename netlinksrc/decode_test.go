@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -306,6 +307,66 @@ func TestFunctions(t *testing.T) {
 	var m Message
 	if d.Decode(unix.RTM_NEWLINK, message, &m); m.Link.VFs != want || m.Link.NumVF != schema.Some[uint32](2) {
 		t.Errorf("\n got %s\nwant %s", m.Link.VFs, want)
+	}
+}
+
+// A nest may be larger than its length can say, of which the kernel then writes the lowest
+// bits (nla_nest_end): what is in it is read, and what comes behind it.
+func TestNestsLargerThanTheirLength(t *testing.T) {
+	attr := func(typ uint16, parts ...[]byte) []byte {
+		v := bytes.Join(parts, nil)
+		b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofNlAttr+len(v)))
+		b = append(binary.NativeEndian.AppendUint16(b, typ), v...)
+		return append(b, make([]byte, align(len(b))-len(b))...)
+	}
+	ne32 := func(n int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
+	functions := func(n, more int) []byte {
+		var list []byte
+		for i := range n {
+			mac := attr(unix.IFLA_VF_MAC, ne32(i), make([]byte, 32))
+			list = append(list, attr(unix.IFLA_VF_INFO, mac, attr(unix.IFLA_VF_STATS, make([]byte, more)))...)
+		}
+		return attr(unix.IFLA_VFINFO_LIST, list)
+	}
+	macvlan := func(n int) []byte {
+		var list []byte
+		for i := range n {
+			list = append(list, attr(unix.IFLA_MACVLAN_MACADDR, []byte{2, 0, 0, 0, byte(i >> 8), byte(i)})...)
+		}
+		return attr(unix.IFLA_LINKINFO, attr(unix.IFLA_INFO_KIND, []byte("macvlan\x00")),
+			attr(unix.IFLA_INFO_DATA, attr(unix.IFLA_MACVLAN_MODE, ne32(16)), // source
+				attr(unix.IFLA_MACVLAN_MACADDR_DATA, list), attr(unix.IFLA_MACVLAN_MACADDR_COUNT, ne32(n))),
+			attr(unix.IFLA_INFO_SLAVE_KIND, []byte("bridge\x00")))
+	}
+	names := attr(unix.IFLA_PROP_LIST, attr(unix.IFLA_ALT_IFNAME, []byte("behind\x00")))
+	for name, tt := range map[string]struct {
+		nest      []byte
+		functions int
+		addresses int
+	}{
+		"functions":                {nest: functions(300, 200), functions: 300},
+		"many functions":           {nest: functions(1500, 200), functions: 1500},
+		"functions of 64 bytes":    {nest: functions(1500, 16), functions: 1500},
+		"functions that just fit":  {nest: functions(1023, 16), functions: 1023},
+		"addresses":                {nest: macvlan(5600), addresses: 5600},
+		"many addresses":           {nest: macvlan(12000), addresses: 12000},
+		"addresses that just fit":  {nest: macvlan(5455), addresses: 5455},
+		"addresses in their nest":  {nest: macvlan(5459), addresses: 5459}, // which alone just fits
+		"functions, and addresses": {append(functions(400, 200), macvlan(5600)...), 400, 5600},
+	} {
+		d := NewDecoder()
+		var m Message
+		message := append(body(0, 3, nil), tt.nest...)
+		d.Decode(unix.RTM_NEWLINK, append(append(message, attr(unix.IFLA_LINK, ne32(2))...), names...), &m)
+		l := &m.Link
+		addresses, vfs := strings.Count(l.Info.Data, `"02:`), strings.Count(l.VFs, `"vf":`)
+		if m.Kind != New || addresses != tt.addresses || vfs != tt.functions {
+			t.Errorf("%s: got %v, %d addresses and %d functions", name, m.Kind, addresses, vfs)
+		}
+		if l.LowerIndex != 2 || l.Alt != "behind" || l.Info.SlaveKind == "" != (addresses == 0) || d.BadAttributes > 0 {
+			t.Errorf("%s: behind it are %d, %q and %q; %d bad attributes",
+				name, l.LowerIndex, l.Alt, l.Info.SlaveKind, d.BadAttributes)
+		}
 	}
 }
 

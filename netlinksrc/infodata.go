@@ -134,7 +134,7 @@ func appendInfoData(dst []byte, table []infoAttr, raw []byte) ([]byte, bool) {
 
 // collect puts each attribute of a nest at its type's place.
 func collect(nest []byte, values *[maxAttr][]byte) bool {
-	return attributes(nest, func(typ uint16, value []byte) {
+	return infoDataNests.attributes(nest, func(typ uint16, value []byte) {
 		if int(typ) < len(values) {
 			values[typ] = value
 		}
