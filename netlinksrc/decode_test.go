@@ -401,25 +401,39 @@ func TestSettingsTolerate(t *testing.T) {
 	t.Logf("%d settings of %d kinds of links, and ports of %d", settings, len(infoKinds), len(slaveKinds))
 }
 
-// Timers tick; a bridge whose timer did is the same bridge, in the same string.
-func TestInfoDataLeavesTimersOut(t *testing.T) {
-	d := NewDecoder()
-	var first, second Message
-	for timer, m := range map[uint64]*Message{1: &first, 2: &second} {
-		d.Decode(unix.RTM_NEWLINK, body(0, 3, func(ae *netlink.AttributeEncoder) {
-			ae.Nested(unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) error {
-				ae.String(unix.IFLA_INFO_KIND, "bridge")
-				ae.Nested(unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) error {
-					ae.Uint64(unix.IFLA_BR_GC_TIMER, timer)
-					ae.Uint32(unix.IFLA_BR_MAX_AGE, 2000)
+// Timers tick, and errors are counted; a link of which nothing else is new is the same link, in
+// the same string.
+func TestInfoDataLeavesOutWhatTicks(t *testing.T) {
+	for kind, tt := range map[string]struct {
+		attrs func(ae *netlink.AttributeEncoder, tick uint32)
+		want  string
+	}{
+		"bridge": {func(ae *netlink.AttributeEncoder, tick uint32) {
+			ae.Uint64(unix.IFLA_BR_GC_TIMER, uint64(tick))
+			ae.Uint32(unix.IFLA_BR_MAX_AGE, 2000)
+		}, `{"max_age":2000}`},
+		"can": {func(ae *netlink.AttributeEncoder, tick uint32) {
+			ae.Uint32(unix.IFLA_CAN_BERR_COUNTER, tick) // struct can_berr_counter
+			ae.Uint32(unix.IFLA_CAN_RESTART_MS, 100)
+		}, `{"restart_ms":100}`},
+	} {
+		d := NewDecoder()
+		var first, second Message
+		for tick, m := range []*Message{&first, &second} {
+			d.Decode(unix.RTM_NEWLINK, body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Nested(unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) error {
+					ae.String(unix.IFLA_INFO_KIND, kind)
+					ae.Nested(unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) error {
+						tt.attrs(ae, uint32(tick))
+						return nil
+					})
 					return nil
 				})
-				return nil
-			})
-		}), m)
-	}
-	if first.Link != second.Link || first.Link.Info.Data != `{"max_age":2000}` {
-		t.Errorf("got %q and %q", first.Link.Info.Data, second.Link.Info.Data)
+			}), m)
+		}
+		if first.Link != second.Link || first.Link.Info.Data != tt.want {
+			t.Errorf("%s: got %q and %q", kind, first.Link.Info.Data, second.Link.Info.Data)
+		}
 	}
 }
 

@@ -15,13 +15,6 @@ import (
 var canInfo = []infoAttr{
 	{unix.IFLA_CAN_CTRLMODE, canControlMode},
 	{unix.IFLA_CAN_STATE, named(4, "state", canStates)},
-	{unix.IFLA_CAN_BERR_COUNTER, func(o *object, v []byte) bool {
-		if len(v) == 4 {
-			o.key("berr_counter")
-			o.dst = fmt.Appendf(o.dst, `{"tx":%d,"rx":%d}`, binary.NativeEndian.Uint16(v), binary.NativeEndian.Uint16(v[2:]))
-		}
-		return len(v) == 4
-	}},
 	{unix.IFLA_CAN_RESTART_MS, number(4, "restart_ms")},
 	{unix.IFLA_CAN_BITTIMING, canTiming("bittiming", unix.IFLA_CAN_BITRATE_CONST, nil)},
 	{unix.IFLA_CAN_BITTIMING_CONST, canTimingLimits("bittiming_const", unix.IFLA_CAN_BITRATE_CONST, nil)},
@@ -100,7 +93,7 @@ type canNest struct {
 	put  func(*object)
 }
 
-// put appends the nests that are there.
+// putNests appends the nests that are there.
 func putNests(o *object, values *[maxAttr][]byte, nests []canNest) bool {
 	ok := true
 	for _, n := range nests {
