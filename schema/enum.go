@@ -33,9 +33,9 @@ type Cause uint8
 
 const (
 	Notification  Cause = iota + 1 // the kernel said so
-	SnapshotCause                  // the epoch's opening snapshot
+	SnapshotCause                  // a snapshot says so
 	Resync                         // comparing with a dump, or with what was published before a restart
-	Retired                        // the host is gone for good, or not called so any more
+	Retired                        // the host was forgotten, or is not called so any more
 )
 
 var (

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"sigs.k8s.io/yaml"
 
@@ -145,11 +146,7 @@ func TestAsyncAPIHolds(t *testing.T) {
 	harness.Bridge(t, s)
 	m, err := sub.NextMsg(harness.Patience)
 	harness.Must(t, err)
-	headers := map[string]string{}
-	for name, values := range m.Header {
-		headers[name] = values[0]
-	}
-	valid("/components/schemas/headers", headers)
+	valid("/components/schemas/headers", first(m.Header))
 	valid("/components/messages/event/payload/schema", json.RawMessage(m.Data))
 	for channel, schema := range map[string]string{
 		"links":    "/components/messages/links/payload/schema",
@@ -165,5 +162,17 @@ func TestAsyncAPIHolds(t *testing.T) {
 			return true
 		})
 	}
+	refused, err := nc.Request(address("links"), []byte("no JSON"), harness.Patience)
+	harness.Must(t, err)
+	valid("/components/schemas/errorHeaders", first(refused.Header))
 	valid("/components/schemas/request", map[string]string{"next": fmt.Sprint(1)})
+}
+
+// first is the first value of each header.
+func first(header nats.Header) map[string]string {
+	values := map[string]string{}
+	for name := range header {
+		values[name] = header[name][0]
+	}
+	return values
 }
