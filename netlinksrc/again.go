@@ -45,7 +45,7 @@ func (d *Decoder) again(typ uint16, body []byte, m *Message) bool {
 		at += align(n)
 	}
 	copy(k.body[from:to], body[from:to])
-	m.Link.Flags = schema.Flags(binary.NativeEndian.Uint32(body[8:]))
+	m.Link.Flags = flags(binary.NativeEndian.Uint32(body[8:]))
 	m.Link.PointToPoint = isPointToPoint(&m.Link)
 	k.link = m.Link
 	m.Kind = kindOf(typ)

@@ -141,7 +141,7 @@ func (d *Decoder) all(body []byte, m *Message) {
 	l := &m.Link
 	l.Type = schema.LinkType(binary.NativeEndian.Uint16(body[2:]))
 	l.Index = int32(binary.NativeEndian.Uint32(body[4:]))
-	l.Flags = schema.Flags(binary.NativeEndian.Uint32(body[8:]))
+	l.Flags = flags(binary.NativeEndian.Uint32(body[8:]))
 
 	var info []byte
 	if !linkNests.attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
@@ -165,6 +165,16 @@ func (d *Decoder) all(body []byte, m *Message) {
 		l.PermAddress = schema.LLAddr{}
 	}
 	l.PointToPoint = isPointToPoint(l)
+}
+
+// flags are the link's, as JSON can say them: a link that is not up does not run, though the
+// kernel may say so while it comes up.
+func flags(said uint32) schema.Flags {
+	f := schema.Flags(said)
+	if f&schema.FlagUp == 0 {
+		f &^= schema.FlagRunning
+	}
+	return f
 }
 
 func isPointToPoint(l *schema.Link) bool {
@@ -259,7 +269,7 @@ func (d *Decoder) attribute(l *schema.Link, typ uint16, v []byte) bool {
 	}
 }
 
-// detail is the second half of attribute: what only `ip -d` shows.
+// detail is the second part of attribute: what only `ip -d` shows.
 func (d *Decoder) detail(l *schema.Link, typ uint16, v []byte) bool {
 	switch typ {
 	case unix.IFLA_PROMISCUITY:
@@ -300,7 +310,7 @@ func (d *Decoder) detail(l *schema.Link, typ uint16, v []byte) bool {
 	return true
 }
 
-// state is the rest of detail: what few links have.
+// state is the rest of attribute: what few links have.
 func (d *Decoder) state(l *schema.Link, typ uint16, v []byte) bool {
 	switch typ {
 	case unix.IFLA_XDP:
@@ -418,17 +428,17 @@ func (d *Decoder) propList(l *schema.Link, nest []byte) bool {
 
 // afSpec decodes the one thing that the contract names in IFLA_AF_SPEC.
 func afSpec(l *schema.Link, nest []byte) bool {
-	ok := true
+	ok, good := true, true
 	return attributes(nest, func(family uint16, v []byte) {
 		if family != unix.AF_INET6 {
 			return
 		}
 		ok = attributes(v, func(typ uint16, v []byte) {
 			if typ == unix.IFLA_INET6_ADDR_GEN_MODE {
-				u8(&l.AddrGenMode, v)
+				good = u8(&l.AddrGenMode, v)
 			}
 		})
-	}) && ok
+	}) && ok && good
 }
 
 // reasons are the names that ip has for why a link is announced.

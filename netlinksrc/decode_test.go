@@ -54,6 +54,8 @@ func TestDecodeTolerates(t *testing.T) {
 		}
 		return l
 	}
+	running := body(0, 3, nil)
+	binary.NativeEndian.PutUint32(running[8:], unix.IFF_BROADCAST|unix.IFF_RUNNING)
 	mtu := func(l *schema.Link) { l.MTU = schema.Some[uint32](1500) }
 	tests := []struct {
 		name                 string
@@ -75,6 +77,18 @@ func TestDecodeTolerates(t *testing.T) {
 		{name: "del", typ: unix.RTM_DELLINK, body: body(0, 3, nil), kind: Del, want: link(nil)},
 		{name: "wireless", typ: unix.RTM_NEWLINK, kind: New, partial: true, want: link(nil),
 			body: body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_WIRELESS, make([]byte, 8)) })},
+		{name: "it runs and is not up", typ: unix.RTM_NEWLINK, kind: New, body: running,
+			want: link(func(l *schema.Link) { l.Flags = unix.IFF_BROADCAST })},
+		{name: "a mode of two bytes", typ: unix.RTM_NEWLINK, kind: New, want: link(nil), badAttr: 1,
+			body: body(0, 3, func(ae *netlink.AttributeEncoder) {
+				ae.Nested(unix.IFLA_AF_SPEC, func(ae *netlink.AttributeEncoder) error {
+					ae.Nested(unix.AF_INET6, func(ae *netlink.AttributeEncoder) error {
+						ae.Uint16(unix.IFLA_INET6_ADDR_GEN_MODE, 1)
+						return nil
+					})
+					return nil
+				})
+			})},
 		{name: "an MTU of two bytes", typ: unix.RTM_NEWLINK, kind: New, want: link(nil), badAttr: 1,
 			body: body(0, 3, func(ae *netlink.AttributeEncoder) { ae.Uint16(unix.IFLA_MTU, 1500) })},
 		{name: "one bad attribute in the middle", typ: unix.RTM_NEWLINK, kind: New, want: link(mtu), badAttr: 1,

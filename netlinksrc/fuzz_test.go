@@ -70,7 +70,7 @@ func compare(t *testing.T, l *schema.Link, o *rtnetlink.LinkMessage) {
 		}
 	}
 	check("index", uint32(l.Index) == o.Index)
-	check("flags", uint32(l.Flags) == o.Flags)
+	check("flags", l.Flags == flags(o.Flags))
 	check("type", uint16(l.Type) == o.Type)
 	check("address", bytes.Equal(l.Address.Bytes(), a.Address))
 	check("broadcast", bytes.Equal(l.Broadcast.Bytes(), a.Broadcast))

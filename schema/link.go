@@ -7,8 +7,8 @@ import "strconv"
 // pointers into anybody's buffers, and may be copied and kept.
 //
 // A new field is a field here, a row of the table in field.go (its JSON key, and how it is
-// written), a case of Decoder.attribute in netlinksrc/decode.go (where the kernel's
-// attribute is read), and its description in iface.v1.schema.json; tests ask for the rest.
+// written), a case of Decoder.attribute, detail or state in netlinksrc/decode.go (where the
+// kernel's attribute is read), and its description in iface.v1.schema.json; tests ask for the rest.
 type Link struct {
 	Index  int32  // ifindex, unique within a network namespace while the link lives
 	Name   string // 1 to 15 bytes, any but white space, '/' and ':'; need not be UTF-8

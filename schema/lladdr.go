@@ -104,14 +104,6 @@ type AltNames string
 // MakeAltNames joins names; none of them may hold a NUL or be empty.
 func MakeAltNames(names ...string) AltNames { return AltNames(strings.Join(names, "\x00")) }
 
-// Add returns the names with one more at the end.
-func (a AltNames) Add(name string) AltNames {
-	if a == "" {
-		return AltNames(name)
-	}
-	return a + "\x00" + AltNames(name)
-}
-
 // List returns the names.
 func (a AltNames) List() []string {
 	if a == "" {

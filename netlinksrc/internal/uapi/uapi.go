@@ -10,7 +10,6 @@ const (
 	XDP_ATTACHED_DRV     = 1
 	XDP_ATTACHED_SKB     = 2
 	XDP_ATTACHED_HW      = 3
-	XDP_ATTACHED_MULTI   = 4
 )
 
 // include/uapi/linux/if_link.h: settings of kinds.
@@ -145,7 +144,6 @@ const (
 	TUNNEL_ENCAP_NONE              = 0
 	TUNNEL_ENCAP_FOU               = 1
 	TUNNEL_ENCAP_GUE               = 2
-	TUNNEL_ENCAP_MPLS              = 3
 	TUNNEL_ENCAP_FLAG_CSUM         = 1
 	TUNNEL_ENCAP_FLAG_CSUM6        = 2
 	TUNNEL_ENCAP_FLAG_REMCSUM      = 4
