@@ -2,6 +2,7 @@ package schema
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,48 +129,40 @@ var flagNames = []struct {
 const noCarrier = "NO-CARRIER"
 
 // Names returns the flags as ip prints them.
-func (f Flags) Names() []string {
-	var names []string
-	if f&FlagUp != 0 && f&FlagRunning == 0 {
-		names = append(names, noCarrier)
-	}
-	f &^= FlagRunning
-	for _, n := range flagNames {
-		if f&n.flag != 0 {
-			names = append(names, n.name)
-			f &^= n.flag
-		}
-	}
-	if f != 0 {
-		names = append(names, strconv.FormatUint(uint64(f), 16))
-	}
-	return names
-}
+func (f Flags) Names() []string { return slices.Collect(f.each()) }
 
 func (f Flags) String() string { return strings.Join(f.Names(), ",") }
+
+// each yields what Names returns: in hex what has no name.
+func (f Flags) each() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		rest := f &^ FlagRunning
+		if f&FlagUp != 0 && f&FlagRunning == 0 && !yield(noCarrier) {
+			return
+		}
+		for i := range flagNames {
+			if n := &flagNames[i]; rest&n.flag != 0 {
+				if rest &^= n.flag; !yield(n.name) {
+					return
+				}
+			}
+		}
+		if rest != 0 {
+			yield(strconv.FormatUint(uint64(rest), 16))
+		}
+	}
+}
 
 // appendFlags writes what Names returns without making the slice.
 func appendFlags(dst []byte, f Flags) []byte {
 	dst = append(dst, '[')
-	start := len(dst)
-	add := func(name string) {
-		if len(dst) > start {
+	first := true
+	for name := range f.each() {
+		if !first {
 			dst = append(dst, ',')
 		}
+		first = false
 		dst = append(append(append(dst, '"'), name...), '"')
-	}
-	if f&FlagUp != 0 && f&FlagRunning == 0 {
-		add(noCarrier)
-	}
-	f &^= FlagRunning
-	for i := range flagNames {
-		if f&flagNames[i].flag != 0 {
-			add(flagNames[i].name)
-			f &^= flagNames[i].flag
-		}
-	}
-	if f != 0 {
-		add(strconv.FormatUint(uint64(f), 16))
 	}
 	return append(dst, ']')
 }
