@@ -207,14 +207,14 @@ func TestParseMistakes(t *testing.T) {
 // A name out of a file or a script has a line break at its end, which would be a part of the
 // subjects.
 func TestParseHost(t *testing.T) {
-	for name, ok := range map[string]bool{
-		"web01": true, "web 01's": true, "wéb": true,
-		"web01\n": false, " web01": false, "we\tb": false, "w\u009bb": false,
+	const space = "has white space at its ends, or control characters"
+	for name, mistake := range map[string]string{
+		"web01": "", "web 01's": "", "wéb": "",
+		"web01\n": space, " web01": space, "we\tb": space, "w\u009bb": space, "w\xe9b": "is not UTF-8",
 	} {
 		_, err := Parse([]string{"IFACE_HOST=" + name})
-		want := fmt.Sprintf("IFACE_HOST: has white space at its ends, or control characters (got %q); %s", name,
-			acceptedHost)
-		if ok != (err == nil) || !ok && err.Error() != want {
+		want := fmt.Sprintf("IFACE_HOST: %s (got %q); %s", mistake, name, acceptedHost)
+		if mistake == "" != (err == nil) || err != nil && err.Error() != want {
 			t.Errorf("%q: got %v", name, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"ifacebridge/netlinksrc"
 	"ifacebridge/schema"
@@ -130,6 +131,8 @@ func (p *parser) host() (name, token string, follow bool) {
 		reason = "is set but empty"
 	case trimmed != name || strings.ContainsFunc(name, unicode.IsControl): // of a file, or by mistake
 		reason, got = "has white space at its ends, or control characters", name
+	case !utf8.ValidString(name): // events could not have it
+		reason, got = "is not UTF-8", name
 	}
 	if reason != "" {
 		p.mistake("IFACE_HOST", reason, got, accepted+", or unset for the kernel's host name")
