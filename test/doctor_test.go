@@ -191,7 +191,7 @@ func TestDoctor(t *testing.T) {
 		says       []string
 	}{
 		{"all is well", "", nil, true, 0, []string{
-			"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket",
+			"ok    netlink", "ok    NATS", "ok    stream", "ok    clock", "ok    bucket", "ok    hosts bucket",
 			"ok    last event      of this host was stored", "one runs on this machine", `user "" may do everything`}},
 		{"nothing there yet", "", nil, false, 0, []string{
 			"IFACE is not there; the bridge creates it, if it may", "nats stream add IFACE", "none writes as this host now"}},

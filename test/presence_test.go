@@ -117,8 +117,15 @@ func TestHostsBucketWithoutMarkers(t *testing.T) {
 		t.Error("there is a bucket of hosts although nobody wants it")
 	}
 	b.Kill()
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+	doctor(t, env, 0, "warn  hosts bucket    iface_hosts is not there", "nats kv add iface_hosts ")
+	if d := doctor(t, append(env, "IFACE_PRESENCE=0"), 0); strings.Contains(d.Output(), "hosts bucket") {
+		t.Errorf("doctor looks at what nobody wants:\n%s", d.Output())
+	}
 	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "iface_hosts"})
 	must(t, err)
+	doctor(t, env, 0, "warn  hosts bucket    bucket iface_hosts does not mark hosts that fall silent",
+		"nats stream edit KV_iface_hosts --allow-msg-ttl")
 	b = bridge(t, s, "IFACE_PRESENCE=1s")
 	b.Says("the bucket of hosts does not mark hosts that fall silent")
 	there := func() bool { p, _ := hostsOf(t, js, "test"); return p != nil }
@@ -302,7 +309,7 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 
 	b.Kill()
 	check("a is silent", func(r *reader) bool { return r.has("quiet a.example.com") })
-	watch.Says("host is quiet")
+	watch.Says("host is silent")
 	for join := range fleet.Join(3) { // they come later
 		readers = append(readers, read(t, s.URL, fleet.Options{Join: join, Presence: time.Hour}))
 	}

@@ -99,6 +99,9 @@ func TestTwoPrefixesDoNotMeet(t *testing.T) {
 		}
 	}
 	doctor(t, append(env("us"), "IFACE_BUCKET=eu_iface_links"), 1, "name another bucket in IFACE_BUCKET")
+	doctor(t, append(env("us"), "IFACE_HOSTS_BUCKET=eu_iface_hosts"), 1,
+		"FAIL  hosts bucket    bucket eu_iface_hosts is that of the hosts under the prefix eu.iface",
+		"name another bucket in IFACE_HOSTS_BUCKET")
 	third := start(t, append(env("us"), "IFACE_HOST=third", "IFACE_HTTP_ADDR=",
 		"IFACE_BUCKET=eu_iface_links", "IFACE_HOSTS_BUCKET=eu_iface_hosts"))
 	third.Says("bucket eu_iface_links is that of the hosts under the prefix eu.iface")

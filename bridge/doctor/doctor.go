@@ -34,10 +34,14 @@ type Finding struct {
 // with each finding, in order: the kernel first, then NATS from the connection to
 // what is stored, and in the end what a bridge that runs here has to say. It changes
 // nothing, and leaves no trace in the stream. It takes as long as NATS takes to answer,
-// some seconds at most for each check, and ends early with ctx.
+// some seconds at most for each check. When ctx ends it ends early, and reports nothing any
+// more.
 func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 	e := &examination{cfg: cfg}
 	e.report = func(f Finding) {
+		if ctx.Err() != nil { // which may be all that was found
+			return
+		}
 		e.failed = e.failed || f.Verdict == Fail
 		report(f)
 	}
@@ -56,7 +60,7 @@ func Diagnose(ctx context.Context, cfg config.Config, report func(Finding)) {
 
 // checkNATS looks at all that is NATS's, as far as it can be reached.
 func (e *examination) checkNATS(ctx context.Context) {
-	if e.nc = e.connect(); e.nc == nil {
+	if e.nc = e.connect(ctx); e.nc == nil {
 		return
 	}
 	defer e.nc.Close()

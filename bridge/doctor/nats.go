@@ -26,8 +26,8 @@ const (
 )
 
 // connect connects once, without retrying. It returns nil when that fails.
-func (e *examination) connect() *nats.Conn {
-	nc, err := natsio.ConnectOnce(&e.cfg, "ifacebridge doctor")
+func (e *examination) connect(ctx context.Context) *nats.Conn {
+	nc, err := natsio.ConnectOnce(ctx, &e.cfg, "ifacebridge doctor")
 	if err != nil {
 		fault := natsio.Classify(err)
 		e.failFor(fault.Reason, "NATS", config.RedactURLs(e.cfg.Servers)+": "+fault.Cause,
@@ -177,7 +177,7 @@ func (e *examination) userInfo(ctx context.Context) (info userInfo, err error) {
 	}
 }
 
-// checkJetStream looks at the account, the stream and the bucket.
+// checkJetStream looks at the account, the stream and the buckets.
 func (e *examination) checkJetStream(ctx context.Context) {
 	js, err := natsio.JetStream(&e.cfg, e.nc)
 	if err != nil {
@@ -211,7 +211,10 @@ func (e *examination) checkJetStream(ctx context.Context) {
 		e.checkStored(ctx)
 		e.checkClock(ctx)
 	}
-	e.checkBucket(ctx, js)
+	e.checkBucket(ctx, js, "bucket", natsio.BucketConfig(&e.cfg), natsio.InspectBucket)
+	if e.cfg.Presence > 0 {
+		e.checkBucket(ctx, js, "hosts bucket", natsio.HostsBucketConfig(&e.cfg), natsio.InspectHostsBucket)
+	}
 }
 
 // checkAccount looks at what the account may do, and has.
@@ -271,23 +274,25 @@ func (e *examination) checkStored(ctx context.Context) {
 	}
 }
 
-// checkBucket looks at the bucket. Without it, or when it cannot be used, events are
-// published all the same.
-func (e *examination) checkBucket(ctx context.Context, js jetstream.JetStream) {
+// checkBucket looks at a bucket that the bridge would make like that. Without it, or when it
+// cannot be used, events are published all the same.
+func (e *examination) checkBucket(
+	ctx context.Context, js jetstream.JetStream, check string, made jetstream.KeyValueConfig,
+	inspect func(*config.Config, *jetstream.StreamInfo) []natsio.Finding,
+) {
 	before := e.nc.LastError()
-	stream, err := js.Stream(ctx, config.BucketStream(e.cfg.Bucket))
+	stream, err := js.Stream(ctx, config.BucketStream(made.Bucket))
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		e.warn("bucket", e.cfg.Bucket+" is not there; the bridge creates it, if it may",
-			"or have someone who may run: "+natsio.AddBucketCommand(&e.cfg, natsio.BucketConfig(&e.cfg)))
+		e.warn(check, made.Bucket+" is not there; the bridge creates it, if it may",
+			"or have someone who may run: "+natsio.AddBucketCommand(&e.cfg, made))
 		return
 	case err != nil:
-		e.fault("bucket", natsio.ExplainPermission(e.nc, before, err))
+		e.fault(check, natsio.ExplainPermission(e.nc, before, err))
 		return
 	}
 	info := stream.CachedInfo()
-	e.judge("bucket", fmt.Sprintf("%s is there, holds %d keys", e.cfg.Bucket, info.State.Msgs),
-		natsio.InspectBucket(&e.cfg, info))
+	e.judge(check, fmt.Sprintf("%s is there, holds %d keys", made.Bucket, info.State.Msgs), inspect(&e.cfg, info))
 }
 
 // checkClock compares the host's clock with the server's, which is in every answer of

@@ -75,8 +75,8 @@ func Connect(cfg config.Config, name string, log *slog.Logger) (*Conn, error) {
 }
 
 // ConnectOnce connects like [Connect], but only once: its error is why it could not. The
-// caller closes the connection.
-func ConnectOnce(cfg *config.Config, name string) (*nats.Conn, error) {
+// connection is lost when ctx ends. The caller closes it.
+func ConnectOnce(ctx context.Context, cfg *config.Config, name string) (*nats.Conn, error) {
 	d, err := newDialer(cfg)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func ConnectOnce(cfg *config.Config, name string) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.once = true
+	d.once = ctx
 	ignore := func(*nats.Conn, *nats.Subscription, error) {} // who asks is told
 	nc, err := nats.Connect(strings.Join(cfg.Servers, ","), append(options(cfg, name, d), nats.NoReconnect(),
 		nats.ErrorHandler(ignore), func(o *nats.Options) error { return use(o, credentials) })...)

@@ -2,6 +2,7 @@ package natsio
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -25,8 +26,8 @@ import (
 type dialer struct {
 	through proxy.ContextDialer
 	auth    config.Auth
-	grant   string // what to do about a subject that is refused
-	once    bool   // the credentials were read, and there is no next time
+	grant   string          // what to do about a subject that is refused
+	once    context.Context // the credentials were read, and there is no next time; nil: there is
 
 	conn     atomic.Pointer[nats.Conn] // that it dials for, once that is known
 	last     atomic.Pointer[Wire]
@@ -69,7 +70,7 @@ func newDialer(cfg *config.Config) (*dialer, error) {
 // is no callback. Its very first attempt, before the connection is known here, is none.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	nc := d.conn.Load()
-	if nc == nil && !d.once {
+	if nc == nil && d.once == nil {
 		return nil, errFirst
 	}
 	if nc != nil {
@@ -78,14 +79,17 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 		}
 	}
 	d.attempts.Add(1)
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	ctx, cancel := context.WithTimeout(cmp.Or(d.once, context.Background()), connectTimeout)
 	defer cancel()
 	c, err := d.through.DialContext(ctx, network, address)
 	if err != nil {
-		if d.once {
+		if d.once != nil {
 			d.failures = append(d.failures, err)
 		}
 		return nil, err
+	}
+	if d.once != nil {
+		context.AfterFunc(d.once, func() { _ = c.Close() }) // the library waits for its answer
 	}
 	w := &Wire{Conn: c}
 	d.last.Store(w)

@@ -37,7 +37,8 @@ type inspection struct {
 	cfg      *config.Config
 	info     *jetstream.StreamInfo
 	what     string   // how the stream is called in texts
-	bucket   bool     // it is that of a bucket
+	bucket   string   // of which it is the stream; "": of none
+	holds    string   // what is in that
 	subjects []string // what we publish on, as examples
 	findings []Finding
 }
@@ -56,8 +57,8 @@ var bucketFlags = map[string]string{
 // edit is the command that changes a setting of the stream.
 func (i *inspection) edit(flags string) string {
 	name, value, _ := strings.Cut(flags, "=")
-	if flag, ok := bucketFlags[name]; ok && i.bucket {
-		return fmt.Sprintf("nats kv edit %s %s=%s", i.cfg.Bucket, flag, value) + i.cfg.NATSFlags()
+	if flag, ok := bucketFlags[name]; ok && i.bucket != "" {
+		return fmt.Sprintf("nats kv edit %s %s=%s", i.bucket, flag, value) + i.cfg.NATSFlags()
 	}
 	return fmt.Sprintf("nats stream edit %s %s -f", i.info.Config.Name, flags) + i.cfg.NATSFlags()
 }
@@ -88,20 +89,54 @@ func InspectStream(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
 
 // InspectBucket is [InspectStream] of the stream that a bucket is.
 func InspectBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
-	i := &inspection{cfg: cfg, info: info, what: "bucket " + cfg.Bucket, bucket: true}
-	i.subjects = []string{config.BucketSubject(cfg.Bucket, cfg.Token+".1")}
-	var missing []string
-	if !Covers(info.Config.Subjects, i.subjects[0]) {
-		missing = []string{config.BucketSubject(cfg.Bucket, ">")}
-	}
-	i.refuse("bucket", "IFACE_BUCKET", missing)
-	if why := otherPrefix(cfg, info.Config.Metadata); why != "" {
-		i.add(Unusable, "metadata", "name another bucket in IFACE_BUCKET", "%s", why)
-	}
+	i := inspectBucket(cfg, info, "IFACE_BUCKET", cfg.Bucket, "links", cfg.Token+".1")
 	i.size(SmallestValue(cfg))
-	i.roomOfBucket()
 	i.compareBucket()
 	return i.sorted()
+}
+
+// InspectHostsBucket is [InspectStream] of the stream that the bucket of hosts is.
+func InspectHostsBucket(cfg *config.Config, info *jetstream.StreamInfo) []Finding {
+	i := inspectBucket(cfg, info, "IFACE_HOSTS_BUCKET", cfg.HostsBucket, "hosts", cfg.Token)
+	if !MarksSilent(&info.Config) {
+		i.add(Differs, "subject_delete_marker_ttl", MarksAdvice(cfg),
+			"does not mark hosts that fall silent (subject_delete_marker_ttl): "+
+				"readers have to go by the age of its values")
+	}
+	return i.sorted()
+}
+
+// inspectBucket looks at what all buckets have in common. Variable names the bucket, which
+// holds keys such as this one.
+func inspectBucket(
+	cfg *config.Config, info *jetstream.StreamInfo, variable, bucket, holds, key string,
+) *inspection {
+	i := &inspection{cfg: cfg, info: info, what: "bucket " + bucket, bucket: bucket, holds: holds}
+	i.subjects = []string{config.BucketSubject(bucket, key)}
+	var missing []string
+	if !Covers(info.Config.Subjects, i.subjects[0]) {
+		missing = []string{config.BucketSubject(bucket, ">")}
+	}
+	i.refuse("bucket", variable, missing)
+	if other := info.Config.Metadata[prefixKey]; other != "" && other != cfg.Prefix {
+		i.add(Unusable, "metadata", "name another bucket in "+variable,
+			"is that of the hosts under the prefix %s (metadata): those of the same name would meet in it", other)
+	}
+	i.roomOfBucket()
+	return i
+}
+
+// MarksSilent reports whether a bucket of hosts can be told how long a value is good for, and
+// marks a host of which that is over.
+func MarksSilent(c *jetstream.StreamConfig) bool {
+	return c.AllowMsgTTL && c.SubjectDeleteMarkerTTL > 0
+}
+
+// MarksAdvice is how a bucket of hosts comes to mark those that fall silent.
+func MarksAdvice(cfg *config.Config) string {
+	return "delete the bucket and have it made anew, on nats-server 2.11 or later, or have someone who may run: " +
+		"nats stream edit " + config.BucketStream(cfg.HostsBucket) + " --allow-msg-ttl --subject-del-markers-ttl=" +
+		silentMarkerTTL.String() + cfg.NATSFlags()
 }
 
 // sorted returns the findings, the gravest first.
@@ -214,7 +249,7 @@ func (i *inspection) room() {
 	}
 }
 
-// roomOfBucket looks at a bucket's limits. What lets the oldest go would lose links.
+// roomOfBucket looks at a bucket's limits. What lets the oldest go would lose some.
 func (i *inspection) roomOfBucket() {
 	c, s := &i.info.Config, &i.info.State
 	switch {
@@ -223,7 +258,7 @@ func (i *inspection) roomOfBucket() {
 	case c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs):
 		i.full("max_msgs", c.MaxMsgs, i.edit("--max-msgs=-1"))
 	case c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0):
-		i.add(Differs, "discard", i.edit("--discard=new"), "will lose links when it is full (discard old)")
+		i.add(Differs, "discard", i.edit("--discard=new"), "will lose %s when it is full (discard old)", i.holds)
 	}
 }
 

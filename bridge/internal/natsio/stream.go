@@ -1,7 +1,6 @@
 package natsio
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -60,32 +59,25 @@ func BucketConfig(cfg *config.Config) jetstream.KeyValueConfig {
 	}
 }
 
+// silentMarkerTTL is how long the marker is kept of a host that has fallen silent, for
+// readers that come later: those who retire hosts may look once a day.
+const silentMarkerTTL = 7 * 24 * time.Hour
+
+// HostsBucketConfig is the bucket of hosts that the bridge creates when there is none.
+func HostsBucketConfig(cfg *config.Config) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: cfg.HostsBucket, Description: "the hosts that are there, schema " + schema.Name,
+		History: 1, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxBytes: MaxBytes(cfg),
+		LimitMarkerTTL: silentMarkerTTL, Metadata: OfPrefix(cfg),
+	}
+}
+
 // prefixKey is under what a bucket's metadata has the prefix of the subjects.
 const prefixKey = "ifacebridge.prefix"
 
 // OfPrefix is the metadata of a bucket that the bridge creates: its keys are names of hosts,
 // and under another prefix other hosts have them.
 func OfPrefix(cfg *config.Config) map[string]string { return map[string]string{prefixKey: cfg.Prefix} }
-
-// otherPrefix returns why a bucket that was made for another prefix cannot be used; "" when it
-// was not.
-func otherPrefix(cfg *config.Config, metadata map[string]string) string {
-	other := metadata[prefixKey]
-	if other == "" || other == cfg.Prefix {
-		return ""
-	}
-	return fmt.Sprintf("is that of the hosts under the prefix %s (metadata): those of the same name would meet in it",
-		other)
-}
-
-// CheckHostsBucket returns why a bucket of hosts cannot be used; nil when it can.
-func CheckHostsBucket(cfg *config.Config, info *jetstream.StreamInfo) error {
-	why := otherPrefix(cfg, info.Config.Metadata)
-	if why == "" {
-		return nil
-	}
-	return WithAdvice(errors.New("it "+why), "name another bucket in IFACE_HOSTS_BUCKET")
-}
 
 // MaxBytes is the limit of a stream and of a bucket that the bridge creates, as the server
 // has it: -1 is none.

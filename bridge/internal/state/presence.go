@@ -48,15 +48,9 @@ type Presence struct {
 	logged  bool // that it does not mark
 }
 
-const (
-	// silentMarkerTTL is how long the marker is kept of a host that has fallen silent, for
-	// readers that come later: those who retire hosts may look once a day.
-	silentMarkerTTL = 7 * 24 * time.Hour
-
-	// leaveTTL is how long a bridge that was stopped still counts as there: one that is
-	// only started again does not look silent.
-	leaveTTL = 5 * time.Second
-)
+// leaveTTL is how long a bridge that was stopped still counts as there: one that is only
+// started again does not look silent.
+const leaveTTL = 5 * time.Second
 
 // NewPresence returns what says that the host of st is there, in the bucket that cfg names.
 // Nothing is asked yet. Namespaces returns how many are watched; it is called from Run.
@@ -270,20 +264,17 @@ func (p *Presence) find(ctx context.Context) error {
 			stream, err = p.js.Stream(ctx, p.streamName())
 		}
 	}
-	if err == nil {
-		err = natsio.CheckHostsBucket(&p.cfg, stream.CachedInfo())
-	}
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", p.cfg.HostsBucket, err)
 	}
+	if err := natsio.Refusal(natsio.InspectHostsBucket(&p.cfg, stream.CachedInfo())); err != nil {
+		return err
+	}
 	cfg := stream.CachedInfo().Config
-	p.opened, p.expires = true, cfg.AllowMsgTTL
-	p.marks = p.expires && cfg.SubjectDeleteMarkerTTL > 0
+	p.opened, p.expires, p.marks = true, cfg.AllowMsgTTL, natsio.MarksSilent(&cfg)
 	if !p.marks && !p.logged {
 		p.log.Warn("the bucket of hosts does not mark hosts that fall silent; readers have to go by the age of its values",
-			"bucket", p.cfg.HostsBucket, "advice", "delete the bucket and have it made anew, on nats-server 2.11 or later, "+
-				"or have someone who may run: nats stream edit "+cfg.Name+" --allow-msg-ttl --subject-del-markers-ttl="+
-				silentMarkerTTL.String()+p.cfg.NATSFlags())
+			"bucket", p.cfg.HostsBucket, "advice", natsio.MarksAdvice(&p.cfg))
 	}
 	p.logged = !p.marks
 	return nil
@@ -291,11 +282,7 @@ func (p *Presence) find(ctx context.Context) error {
 
 // create makes the bucket; on a server that has no markers, without them.
 func (p *Presence) create(ctx context.Context) error {
-	cfg := jetstream.KeyValueConfig{
-		Bucket: p.cfg.HostsBucket, Description: "the hosts that are there, schema " + schema.Name,
-		History: 1, Storage: jetstream.FileStorage, Replicas: p.cfg.Replicas, MaxBytes: natsio.MaxBytes(&p.cfg),
-		LimitMarkerTTL: silentMarkerTTL, Metadata: natsio.OfPrefix(&p.cfg),
-	}
+	cfg := natsio.HostsBucketConfig(&p.cfg)
 	_, err := p.js.CreateKeyValue(ctx, cfg)
 	if errors.Is(err, jetstream.ErrLimitMarkerTTLNotSupported) {
 		cfg.LimitMarkerTTL = 0
