@@ -88,14 +88,17 @@ func TestStoreDirectory(t *testing.T) {
 	b.Says("store directory: mkdir /proc/none: no such file or directory; set IFACE_STORE_DIR to one that can be written")
 }
 
-// A build without the server says that it needs one.
+// A build without the server says that it needs one, and those say it that look at its settings.
 func TestNoEmbed(t *testing.T) {
 	t.Parallel()
-	b := startBinary(t, natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed"), nil)
-	if status := b.Wait(); status != 2 {
-		t.Errorf("exit status %d", status)
+	binary := natstest.Binary(t, "ifacebridge/cmd/ifacebridge", "-tags", "noembed")
+	for _, command := range [][]string{nil, {"doctor"}, {"config"}} {
+		b := startBinary(t, binary, nil, command...)
+		if status := b.Wait(); status != 2 {
+			t.Errorf("%v: exit status %d", command, status)
+		}
+		b.Says("ifacebridge: NATS_URL: is unset, and this build has no embedded server")
 	}
-	b.Says("ifacebridge: NATS_URL: is unset, and this build has no embedded server")
 }
 
 // Mistakes on the command line and in the environment: named, and status 2.
@@ -109,6 +112,10 @@ func TestExitStatusOfMistakes(t *testing.T) {
 		{[]string{"frobnicate"}, nil, `unexpected argument "frobnicate"; see ifacebridge --help`},
 		{[]string{"--frobnicate"}, nil, `unknown flag: --frobnicate`},
 		{[]string{"watch", ""}, nil, `host name: empty`},
+		{[]string{"watch", "--host", ""}, nil, `--host: is empty`},
+		{[]string{"watch", "--kind", "", "web01"}, nil, `--kind: is empty`},
+		{[]string{"watch", "--event", ""}, nil, `--event: is empty`},
+		{[]string{"completion", "bash", "extra"}, nil, `unexpected argument "extra"; see ifacebridge completion bash`},
 		{nil, []string{"NATS_URL=nats://:x"}, `NATS_URL: does not parse`},
 		{nil, []string{"NATS_URL=nats://h", "NATS_CREDS=/none"}, `NATS_CREDS: open /none: no such file or directory`},
 		{nil, []string{"IFACE_HTTP_ADDR=9469"},

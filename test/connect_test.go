@@ -267,11 +267,13 @@ func TestSettingsThatWouldBeIgnored(t *testing.T) {
 		"IFACE_JS_DOMAIN=hub":       "NATS_URL: is unset, and IFACE_JS_DOMAIN are not for the embedded server",
 		"NATS_TIMEOUT=5s":           "NATS_TIMEOUT: is for the nats command, and does nothing here",
 	} {
-		b := start(t, []string{"IFACE_HOST=test", variable})
-		if status := b.Wait(); status != 2 {
-			t.Errorf("%s: exit status %d, want 2", variable, status)
+		for _, command := range [][]string{nil, {"doctor"}, {"config"}} { // what a bridge does not start with
+			b := start(t, []string{"IFACE_HOST=test", variable}, command...)
+			if status := b.Wait(); status != 2 {
+				t.Errorf("%s: %v: exit status %d, want 2", variable, command, status)
+			}
+			b.Says(says)
 		}
-		b.Says(says)
 	}
 }
 

@@ -39,7 +39,7 @@ type variable struct {
 // prints them.
 var variables = []variable{
 	{name: "NATS_URL", secretURL: true, list: true,
-		description: "servers, comma-separated; unset: the embedded server"},
+		description: "servers, comma-separated; unset: the embedded server, where the build has one"},
 	{name: "NATS_CONTEXT",
 		description: "context of the nats command, by name, or the path of its file; a variable beside it wins"},
 	{name: "NATS_CREDS",
@@ -120,7 +120,8 @@ var variables = []variable{
 	{name: "IFACE_PPROF", standard: "off",
 		description: "on: serve Go profiles under /debug/pprof/ on IFACE_HTTP_ADDR, to whoever reaches it"},
 	{name: "IFACE_STORE_DIR",
-		description: "where the embedded server keeps its streams; unset: ifacebridge in the user's state directory"},
+		description: "where the embedded server keeps its streams, if the build has one; " +
+			"unset: ifacebridge in the user's state directory"},
 	{name: "IFACE_LOG_LEVEL", standard: "info",
 		description: "debug, info, warn or error"},
 	{name: "IFACE_LOG_FORMAT", standard: "text",

@@ -20,7 +20,8 @@ import (
 	"ifacebridge/schema"
 )
 
-// embeddedURL is where the embedded server listens.
+// embeddedURL is where the embedded server listens, and where a reader goes that is told
+// of no server, also one of a build that embeds none.
 const embeddedURL = "nats://127.0.0.1:4222"
 
 // A client is a command's connection to NATS.
@@ -31,9 +32,8 @@ type client struct {
 	conn *bridge.Conn // nc, and why there is no connection
 }
 
-// connectClient connects by the settings, to the embedded server when they name
-// none. An operator is not for reading alone. It never gives up: see reach. The caller
-// closes nc.
+// connectClient connects by the settings, to [embeddedURL] when they name no server. An
+// operator is not for reading alone. It never gives up: see reach. The caller closes nc.
 func connectClient(environ []string, operator bool, name string, log *slog.Logger) (*client, error) {
 	cfg, err := config.ParseConnection(environ)
 	if err != nil {
@@ -175,14 +175,38 @@ func awaitCaughtUp(ctx context.Context, caughtUp <-chan struct{}, began time.Tim
 
 // hasBucket reports whether there is a bucket of current state.
 func (c *client) hasBucket(ctx context.Context) bool {
+	_, err := c.bucket(ctx, c.cfg.Bucket)
+	return err == nil
+}
+
+// bucket is what the server tells of the stream that a bucket is.
+func (c *client) bucket(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	js, err := jetstream.NewWithAPIPrefix(c.nc, c.cfg.API())
 	if err != nil {
-		return false
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	_, err = js.KeyValue(ctx, c.cfg.Bucket)
-	return err == nil
+	stream, err := js.Stream(ctx, config.BucketStream(name))
+	if err != nil {
+		return nil, err
+	}
+	return stream.CachedInfo(), nil
+}
+
+// serverTime is the time by the clock by which hosts have fallen silent: that of the server
+// that has the bucket of hosts, where there is one.
+func (c *client) serverTime(ctx context.Context) (time.Time, error) {
+	info, err := c.bucket(ctx, c.cfg.HostsBucket)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return time.Now(), nil
+	case ctx.Err() != nil:
+		return time.Time{}, ctx.Err()
+	case err != nil:
+		return time.Time{}, c.failed(err, "the time of the server is not known")
+	}
+	return info.TimeStamp, nil
 }
 
 // labelsFlag is the flag --label of a command that shows hosts, or their events: those that

@@ -14,8 +14,8 @@ func configCommand(environ []string) *cobra.Command {
 		Use:   "config",
 		Short: "Print every environment variable, its value and its default",
 		Long: `Print every environment variable that ifacebridge reads, its value and its default,
-with secrets masked. Exit status 2 when a setting is wrong, after naming every
-mistake.`,
+with secrets masked. Exit status 2 when a bridge would not start with them, after naming
+every mistake.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
@@ -26,7 +26,7 @@ mistake.`,
 			if err := w.Flush(); err != nil {
 				return err
 			}
-			_, err := config.Parse(environ)
+			_, _, err := bridgeSettings(environ)
 			return err
 		},
 	}

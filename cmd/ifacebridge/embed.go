@@ -26,6 +26,9 @@ const (
 	embeddedPort = 4222
 )
 
+// forEmbedded returns the configuration for the embedded server.
+func forEmbedded(cfg config.Config) (config.Config, error) { return cfg.ForEmbedded(embeddedURL) }
+
 // serveNATS starts the embedded server, at [embeddedURL]. The caller shuts it down.
 func serveNATS(cfg config.Config, log *slog.Logger) (shutdown func(), err error) {
 	if err := prepareStore(cfg.StoreDir); err != nil {

@@ -29,8 +29,8 @@ With --silent-for, all hosts that have been silent for so long.
 
 Exit status 0 when all of them are forgotten, 1 when one is not (its bridge runs, nothing
 is known of it, or NATS does not let this user; the others are forgotten all the same), 2
-on a mistake. When none could be tried, 4 since NATS does not answer, or 5 since it does not
-let this user in, or read.`,
+on a mistake. When none could be tried, 4 because NATS does not answer, or 5 because it does
+not let this user in, or read.`,
 		Example: `  ifacebridge forget web01.example.com web02.example.com
   ifacebridge forget --silent-for 24h`,
 		RunE: func(cmd *cobra.Command, hosts []string) error {
@@ -84,8 +84,12 @@ func (c *client) silentHosts(ctx context.Context, silentFor time.Duration) (host
 	if err != nil {
 		return nil, err
 	}
+	now, err := c.serverTime(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, h := range view {
-		if h.Quiet && time.Since(h.QuietSince) >= silentFor {
+		if h.Quiet && now.Sub(h.QuietSince) >= silentFor {
 			hosts = append(hosts, h.Name)
 		}
 	}
@@ -104,6 +108,7 @@ func (c *client) forget(ctx context.Context, hosts []string, log *slog.Logger, s
 		known[h.Name] = forget.Known{BootID: h.BootID, Labels: h.Labels, Links: h.Links}
 	}
 	var failed []error
+	var writeErr error // which does not keep the others, either
 	for _, host := range hosts {
 		cfg, err := c.cfg.WithHost(host)
 		var links int
@@ -114,9 +119,11 @@ func (c *client) forget(ctx context.Context, hosts []string, log *slog.Logger, s
 			failed = append(failed, fmt.Errorf("%s is not forgotten: %w", printable(host), err))
 			continue
 		}
-		fmt.Fprintf(stdout, "forgot %s: %s\n", printable(host), counted(links, "link"))
+		if writeErr == nil {
+			_, writeErr = fmt.Fprintf(stdout, "forgot %s: %s\n", printable(host), counted(links, "link"))
+		}
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, writeErr)...)
 }
 
 // view returns what is known of hosts, all when none is named, when all that is stored has

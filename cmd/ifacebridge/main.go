@@ -19,6 +19,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -51,7 +52,11 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	checkCompletion(root)
 	err := root.ExecuteContext(ctx)
+	if err != nil && err == ctx.Err() {
+		err = errors.New("interrupted")
+	}
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
 			fmt.Fprintln(stderr, "ifacebridge:", strings.TrimRight(line, "\n"))
@@ -95,6 +100,15 @@ for.`,
 	return root
 }
 
+// checkCompletion has the library's own command find mistakes as the others do.
+func checkCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd() // with root's output, so not before that is set
+	completion, _, _ := root.Find([]string{"completion"})
+	for _, shell := range completion.Commands() {
+		shell.Args = noArguments
+	}
+}
+
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return &usageError{fmt.Errorf("unexpected argument %q; see %s --help", args[0], cmd.CommandPath())}
@@ -102,20 +116,27 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// bridgeSettings are the settings of a bridge in this environment. Embedded is whether they
+// name no server, so that they are for the one that the bridge serves.
+func bridgeSettings(environ []string) (cfg config.Config, embedded bool, err error) {
+	if cfg, err = config.Parse(environ); err != nil || len(cfg.Servers) > 0 {
+		return cfg, false, err
+	}
+	cfg, err = forEmbedded(cfg)
+	return cfg, true, err
+}
+
 // runBridge runs the bridge on the settings in the environment, beside an
 // embedded server when they name none.
 func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
-	cfg, err := config.Parse(environ)
+	cfg, embedded, err := bridgeSettings(environ)
 	if err != nil {
 		return err
 	}
 	log := newLogger(cfg, stderr)
 	log.Info("ifacebridge starts", "version", version())
 	limitMemory(environ, log)
-	if len(cfg.Servers) == 0 {
-		if cfg, err = cfg.ForEmbedded(embeddedURL); err != nil {
-			return err
-		}
+	if embedded {
 		shutdown, err := serveNATS(cfg, log)
 		if err != nil {
 			return err
