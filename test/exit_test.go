@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
 )
@@ -113,4 +114,65 @@ func TestExitStatuses(t *testing.T) {
 func stop(p *process) int {
 	p.Signal(unix.SIGTERM)
 	return p.Wait()
+}
+
+// Who is interrupted says that, and nothing else that the interruption has made of the rest.
+func TestInterrupted(t *testing.T) {
+	netnstest.Parallel(t)
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // by the kernel, and nobody speaks
+	must(t, err)
+	defer mute.Close()
+	env := []string{"NATS_URL=nats://" + mute.Addr().String(), "IFACE_HOST=test"}
+	for command, before := range map[string]string{"doctor": "ok    host ", "links": "", "forget web01": ""} {
+		p := start(t, env, strings.Fields(command)...)
+		p.Says(before)
+		accepted, err := mute.Accept() // it waits for an answer
+		must(t, err)
+		p.Signal(unix.SIGINT)
+		if status := p.Wait(); status != 1 || !strings.HasSuffix(p.Output(), "\nifacebridge: interrupted\n") &&
+			p.Output() != "ifacebridge: interrupted\n" {
+			t.Errorf("%s: exit status %d:\n%s", command, status, p.Output())
+		}
+		if strings.Contains(p.Output(), "FAIL") || strings.Contains(p.Output(), "NATS ") {
+			t.Errorf("%s judges:\n%s", command, p.Output())
+		}
+		accepted.Close()
+	}
+}
+
+// What could not be printed was not done: a script that writes into a full disk learns it.
+func TestOutputIsNotTaken(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	gone := bridge(t, s, "IFACE_HOST=gone", "IFACE_HTTP_ADDR=")
+	bridge(t, s).Ready()
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test"}
+	for _, host := range []string{"gone", "test"} {
+		eventually(t, "links prints "+host, func() bool { return start(t, env, "links", host).Wait() == 0 })
+	}
+	gone.Kill()
+	for _, command := range []string{
+		"doctor", "config", "links", "links --json", "links --watch", "watch --json --since 1h", "permissions",
+		"schema", "man", "version", "healthcheck", "forget gone",
+	} {
+		p := startBinary(t, "/bin/sh", env, "-c", "exec "+harness.Command(t)+" "+command+" >/dev/full")
+		if status := p.Wait(); status != 1 || !strings.Contains(p.Output(), "no space left on device") {
+			t.Errorf("%s: exit status %d:\n%s", command, status, p.Output())
+		}
+	}
+}
+
+// The bridge on this host is asked straight, whatever proxy the environment names.
+func TestHealthcheckGoesStraight(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	ip := startBinary(t, netnstest.Tool(t, "ip"), nil, "address", "add", "192.0.2.1/32", "dev", "lo")
+	if status := ip.Wait(); status != 0 {
+		t.Fatal(ip.Output())
+	}
+	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_HTTP_ADDR=192.0.2.1:9469",
+		"HTTP_PROXY=http://127.0.0.1:1"} // nobody listens there
+	start(t, env).Ready()
+	eventually(t, "it is ready", func() bool { return start(t, env, "healthcheck").Wait() == 0 })
+	doctor(t, env, 0, "ok    bridge          the one that serves 192.0.2.1:9469 is ready")
 }

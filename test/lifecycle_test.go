@@ -145,7 +145,8 @@ func TestLifeOfAFleet(t *testing.T) {
 			eventually(t, "watch reports "+name, func() bool {
 				out := bufio.NewScanner(strings.NewReader(watch.Output()))
 				for out.Scan() {
-					if strings.Contains(out.Text(), "host is quiet") && strings.Contains(out.Text(), "host="+name+" ") {
+					text := out.Text()
+					if strings.Contains(text, "host is silent") && strings.Contains(text, "host="+name+" ") {
 						return true
 					}
 				}

@@ -84,6 +84,13 @@ func bridged(t testing.TB, k *netnstest.Kernel, port, far string) (index, peer i
 	return index, peer
 }
 
+// What the table does not do is refused on a terminal, and not ignored.
+func TestWatchTableHasNoEvents(t *testing.T) {
+	t.Parallel()
+	m := startTerminal(t, 120, 24, nil, "sh -c '"+harness.Command(t)+" watch --event del; echo status $?; exec cat'")
+	m.shows("a refusal", "--event: is for events, not for the table; give --json, too", "status 2")
+}
+
 // watch in a real terminal: the table, typing to filter, a link's last events, a
 // lost connection, narrow and wide.
 func TestWatchTable(t *testing.T) {

@@ -32,7 +32,7 @@ func linksCommand(environ []string) *cobra.Command {
 		Short: "Print the current links of all hosts, or of some",
 		Long: `Print the current links of all hosts, or of some, as a table like that of ip -br link:
 from the bucket of current state, or, where there is none, by asking the bridges. A host
-that is not in the bucket, since its delivery is core, is asked. Of a host that is silent,
+that is not in the bucket, because its delivery is core, is asked. Of a host that is silent,
 what is printed is old; since when is behind each of its links.
 
 Exit status 0 when what is printed is all there is; 1 when nothing is known of a host that

@@ -34,7 +34,7 @@ func watchCommand(environ []string) *cobra.Command {
 		Short: "Follow the links of all hosts, or of some",
 		Long: `Follow the links of all hosts, or of some, until interrupted: on a terminal as a table,
 in a pipe (or with --json) as the events, one JSON object a line. NATS_URL names the
-server; unset, it is the one that "ifacebridge" embeds.
+server; unset, it is the one on 127.0.0.1:4222.
 
 In the table: type to filter, up and down to choose a link, enter for its last events,
 esc to go back, ctrl+c to leave. It begins with what the stream knows of the last ten
@@ -48,12 +48,19 @@ this user in, or refuses what it asks for; 1 when there is nothing to follow.`,
   ifacebridge watch --label site=fra1,rack=b12
   ifacebridge watch --event del --kind veth | jq .link.ifname`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			flags.hosts = append(flags.hosts, args...)
-			if err := flags.check(); err != nil {
+			if err := flags.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
+			hosts, err := hostsNamed(append(flags.hosts, args...))
+			if err != nil {
+				return err
+			}
+			flags.hosts = hosts
 			out, isFile := cmd.OutOrStdout().(*os.File)
 			if isFile && isatty.IsTerminal(out.Fd()) && !flags.json {
+				if flags.event != "" {
+					return &usageError{errors.New("--event: is for events, not for the table; give --json, too")}
+				}
 				if !cmd.Flags().Changed("since") {
 					flags.since = tableSince
 				}
@@ -65,21 +72,27 @@ this user in, or refuses what it asks for; 1 when there is nothing to follow.`,
 	cmd.Flags().BoolVar(&flags.json, "json", false, "print the events as they were published, one JSON object a line")
 	cmd.Flags().StringSliceVar(&flags.hosts, "host", nil, "only these hosts, as the arguments")
 	cmd.Flags().DurationVar(&flags.since, "since", 0, "begin this long ago, with what the stream holds (the table: 10m)")
-	cmd.Flags().StringVar(&flags.event, "event", "", "only events of this kind: new or del")
+	cmd.Flags().StringVar(&flags.event, "event", "", "only events of this kind: new or del (not for the table)")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only links of this kind (linkinfo.info_kind), such as veth")
 	flags.labels.register(cmd)
 	return cmd
 }
 
-func (w *watchFlags) check() (err error) {
+// check finds mistakes in the flags. One that was given without a value, as by a variable of a
+// script that is not set, asks for something, and not for everything.
+func (w *watchFlags) check(given func(flag string) bool) error {
+	for flag, empty := range map[string]bool{"host": len(w.hosts) == 0, "event": w.event == "", "kind": w.kind == ""} {
+		if given(flag) && empty {
+			return &usageError{fmt.Errorf("--%s: is empty", flag)}
+		}
+	}
 	if w.event != "" && w.event != "new" && w.event != "del" {
 		return &usageError{fmt.Errorf("--event: unknown value (got %q); accepted: new, del", w.event)}
 	}
 	if w.since < 0 {
 		return &usageError{fmt.Errorf("--since: in the future (got %v); accepted: a duration such as 10m", w.since)}
 	}
-	w.hosts, err = hostsNamed(w.hosts)
-	return err
+	return nil
 }
 
 // wants reports whether an event is to be shown.
@@ -119,6 +132,9 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 	defer stop()
 	var writeErr error
 	err = f.Run(ctx, func(change fleet.Change) {
+		if writeErr != nil {
+			return
+		}
 		switch change.Kind {
 		case fleet.Applied:
 			if change.Data == nil || !flags.wants(change.Event) {
@@ -135,7 +151,7 @@ func watchLines(ctx context.Context, environ []string, flags watchFlags, stdout,
 		case fleet.Gone:
 			log.Warn("a link is gone, and its event was missed", "host", change.Host, "link", printable(change.Event.Link.Name))
 		case fleet.Quiet:
-			log.Info("host is quiet", "host", change.Host, "since", change.Since.UTC().Format(time.RFC3339))
+			log.Info("host is silent", "host", change.Host, "since", change.Since.UTC().Format(time.RFC3339))
 		default:
 			log.Info("host is "+change.Kind.String(), "host", change.Host)
 		}
