@@ -26,7 +26,13 @@ func AskReady(ctx context.Context, address string) (reasons []string, err error)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true}, // and no proxy: it is this host that is asked
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // no bridge's
+		},
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
