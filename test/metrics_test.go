@@ -179,6 +179,36 @@ func expressions(t *testing.T) (dashboard, alerts []string) {
 	return dashboard, alerts
 }
 
+// A bridge that stands by is not ready, and wakes nobody: the other one publishes. Who is told
+// of it is told that it stands by.
+func TestAlertsOfAStandby(t *testing.T) {
+	t.Parallel()
+	promtool := netnstest.Tool(t, "promtool")
+	rules, err := filepath.Abs("../deploy/prometheus/alerts.yml")
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "test.yml")
+	must(t, os.WriteFile(file, fmt.Appendf(nil, `rule_files: [%q]
+tests:
+  - interval: 1m
+    input_series:
+      - { series: 'ifacebridge_ready{instance="a"}', values: "0x20" }
+      - { series: 'ifacebridge_standby{instance="a"}', values: "1x20" }
+      - { series: 'ifacebridge_ready{instance="b"}', values: "0x20" }
+      - { series: 'ifacebridge_standby{instance="b"}', values: "0x20" }
+    promql_expr_test:
+      - expr: ALERTS{alertstate="firing"}
+        eval_time: 15m
+        exp_samples:
+          - labels: 'ALERTS{alertname="IfacebridgeNotReady",alertstate="firing",instance="b",severity="critical"}'
+            value: 1
+          - labels: 'ALERTS{alertname="IfacebridgeStandsBy",alertstate="firing",instance="a",severity="warning"}'
+            value: 1
+`, rules), 0o600))
+	if out, err := exec.Command(promtool, "test", "rules", file).CombinedOutput(); err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+}
+
 // A real Prometheus scrapes a real bridge: each query of the dashboard returns
 // data, each alert is about metrics that exist, and none fires when all is well.
 func TestDashboardAndAlerts(t *testing.T) {
