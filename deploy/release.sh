@@ -11,6 +11,11 @@
 #     --tag registry.example.com/ifacebridge:v1.2.3 --push .
 set -eu
 export VERSION="${1:?usage: deploy/release.sh VERSION}"
+if [ -n "${OUT:-}" ]; then
+  mkdir -p "$OUT"
+  OUT=$(cd "$OUT" && pwd)
+  [ -z "$(ls -A "$OUT")" ] || { echo "$0: $OUT is not empty" >&2; exit 1; }
+fi
 cd "$(dirname "$0")/.."
 # The time that the files in the packages have.
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"

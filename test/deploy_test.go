@@ -261,3 +261,18 @@ func TestSystemdNotify(t *testing.T) {
 		t.Errorf("exit status %d", status)
 	}
 }
+
+// A release is made into an empty folder alone, the one that whoever calls means.
+func TestReleaseWantsAnEmptyFolder(t *testing.T) {
+	t.Parallel()
+	script, err := filepath.Abs("../deploy/release.sh")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "out", "packages"), 0o700))
+	release := exec.Command(script, "v0.0.0-test")
+	release.Dir, release.Env = dir, append(os.Environ(), "OUT=out")
+	out, err := release.CombinedOutput()
+	if want := filepath.Join(dir, "out") + " is not empty\n"; err == nil || !strings.HasSuffix(string(out), want) {
+		t.Errorf("got %v, %s, want …%s", err, out, want)
+	}
+}

@@ -105,9 +105,11 @@
 //	What operators see
 //	    which site, which rack                     TestHostsHaveLabels, TestLabels
 //	    the table of watch                         TestWatchTable, TestWatchBeginsWithThePast, TestPictureOfWatch
-//	    exit status, mistakes                      TestExitStatusOfMistakes, TestExitStatuses, TestDoctor
+//	    exit status, mistakes                      TestExitStatusOfMistakes, TestExitStatuses, TestDoctor,
+//	                                               TestInterrupted, TestOutputIsNotTaken
 //	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics,
-//	                                               TestDashboardAndAlerts, TestSystemdNotify
+//	                                               TestHealthcheckGoesStraight, TestDashboardAndAlerts,
+//	                                               TestAlertsOfAStandby, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestSubscriptionsAreGranted, TestRotation,
