@@ -122,6 +122,46 @@ func TestInspectBucket(t *testing.T) {
 	}
 }
 
+// And of the bucket of hosts, with commands that are about that.
+func TestInspectHostsBucket(t *testing.T) {
+	for _, tt := range []struct {
+		setting string
+		weight  Weight
+		advice  string
+		change  func(c *jetstream.StreamConfig, s *jetstream.StreamState)
+	}{
+		{"", 0, "", func(*jetstream.StreamConfig, *jetstream.StreamState) {}},
+		{"metadata", Unusable, "IFACE_HOSTS_BUCKET",
+			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) {
+				c.Metadata = map[string]string{prefixKey: "eu"}
+			}},
+		{"mirror", Unusable, "IFACE_HOSTS_BUCKET",
+			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) {
+				c.Mirror, c.Subjects = &jetstream.StreamSource{Name: "X"}, nil
+			}},
+		{"max_bytes", Full, "nats kv edit iface_hosts --max-bucket-size=-1",
+			func(c *jetstream.StreamConfig, s *jetstream.StreamState) { c.MaxBytes, s.Bytes = 9000, 8000 }},
+		{"subject_delete_marker_ttl", Differs, "nats stream edit KV_iface_hosts --allow-msg-ttl",
+			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) { c.SubjectDeleteMarkerTTL = 0 }},
+		{"subject_delete_marker_ttl", Differs, "nats stream edit KV_iface_hosts --allow-msg-ttl",
+			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) { c.AllowMsgTTL = false }},
+	} {
+		info := &jetstream.StreamInfo{Config: jetstream.StreamConfig{
+			Name: "KV_iface_hosts", Subjects: []string{"$KV.iface_hosts.>"}, Discard: jetstream.DiscardNew,
+			AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Hour, Metadata: map[string]string{prefixKey: "iface"},
+		}}
+		tt.change(&info.Config, &info.State)
+		findings := InspectHostsBucket(parse(t), info)
+		if tt.setting == "" && len(findings) == 0 {
+			continue
+		}
+		if len(findings) != 1 || findings[0].Setting != tt.setting || findings[0].Weight != tt.weight ||
+			!strings.Contains(findings[0].Advice, tt.advice) {
+			t.Errorf("got %+v, want %s of weight %d, advice %q", findings, tt.setting, tt.weight, tt.advice)
+		}
+	}
+}
+
 // What an account may not do is known before it is tried.
 func TestInspectAccount(t *testing.T) {
 	info := func(change func(*jetstream.AccountInfo)) *jetstream.AccountInfo {
