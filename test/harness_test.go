@@ -36,6 +36,25 @@ func TestTestersEnvironment(t *testing.T) {
 	}
 }
 
+// A test that asks where it is, again and again while it waits, opens one file for that, which is
+// no other test's.
+func TestWhereOpensOneFile(t *testing.T) {
+	k := netnstest.Parallel(t)
+	where, again := netnstest.Where(t), netnstest.Where(t)
+	must(t, netnstest.New(t).Enter())
+	other := netnstest.Where(t)
+	must(t, k.Enter())
+	if again != where || other == where || netnstest.Where(t) != where {
+		t.Errorf("%p and %p in one namespace, %p in another", where, again, other)
+	}
+	t.Run("inner", func(t *testing.T) {
+		must(t, k.Enter())
+		if netnstest.Where(t) == where {
+			t.Error("a subtest, which may end before, has the same")
+		}
+	})
+}
+
 // A kernel that lacks a kind of links is found out by making one.
 func TestUnsupportedKinds(t *testing.T) {
 	netnstest.Parallel(t)

@@ -363,7 +363,8 @@ func TestHubAndLeafBothAnswer(t *testing.T) {
 func TestLargeEventsOfASmallStream(t *testing.T) {
 	k := netnstest.Parallel(t)
 	s := natstest.Start(t, "")
-	js := jetStream(t, connect(t, s))
+	nc := connect(t, s)
+	js := jetStream(t, nc)
 	limit := func(bytes int32) {
 		t.Helper()
 		limited := operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = bytes })
@@ -397,7 +398,7 @@ func TestLargeEventsOfASmallStream(t *testing.T) {
 	eventually(t, "a new look", func() bool { return strings.Contains(b.Output(), "connected to NATS again") })
 	eventually(t, "the names are there", func() bool {
 		must(t, k.SetAlias(link, fmt.Sprint("large", time.Now().UnixNano())))
-		events := stored(t, connect(t, s), "IFACE")
+		events := stored(t, nc, "IFACE")
 		return events[len(events)-1].Link.Alt != ""
 	})
 	settled(t, s)
@@ -564,7 +565,7 @@ func TestFullBucket(t *testing.T) {
 	b.Says("cannot put link states into the bucket; events are not affected")
 	b.Says("nats kv edit iface_links --max-bucket-size=-1")
 	full := time.Now()
-	for end := full.Add(time.Second); time.Now().Before(end); { // also while it tries again
+	for tick := time.Tick(20 * time.Millisecond); time.Since(full) < time.Second; <-tick { // also while it tries again
 		if _, metrics := get(t, "/metrics"); strings.Contains(metrics, "\nifacebridge_bucket_behind_keys 0\n") {
 			t.Fatal("nothing is said to be lacking")
 		}
@@ -614,7 +615,8 @@ func TestEventIsGivenUp(t *testing.T) {
 	eth0, err := far.Index("eth0")
 	must(t, err)
 	s := natstest.Start(t, "")
-	js := jetStream(t, connect(t, s))
+	nc := connect(t, s)
+	js := jetStream(t, nc)
 	_, err = js.CreateStream(t.Context(), *operatorStream(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1600 }))
 	must(t, err)
 	env := []string{"NATS_URL=" + s.URL, "IFACE_HOST=test", "IFACE_NETNS=self,given-*"}
@@ -641,7 +643,7 @@ func TestEventIsGivenUp(t *testing.T) {
 	must(t, k.Rename(own, fmt.Sprint("own", rounds)))
 	var events []schema.Event
 	eventually(t, "the last event is stored", func() bool {
-		events = stored(t, connect(t, s), "IFACE")
+		events = stored(t, nc, "IFACE")
 		return events[len(events)-1].Link.Name == fmt.Sprint("own", rounds)
 	})
 	renamed, seq, lost := 0, uint64(0), uint64(0) // the last that is missing
@@ -694,7 +696,7 @@ func TestEventIsGivenUp(t *testing.T) {
 	b.Says("connected to NATS again")
 	eventually(t, "such an event is stored", func() bool {
 		must(t, far.SetAlias(eth0, fmt.Sprint("mended ", time.Now().UnixNano())))
-		events = stored(t, connect(t, s), "IFACE")
+		events = stored(t, nc, "IFACE")
 		last := events[len(events)-1]
 		return last.Netns == name && strings.HasPrefix(last.Link.Alias, "mended ")
 	})

@@ -16,7 +16,9 @@ import (
 // Bucket returns the last event of each link that the bucket holds, by key.
 func Bucket(t testing.TB, s *natstest.Server, name string) map[string]schema.Event {
 	t.Helper()
-	return BucketOf(t, Connect(t, s), name)
+	nc := Connect(t, s)
+	defer nc.Close() // it is asked again and again, by those who wait for something
+	return BucketOf(t, nc, name)
 }
 
 // BucketOf is Bucket over a connection of the caller's.

@@ -2,9 +2,11 @@ package netnstest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,26 +24,40 @@ type Place struct {
 	file *os.File // nil: the one of the process, for which nobody needs a privilege
 }
 
-// Where returns the place of the calling goroutine, for as long as the test runs.
+// places are those that tests have asked for and that are still good.
+var places sync.Map // of asked to *Place
+
+type asked struct {
+	by    testing.TB
+	inode uint64
+}
+
+// Where returns the place of the calling goroutine, for as long as the test runs. It is the same
+// one each time that a test asks, as it may in a loop.
 func Where(t testing.TB) *Place {
 	t.Helper()
 	var process, thread unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &process); err != nil {
+	if err := errors.Join(unix.Stat("/proc/self/ns/net", &process), unix.Stat(here, &thread)); err != nil {
 		t.Fatal(err)
+	}
+	if thread.Ino == process.Ino {
+		return &Place{}
+	}
+	key := asked{t, thread.Ino}
+	if known, ok := places.Load(key); ok {
+		return known.(*Place)
 	}
 	file, err := os.Open(here)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Fstat(int(file.Fd()), &thread); err != nil {
-		t.Fatal(err)
-	}
-	if thread.Ino == process.Ino {
+	p := &Place{file}
+	places.Store(key, p)
+	t.Cleanup(func() {
+		places.Delete(key)
 		file.Close()
-		return &Place{}
-	}
-	t.Cleanup(func() { file.Close() })
-	return &Place{file}
+	})
+	return p
 }
 
 // Enter puts the calling goroutine's thread there, for good: the thread ends with the
