@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -17,6 +16,7 @@ import (
 	"ifacebridge/test/harness"
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
+	"ifacebridge/test/proctest"
 )
 
 // A terminal is a real one, tmux, with a command in it.
@@ -29,14 +29,22 @@ type terminal struct {
 func startTerminal(t testing.TB, width, height int, env []string, command string) *terminal {
 	t.Helper()
 	m := &terminal{t: t, tmux: netnstest.Tool(t, "tmux"), socket: filepath.Join(harness.SocketDir(t), "tmux")}
-	t.Cleanup(func() { _ = exec.Command(m.tmux, "-S", m.socket, "kill-server").Run() }) // it may have ended with the command
-	m.run("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env "+strings.Join(env, " ")+" "+command)
+	server := exec.Command(m.tmux, "-D", "-f", "/dev/null", "-S", m.socket) // no daemon: it ends with the test
+	run, err := proctest.Start(server, netnstest.Where(t).Enter, proctest.NewLog(t, "tmux"))
+	must(t, err)
+	t.Cleanup(run.Kill)
+	eventually(t, "tmux serves", func() bool { return m.command("list-sessions").Run() == nil })
+	m.run("new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env "+strings.Join(env, " ")+" "+command)
 	return m
+}
+
+func (m *terminal) command(args ...string) *exec.Cmd {
+	return exec.Command(m.tmux, append([]string{"-N", "-S", m.socket}, args...)...)
 }
 
 func (m *terminal) run(args ...string) string {
 	m.t.Helper()
-	out, err := exec.Command(m.tmux, append([]string{"-S", m.socket}, args...)...).CombinedOutput()
+	out, err := m.command(args...).CombinedOutput()
 	if err != nil {
 		m.t.Fatalf("tmux %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -133,10 +141,7 @@ func TestWatchTable(t *testing.T) {
 	b.Wait()
 	m.shows("a silent host", " 1 silent ", "SILENT", "s     lo")
 	m.keys("C-c")
-	eventually(t, "it has ended", func() bool {
-		_, err := os.Stat(m.socket)
-		return exec.Command(m.tmux, "-S", m.socket, "ls").Run() != nil || err != nil
-	})
+	eventually(t, "it has ended", func() bool { return m.command("has-session").Run() != nil })
 }
 
 // The table has colours, unless it is told that it must not.
