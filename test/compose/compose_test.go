@@ -34,6 +34,9 @@ import (
 func TestMain(m *testing.M) {
 	harness.ForgetEnvironment()
 	netnstest.Summarize(func() { m.Run() })
+	if builtNATS {
+		_ = exec.Command("docker", "rmi", "--force", goImage, natsImage, ourImage, otherImage).Run() // those that are there
+	}
 	natstest.Clean()
 	proctest.Clean()
 }
@@ -52,12 +55,15 @@ func output(t testing.TB, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Images of the test.
-const (
-	goImage   = "ifacebridge-test/golang"
-	natsImage = "ifacebridge-test/nats"
-	ourImage  = "ifacebridge-test/ifacebridge"
+// Images of this run of the tests, beside which another checkout's may run.
+var (
+	goImage    = image("golang")
+	natsImage  = image("nats")
+	ourImage   = image("ifacebridge")
+	otherImage = image("other") // for another architecture
 )
+
+func image(name string) string { return fmt.Sprintf("ifacebridge-test/%s:%d", name, os.Getpid()) }
 
 // prepared is whether the images that stand in for the public ones are there, and
 // imageCA the only authority in that of Go.
@@ -282,7 +288,7 @@ func TestCompose(t *testing.T) {
 			}
 		}
 	}
-	const name, peer = "ifbtest0", "ifbtest1"
+	name, peer := fmt.Sprintf("ifb%d-a", os.Getpid()), fmt.Sprintf("ifb%d-b", os.Getpid())
 	link, _, err := k.AddVeth(name, peer)
 	must(t, err)
 	t.Cleanup(func() { _ = k.Delete(link) }) // gone, when all went well
@@ -487,10 +493,9 @@ func TestImageForAnotherArchitecture(t *testing.T) {
 	if out, err := exec.Command("docker", "buildx", "version").CombinedOutput(); err != nil {
 		netnstest.Skip(t, "docker-buildx", fmt.Sprintf("docker buildx version: %v: %s", err, out))
 	}
-	const image = "ifacebridge-test/other"
-	output(t, "docker", "buildx", "build", "--platform", "linux/riscv64", "--load", "--tag", image,
+	output(t, "docker", "buildx", "build", "--platform", "linux/riscv64", "--load", "--tag", otherImage,
 		"--build-arg", "GO_IMAGE="+goImage, "--build-arg", "VERSION=v0.0.0-test", "../..")
-	if got := output(t, "docker", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image); got != "linux/riscv64" {
+	if got := output(t, "docker", "inspect", "--format", "{{.Os}}/{{.Architecture}}", otherImage); got != "linux/riscv64" {
 		t.Errorf("the image is for %s", got)
 	}
 }

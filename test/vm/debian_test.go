@@ -9,13 +9,17 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"ifacebridge/test/netnstest"
 )
 
 // fetch gets the newest kernel of a part of Debian, and the ip that goes with it. What was
 // fetched is kept in the user's cache folder.
 func fetch(t *testing.T, suite string) system {
-	apt := newDebian(t, suite)
+	cache := cacheFolder(t)
+	defer lock(t, cache)()
+	apt := newDebian(t, cache, suite)
 	image := apt.dependency("linux-image-amd64", `linux-image-\S*[0-9]\S*-?amd64\S*`)
 	files := apt.unpack(image)
 	kernels, _ := filepath.Glob(filepath.Join(files, "boot/vmlinuz-*"))
@@ -35,6 +39,26 @@ func fetch(t *testing.T, suite string) system {
 	return s
 }
 
+// cacheFolder is where the files of Debian are kept.
+func cacheFolder(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	dir := filepath.Join(cache, "ifacebridge-vm")
+	must(t, os.MkdirAll(dir, 0o755))
+	return dir
+}
+
+// lock waits until no other process has a folder locked, and locks it: the tests of another
+// checkout fetch to the same. It returns what unlocks it.
+func lock(t *testing.T, dir string) (unlock func()) {
+	t.Helper()
+	f, err := os.Open(dir)
+	must(t, err)
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	return func() { f.Close() }
+}
+
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // A debian is apt with a folder of its own, so that nothing on this machine changes.
@@ -45,14 +69,12 @@ type debian struct {
 	release string // what packages are taken from
 }
 
-func newDebian(t *testing.T, suite string) *debian {
+func newDebian(t *testing.T, cache, suite string) *debian {
 	codename := regexp.MustCompile(`(?m)^VERSION_CODENAME=(\w+)$`).FindStringSubmatch(readFile(t, "/etc/os-release"))
 	if codename == nil {
 		netnstest.Skip(t, "vm", "this is not Debian")
 	}
-	cache, err := os.UserCacheDir()
-	must(t, err)
-	d := &debian{t: t, dir: filepath.Join(cache, "ifacebridge-vm", codename[1]+"-"+suite), release: codename[1]}
+	d := &debian{t: t, dir: filepath.Join(cache, codename[1]+"-"+suite), release: codename[1]}
 	if suite == "backports" {
 		d.release += "-backports"
 	}
