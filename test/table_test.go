@@ -34,7 +34,8 @@ func startTerminal(t testing.TB, width, height int, env []string, command string
 	must(t, err)
 	t.Cleanup(run.Kill)
 	eventually(t, "tmux serves", func() bool { return m.command("list-sessions").Run() == nil })
-	m.run("new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env "+strings.Join(env, " ")+" "+command)
+	m.run("new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height),
+		"env "+strings.Join(env, " ")+" "+command)
 	return m
 }
 
