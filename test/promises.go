@@ -21,7 +21,8 @@
 //	    a sandbox refuses something                TestSandboxes
 //	    nothing waits for the next to come         TestLastNotificationIsNotLate, TestListenerLosesNoWakeUp,
 //	                                               TestSpoolHasRoomAfterAFailure, TestWindowWhenTheClockIsSetBack,
-//	                                               TestWritesEnd, TestFinderTellsWhatCameBeforeTheWait
+//	                                               TestWritesEnd, TestSlowWrites,
+//	                                               TestFinderTellsWhatCameBeforeTheWait
 //	    what is folded is what happened            FuzzQueue, TestEncoderAppendsChanges
 //	    what the kernel does not announce          TestParityWithIP
 //	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp,

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"ifacebridge/bridge/internal/natsio"
 )
 
 // An origin is where a stream is: two streams of one name may answer a publish, each in a
@@ -57,6 +59,8 @@ func (a *answers) next(ctx context.Context) (reply string, err error) {
 			return "", err
 		}
 		a.read = a.sub.NextMsgWithContext
+		ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
+		defer cancel()
 		// The publish may be written before what nats.go has in its buffer.
 		if err := a.nc.FlushWithContext(ctx); err != nil {
 			return "", err
@@ -66,10 +70,13 @@ func (a *answers) next(ctx context.Context) (reply string, err error) {
 	return a.inbox + "." + strconv.FormatUint(a.n, 10), nil
 }
 
-// await waits for the answer that a stream gives on a subject of next. What others answer
+// await waits for the answer that a stream gives on a subject of next, from now on for as long
+// as an answer may take: what was published may have taken longer. What others answer
 // is none. It returns the stream's refusal as its error. What follows when no answer comes
 // in time is in jetstream.go: the last stored message is looked at before anything is sent.
 func (a *answers) await(ctx context.Context, reply string, from origin) (*acknowledgment, error) {
+	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
+	defer cancel()
 	var refusal *jetstream.APIError
 	for {
 		m, err := a.read(ctx)

@@ -193,20 +193,11 @@ func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
-	defer cancel()
-	reply, err := d.answers.next(ctx)
-	if err != nil {
-		return 0, err
-	}
 	id := ""
 	if len(batch) > 1 {
 		id = nuid.Next()
 	}
-	if err := d.publish(batch, id, reply); err != nil {
-		return 0, err
-	}
-	ack, err := d.answers.await(ctx, reply, d.from)
+	ack, err := d.request(ctx, batch, id)
 	if err != nil {
 		return 0, err
 	}
@@ -223,6 +214,18 @@ func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, erro
 	}
 	d.confirm(batch, ack.Sequence)
 	return len(batch), nil
+}
+
+// request publishes a batch, and waits for the answer.
+func (d *jetStream) request(ctx context.Context, batch []event.Outgoing, id string) (*acknowledgment, error) {
+	reply, err := d.answers.next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.publish(batch, id, reply); err != nil {
+		return nil, err
+	}
+	return d.answers.await(ctx, reply, d.from)
 }
 
 // publish sends the messages of a batch, or one without an id of a batch. The last is

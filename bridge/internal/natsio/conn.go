@@ -201,7 +201,7 @@ func (c *Conn) Register(to metrics.Registry) {
 	to.GaugeFunc("nats_connected", "1 when there is a connection to NATS.",
 		func() float64 { return metrics.Bool(c.IsConnected()) })
 	to.CounterFunc("nats_reconnects_total", "Times that the connection to NATS was lost and is there again.",
-		func() float64 { return float64(c.Stats().Reconnects) })
+		func() float64 { return float64(max(c.Stats().Reconnects, 1) - 1) }) // nats.go counts the first, too
 }
 
 // WhileConnected returns a context that ends with ctx, and with the cause

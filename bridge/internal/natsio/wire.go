@@ -49,10 +49,16 @@ func (w *Wire) Write(b []byte) (int, error) {
 }
 
 // write writes for who has the lock.
-func (w *Wire) write(b []byte) (int, error) {
-	_ = w.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails on a closed connection, as Write does
+func (w *Wire) write(b []byte) (n int, err error) {
 	defer func() { _ = w.Conn.SetWriteDeadline(time.Time{}) }()
-	return w.Conn.Write(b)
+	for {
+		_ = w.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails on a closed connection, as Write does
+		m, err := w.Conn.Write(b[:min(len(b), writePiece)])
+		n, b = n+m, b[m:]
+		if err != nil || len(b) == 0 {
+			return n, err
+		}
+	}
 }
 
 // SetWriteDeadline does nothing: nats.go sets one before it waits for its turn to write, and
@@ -63,9 +69,13 @@ func (w *Wire) SetWriteDeadline(time.Time) error { return nil }
 // connectTimeout is how long a server may take to accept a connection.
 const connectTimeout = 3 * time.Second
 
-// writeTimeout is how long the network may take for what is written, by us or by nats.go
-// (whose FlusherTimeout has no effect on a Wire).
-const writeTimeout = 2 * time.Second
+// writeTimeout is how long the network may take for each piece of what is written, by us or by
+// nats.go (whose FlusherTimeout has no effect on a Wire): one that takes less than 8 KiB a second
+// is as good as none.
+const (
+	writeTimeout = 2 * time.Second
+	writePiece   = 16 << 10
+)
 
 // Send writes messages. When it fails the connection is closed, since a part of a
 // message may have gone out; nats.go connects again.

@@ -3,6 +3,7 @@ package natsio
 import (
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -58,4 +59,29 @@ func TestWritesEnd(t *testing.T) {
 	case <-time.After(20 * writeTimeout):
 		t.Error("it has not ended")
 	}
+}
+
+// A peer that reads slowly is none that reads nothing: what takes longer than a piece may, all
+// together, goes out.
+func TestSlowWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := net.Pipe()
+		defer peer.Close()
+		w := &Wire{Conn: c}
+		const size = 20*writePiece + 1
+		sent := make(chan error, 1)
+		go func() { sent <- w.Send(make([]byte, size)) }()
+		buf := make([]byte, writePiece)
+		for n := 0; n < size; {
+			time.Sleep(writeTimeout / 2)
+			m, err := peer.Read(buf)
+			if err != nil {
+				t.Fatalf("after %d of %d bytes: %v", n, size, err)
+			}
+			n += m
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
 }
