@@ -42,6 +42,7 @@ func (q *Query) page(next string, now time.Time) (page []byte, ok bool) {
 	a := q.render(int(q.nc.MaxPayload()))
 	if len(a.pages) > 1 {
 		a.until = now.Add(answerTTL)
+		q.answers = slices.DeleteFunc(q.answers, func(kept *answerPages) bool { return kept.token == a.token })
 		q.answers = append(q.answers, a)
 		q.answers = q.answers[max(0, len(q.answers)-maxAnswers):]
 	}
@@ -53,8 +54,8 @@ func (q *Query) render(limit int) *answerPages {
 	st := q.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	// Unique within the epoch: a state has one answer for a limit.
-	a := &answerPages{token: fmt.Sprintf("%s-%d", st.epoch, st.seq)}
+	// A state has one answer for a limit, which is another one on the next server, perhaps.
+	a := &answerPages{token: fmt.Sprintf("%s-%d-%d", st.epoch, st.seq, limit)}
 	begin := func() []byte {
 		head := fmt.Appendf(nil, `{"schema":%q,"host":`, schema.Name)
 		head = append(head, mustJSON(q.id.Host)...)

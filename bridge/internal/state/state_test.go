@@ -71,3 +71,19 @@ func TestSnapshotAnswersWhoAskedBefore(t *testing.T) {
 		t.Error("after the next snapshot somebody waits")
 	}
 }
+
+// Pages of different size are no pages of one answer: the next one that is asked for on another
+// server belongs to the first that came from there.
+func TestPagesAreOfOneSize(t *testing.T) {
+	st := New()
+	for i := range int32(40) {
+		e := schema.Event{Kind: schema.New, Link: schema.Link{Index: i + 1, Name: "a"}}
+		data, link := new(schema.Encoder).AppendJSON(nil, &e)
+		st.Apply("one", []event.Outgoing{{Seq: 40, Data: data, LinkAt: link, Key: e.Key()}})
+	}
+	q := &Query{state: st}
+	small, large := q.render(event.HeaderRoom+500), q.render(event.HeaderRoom+1000)
+	if len(small.pages) <= len(large.pages) || len(large.pages) < 2 || small.token == large.token {
+		t.Errorf("%d pages called %s, and %d called %s", len(small.pages), small.token, len(large.pages), large.token)
+	}
+}
