@@ -286,7 +286,7 @@ func TestFleetEndsWhileJetStreamIsMute(t *testing.T) {
 		}
 	})
 	must(t, err)
-	must(t, api.Flush())
+	harness.Flush(t, api)
 	takes := func() time.Duration {
 		mute.Store(false)
 		for len(asked) > 0 {
