@@ -25,6 +25,10 @@ type backlog interface {
 	// returns its links, or [queue.ErrNoSnapshot] when there will be none.
 	Opening(ctx context.Context) (event.Opening, error)
 
+	// BeginAnew drops what waits of this run, and has push push snapshots, which are what
+	// Opening returns from then on. It comes after Opening, and after the leftovers.
+	BeginAnew(push func() error) error
+
 	// Begin notes that an epoch of this run begins, before anything of it is in NATS.
 	Begin(epoch string)
 

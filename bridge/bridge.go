@@ -205,7 +205,7 @@ func runFrom(
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	p.reason = reason
+	p.reason, p.beginAnew = reason, n.BeginAnew
 	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole.Load,
 		conn.Deafened, log)
 	defer p.query.Stop()

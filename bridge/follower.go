@@ -17,6 +17,10 @@ type follower interface {
 	// under way.
 	LookAgain()
 
+	// Forget drops what it was to hold, since the state was reset. It is for when Run is not
+	// under way.
+	Forget()
+
 	// Vanished returns, as the dels to publish, the links that it holds and that are not
 	// among those that an epoch begins with.
 	Vanished(ctx context.Context, o event.Opening) ([]schema.Event, error)
@@ -71,6 +75,7 @@ type noFollower struct{}
 
 func (noFollower) LookAgain()                                                      {}
 func (noFollower) Vanished(context.Context, event.Opening) ([]schema.Event, error) { return nil, nil }
+func (noFollower) Forget()                                                         {}
 func (noFollower) Put([]event.Outgoing)                                            {}
 func (noFollower) Verify()                                                         {}
 func (noFollower) Run(context.Context, <-chan struct{})                            {}

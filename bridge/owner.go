@@ -33,6 +33,7 @@ type rival struct {
 	fenced   bool                   // it has written behind us
 	heard    bool                   // it has answered since
 	unheard  int                    // how often it has written behind us and had never answered
+	stoodBy  bool                   // this bridge has stood by, and has not begun anew since
 	standing atomic.Pointer[string] // why this bridge stands by; nil: it does not
 }
 
@@ -45,6 +46,7 @@ func (o *rival) replacedBy(by *delivery.ReplacedError) {
 
 // standBy notes why this bridge does not publish, and logs it once.
 func (o *rival) standBy(why string, attrs ...any) {
+	o.stoodBy = true
 	if before := o.standing.Swap(&why); before == nil {
 		o.log.Warn("standing by: another bridge publishes as this host; going on when it is gone",
 			append(attrs, "advice", "give each host a name of its own (IFACE_HOST), and run one bridge for it")...)

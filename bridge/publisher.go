@@ -42,6 +42,7 @@ type publisher struct {
 	oldest    atomic.Int64      // since when the first of those waits, by loop.Uptime; 0: none is
 	isWhole   atomic.Bool       // the state is this epoch's, with all of its snapshots confirmed
 	opened    bool              // the backlog's opening was looked at
+	beginAnew func() error      // has the kernel's reader begin anew; see track.Namespaces
 	reason    event.EpochReason // of the first epoch
 
 	// Until the run's first snapshots are all confirmed, by whatever epoch: what they have,
@@ -102,6 +103,7 @@ func (p *publisher) run(ctx context.Context) error {
 			reason = event.TookOver
 			p.owner.replacedBy(replaced)
 			p.query.Stop()
+			p.forget()
 		default:
 			return err
 		}
@@ -117,6 +119,13 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	}
 	if !p.opened {
 		if err := p.publishLeftovers(ctx); err != nil {
+			return err
+		}
+	}
+	if p.owner.stoodBy {
+		if err := p.startOver(ctx); errors.Is(err, queue.ErrNoSnapshot) {
+			return errStandingBy
+		} else if err != nil {
 			return err
 		}
 	}
@@ -153,6 +162,28 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 		p.presence.Leave(ctx, epoch, p.retiring())
 	}
 	return err
+}
+
+// forget drops what the bridge has told: what becomes of those links is told by another now.
+func (p *publisher) forget() {
+	p.state.Reset()
+	p.follower.Forget()
+	p.inSnapshot, p.firstTold, p.epochs = false, false, nil
+}
+
+// startOver has the next epoch begin with the links that are there now, after the bridge has
+// stood by. What waits is the past: it was the other bridge's to publish.
+func (p *publisher) startOver(ctx context.Context) error {
+	if !p.opened {
+		if _, err := p.backlog.Opening(ctx); err != nil { // the links are to be read first
+			return err
+		}
+	}
+	if err := p.backlog.BeginAnew(p.beginAnew); err != nil {
+		return err
+	}
+	p.opened, p.owner.stoodBy = false, false
+	return nil
 }
 
 // begin begins an epoch, behind what is stored.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -137,6 +138,72 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 		if status := sv.b.Wait(); status != 0 {
 			t.Errorf("exit status %d", status)
 		}
+	}
+}
+
+// What happens while a bridge stands by is told by the other, once: when it goes on, it begins
+// with what is there then, and gives no link a del that came meanwhile. It does so whether it has
+// stood by from its start, or was replaced.
+func TestTakeoverTellsNoPast(t *testing.T) {
+	for _, spools := range []bool{false, true} {
+		t.Run(fmt.Sprint("spool ", spools), func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			s := natstest.Start(t, "")
+			env := func(addr string) []string {
+				env := []string{"IFACE_RESYNC=500ms", "IFACE_HTTP_ADDR=" + addr}
+				if spools {
+					env = append(env, "IFACE_SPOOL_DIR="+t.TempDir())
+				}
+				return env
+			}
+			changes := func(n int) { // told by the one that publishes, and read by the one that stands by
+				_, _, err := k.AddVeth(fmt.Sprint("new", n), fmt.Sprint("peer", n))
+				must(t, err)
+				old, err := k.Index(fmt.Sprint("old", n))
+				must(t, err)
+				must(t, k.Delete(old))
+				settled(t, s)
+			}
+			for n := range 2 {
+				_, err := k.Add(fmt.Sprint("old", n), 0, netnstest.Kind{Name: "ifb"})
+				must(t, err)
+			}
+			a := upLink(t, k)
+			first := bridge(t, s, env("127.0.0.1:9469")...)
+			holds(t, s)
+			second := bridge(t, s, env("127.0.0.1:9470")...)
+			second.Says("standing by: another bridge publishes as this host")
+			second.Says("read the links of this host")
+			changes(0)
+
+			first.Signal(unix.SIGSTOP)
+			second.Says("publishing as this host again: the other bridge is gone")
+			must(t, k.SetAlias(a, "the second's"))
+			holds(t, s)
+			first.Signal(unix.SIGCONT)
+			first.Says("standing by: another bridge publishes as this host")
+			changes(1)
+
+			second.Signal(unix.SIGTERM)
+			first.Says("publishing as this host again: the other bridge is gone")
+			must(t, k.SetAlias(a, "the first's again"))
+			holds(t, s)
+			events := stored(t, connect(t, s), "IFACE")
+			replayAll(t, events)
+			told := map[string]int{}
+			for _, e := range events {
+				if e.Action == schema.Created || e.Action == schema.Deleted {
+					told[fmt.Sprint(e.Action, " ", e.Link.Name)]++
+				}
+			}
+			want := map[string]int{
+				"created new0": 1, "created peer0": 1, "deleted old0": 1,
+				"created new1": 1, "created peer1": 1, "deleted old1": 1,
+			}
+			if !maps.Equal(told, want) {
+				t.Errorf("told how often %v, want %v", told, want)
+			}
+		})
 	}
 }
 

@@ -62,6 +62,13 @@ func (b *Backlog) GiveBack(events []event.Outgoing, _ event.Mark) {
 	b.givenBack.Store(int64(len(b.given)))
 }
 
+// BeginAnew drops what waits, and has push do the rest; see [Queue.BeginAnew].
+func (b *Backlog) BeginAnew(push func() error) error {
+	b.given = nil
+	b.givenBack.Store(0)
+	return push()
+}
+
 // Confirm does nothing: what was taken is not in the queue any more.
 func (b *Backlog) Confirm(event.Mark) {}
 

@@ -39,16 +39,25 @@ func (q *Queue) PushSnapshot(produce func(emit func(*event.Change))) {
 	loop.Signal(q.pushed)
 }
 
+// BeginAnew drops everything that waits, and is then [Queue.PushSnapshot] for the first time.
+func (q *Queue) BeginAnew(produce func(emit func(*event.Change))) {
+	q.mu.Lock()
+	q.clear()
+	q.hasBegun = false
+	produce(q.pushLocked)
+	q.hasBegun, q.opening = true, len(q.snapshots)
+	q.mu.Unlock()
+	loop.Signal(q.pushed)
+}
+
 // beginOnce lets FirstSnapshot go on, and reports whether it was the first to.
 func (q *Queue) beginOnce() bool {
-	select {
-	case <-q.began:
+	if q.hasBegun {
 		return false
-	default:
-		q.hasBegun = true
-		close(q.began)
-		return true
 	}
+	q.hasBegun = true
+	close(q.began)
+	return true
 }
 
 // ErrNoSnapshot reports that a queue was closed before there was a snapshot.

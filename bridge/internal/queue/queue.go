@@ -66,12 +66,17 @@ type Queue struct {
 // New returns an empty queue that folds the changes of a link when the limit is reached, and
 // besides those that come within the window, if that is not 0.
 func New(limit config.QueueLimit, window time.Duration) *Queue {
-	return &Queue{
-		limit: limit, window: window, nodes: newRing(), known: map[event.LinkID]*knownLink{},
-		whole: map[int32]*wholeChange{}, snapshots: map[int32]*snapshot{},
-		heldFor: map[uint64][]int32{}, large: map[int32][]byte{},
-		pushed: make(chan struct{}, 1), began: make(chan struct{}),
-	}
+	q := &Queue{limit: limit, window: window, pushed: make(chan struct{}, 1), began: make(chan struct{})}
+	q.clear()
+	return q
+}
+
+// clear drops everything that waits, and what is known of links.
+func (q *Queue) clear() {
+	q.nodes, q.held, q.bytes = newRing(), 0, 0
+	q.known, q.byHandle, q.handles, q.hand, q.recent = map[event.LinkID]*knownLink{}, nil, nil, 0, nil
+	q.whole, q.large = map[int32]*wholeChange{}, map[int32][]byte{}
+	q.snapshots, q.heldFor = map[int32]*snapshot{}, map[uint64][]int32{}
 }
 
 // Push puts what c says into the queue. It does not block, but for who takes, and keeps of

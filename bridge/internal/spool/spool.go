@@ -52,6 +52,7 @@ type Spool struct {
 	log     *slog.Logger
 
 	begun  chan struct{} // closed when first is set, or there is no snapshot
+	queue  *queue.Queue  // what Fill takes from; set before
 	first  event.Opening // of this run
 	noOpen error
 
@@ -120,10 +121,8 @@ func unusable(err error) error {
 // empty, or ctx ends. When the disk does not take them, up to a batch of them waits in
 // memory, where the publisher finds them too, and the others in the queue.
 func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
-	links, at, err := q.FirstSnapshot(ctx)
-	s.first, s.noOpen = event.Opening{
-		BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Labels: s.id.Labels, Links: links, At: at,
-	}, err
+	s.queue = q
+	s.first, s.noOpen = s.openingOf(ctx)
 	close(s.begun)
 	changes := make([]event.Delta, queue.MaxTake)
 	for {
@@ -156,6 +155,30 @@ func (s *Spool) Fill(ctx context.Context, q *queue.Queue) {
 	loop.Signal(s.more)
 }
 
+// openingOf waits for what the queue begins with.
+func (s *Spool) openingOf(ctx context.Context) (event.Opening, error) {
+	links, at, err := s.queue.FirstSnapshot(ctx)
+	return event.Opening{BootID: s.id.BootID, OwnNetns: s.id.OwnNetns, Labels: s.id.Labels, Links: links, At: at}, err
+}
+
+// BeginAnew drops what waits of this run, and has push begin the queue anew. It comes after
+// Opening, and after what earlier runs left.
+func (s *Spool) BeginAnew(push func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := push(); err != nil {
+		return err
+	}
+	s.low, s.unsaved, s.taken = s.high, s.unsaved[:0], 0
+	if s.db != nil {
+		s.note(s.update(nil))
+	}
+	loop.Signal(s.room)
+	var err error
+	s.first, err = s.openingOf(context.Background()) // which is there
+	return err
+}
+
 // free returns how many more events the spool takes: none while some are not saved.
 func (s *Spool) free() int {
 	s.mu.Lock()
@@ -179,8 +202,8 @@ func (s *Spool) freeOnDisk() int {
 func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta, room int) (n int, wait time.Duration) {
 	bytes := 0
 	for room = min(room, event.MaxBatch); n < room && bytes < event.MaxBatchBytes; {
-		m, wait := q.Take(changes[:min(queue.MaxTake, room-n)], time.Now())
-		bytes += s.add(changes[:m])
+		m, size, wait := s.take(q, changes[:min(queue.MaxTake, room-n)])
+		bytes += size
 		if n += m; m < queue.MaxTake {
 			return n, wait
 		}
@@ -188,17 +211,19 @@ func (s *Spool) takeFrom(q *queue.Queue, changes []event.Delta, room int) (n int
 	return n, 0
 }
 
-// add puts events of changes into memory, encoded as on disk, and returns how many bytes
-// those are.
-func (s *Spool) add(changes []event.Delta) (bytes int) {
+// take moves changes from the queue into memory, as events encoded as on disk. It returns how
+// many, how many bytes those are, and how long to wait for the next. Nothing is on its way between
+// the two when BeginAnew drops what is in both.
+func (s *Spool) take(q *queue.Queue, changes []event.Delta) (n, bytes int, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range changes {
+	n, wait = q.Take(changes, time.Now())
+	for i := range changes[:n] {
 		s.scratch, _ = s.writer.Append(append(s.scratch[:0], make([]byte, sumSize)...), &changes[i], s.id.Epoch, 0)
 		s.unsaved = append(s.unsaved, withSum(slices.Clone(s.scratch)))
 		bytes += len(s.scratch)
 	}
-	return bytes
+	return n, bytes, wait
 }
 
 // save puts what is in memory on disk, and notes there how far NATS has come. After a

@@ -103,6 +103,17 @@ func (b *Bucket) Put(events []event.Outgoing) {
 	loop.Signal(b.wake)
 }
 
+// Forget drops what is noted, since the state was reset: another bridge has kept the bucket
+// since. It is for when Run is not under way.
+func (b *Bucket) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.dirty)
+	clear(b.stray)
+	clear(b.lacking)
+	b.check = false
+}
+
 // Verify has the bucket compared with what it should hold. It does not block.
 func (b *Bucket) Verify() {
 	b.mu.Lock()

@@ -54,6 +54,14 @@ func (s *State) Apply(epoch string, events []event.Outgoing) {
 	s.epoch, s.seq = epoch, events[len(events)-1].Seq
 }
 
+// Reset makes it the state of no links, as New does.
+func (s *State) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch, s.seq = "", 0
+	clear(s.links)
+}
+
 // last returns a copy of the last event of a link; nil when it is not there.
 func (s *State) last(k schema.LinkKey) []byte {
 	s.mu.Lock()

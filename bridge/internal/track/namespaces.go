@@ -56,6 +56,7 @@ type Namespaces struct {
 	// move between two. It guards what follows as well.
 	lock    sync.Locker
 	watched map[uint64]*namespace // by inode
+	ended   bool                  // nothing is watched any more
 	moved   *moves
 	began   uint64            // how many were, ever
 	failing map[string]string // what cannot be watched, and why, as last logged
@@ -296,24 +297,40 @@ func (n *Namespaces) adopt(begun []*namespace, opening bool) {
 func (n *Namespaces) watch(begun []*namespace, opening bool) (links int, published uint32, contained bool) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
-	snapshots := slices.DeleteFunc(slices.Clone(begun), func(w *namespace) bool { return w.table.countPublished() == 0 })
-	n.queue.PushSnapshot(func(emit func(*event.Change)) {
-		for i, w := range snapshots {
-			more := 0
-			if opening {
-				more = len(snapshots) - 1 - i
-			}
-			w.snapshot(uint32(more), emit)
-			published += w.table.countPublished()
-		}
-	})
+	n.queue.PushSnapshot(func(emit func(*event.Change)) { emitSnapshots(begun, opening, emit) })
 	for _, w := range begun {
+		published += w.table.countPublished()
 		links += len(w.table.links)
 		contained = contained || w.ns.Own() && config.InContainer(w.table.all())
 		n.watched[w.ns.Inode] = w
 		n.follow(w)
 	}
 	return links, published, contained
+}
+
+// emitSnapshots emits the snapshots of namespaces of which links are published.
+func emitSnapshots(of []*namespace, opening bool, emit func(*event.Change)) {
+	of = slices.DeleteFunc(slices.Clone(of), func(w *namespace) bool { return w.table.countPublished() == 0 })
+	for i, w := range of {
+		more := 0
+		if opening {
+			more = len(of) - 1 - i
+		}
+		w.snapshot(uint32(more), emit)
+	}
+}
+
+// BeginAnew drops what was pushed and waits, and pushes the snapshots of what is there now,
+// with which an epoch begins. It comes after the first were pushed, from any goroutine, and
+// returns [queue.ErrNoSnapshot] when Run is about to end: then nothing is known.
+func (n *Namespaces) BeginAnew() error {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	if n.ended {
+		return queue.ErrNoSnapshot
+	}
+	n.queue.BeginAnew(func(emit func(*event.Change)) { emitSnapshots(n.sorted(), true, emit) })
+	return nil
 }
 
 // follow starts the watcher of a namespace, which runs until w.stop is called. It does
@@ -409,6 +426,11 @@ func (n *Namespaces) Count() int {
 func (n *Namespaces) list() []*namespace {
 	n.lock.Lock()
 	defer n.lock.Unlock()
+	return n.sorted()
+}
+
+// sorted is list for who has the lock.
+func (n *Namespaces) sorted() []*namespace {
 	return slices.SortedFunc(maps.Values(n.watched), func(a, b *namespace) int {
 		return cmp.Compare(a.table.watch, b.table.watch)
 	})
@@ -432,6 +454,9 @@ func (n *Namespaces) end() {
 	for _, w := range n.list() {
 		w.stop()
 	}
+	n.lock.Lock()
+	n.ended = true
+	n.lock.Unlock()
 	for _, w := range n.list() {
 		<-w.done
 		n.lock.Lock()
