@@ -31,12 +31,17 @@ func (r *renewal) begun() {
 }
 
 // due returns when the next is, for a stream that keeps events so long; the zero time is
-// never.
-func (r *renewal) due(kept time.Duration) (at time.Time) {
+// never. It is now when that is over by the wall clock: Go's timers stand still while the
+// machine sleeps, and the server goes on to forget.
+func (r *renewal) due(kept time.Duration, now, wall time.Time) (at time.Time) {
 	if kept == 0 {
 		return at
 	}
-	return r.toldAt.Add(time.Duration(r.share * float64(kept)))
+	at = r.toldAt.Add(time.Duration(r.share * float64(kept)))
+	if !wall.Before(at.Round(0)) {
+		return now
+	}
+	return at
 }
 
 // askedPause is how long the snapshot is not told again on request after it was: what has
@@ -49,7 +54,8 @@ func (p *publisher) renewAt() (at time.Time) {
 	if !p.isWhole.Load() || p.inSnapshot { // nothing may stand inside of one
 		return at
 	}
-	at = p.renewal.due(p.delivery.Keeps())
+	now := time.Now()
+	at = p.renewal.due(p.delivery.Keeps(), now, now.Round(0))
 	if p.query.SnapshotAsked() {
 		if asked := p.renewal.quiet; at.IsZero() || asked.Before(at) {
 			at = asked

@@ -16,12 +16,12 @@ func TestRenewalsSpread(t *testing.T) {
 	for range hosts {
 		var r renewal
 		r.begun()
-		after := r.due(kept).Sub(began)
+		after := r.due(kept, began, began.Round(0)).Sub(began)
 		if after < kept/4 || after >= kept*45/100+time.Minute {
 			t.Fatalf("due after %v of %v", after, kept)
 		}
 		slots[int(20*(after-kept/4)/(kept/5+time.Hour))]++
-		if !r.due(0).IsZero() {
+		if !r.due(0, began, began.Round(0)).IsZero() {
 			t.Fatal("due although nothing is forgotten")
 		}
 	}
@@ -29,6 +29,22 @@ func TestRenewalsSpread(t *testing.T) {
 		if n > 2*hosts/len(slots) {
 			t.Errorf("%d of %d hosts in a twentieth of the time, number %d", n, hosts, i)
 		}
+	}
+}
+
+// A machine that sleeps for most of the week tells the snapshot again in time: what the stream
+// keeps goes by the server's clock.
+func TestRenewalCountsSleep(t *testing.T) {
+	const kept = 168 * time.Hour
+	var r renewal
+	r.begun()
+	awake := time.Now().Add(time.Hour)
+	if due := r.due(kept, awake, awake.Round(0)); !due.After(awake) {
+		t.Errorf("due after an hour: %v", due)
+	}
+	slept := awake.Round(0).Add(kept / 2)
+	if due := r.due(kept, awake, slept); !due.Equal(awake) {
+		t.Errorf("due at %v, after half of what is kept was slept through at %v", due, awake)
 	}
 }
 
