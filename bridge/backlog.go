@@ -14,8 +14,8 @@ import (
 )
 
 // A backlog is where the publisher finds what it has to publish, oldest first: the spool
-// that the queue runs into, or the queue itself. The one publisher calls it, but for Fill,
-// which has a goroutine of its own, and Waiting and Saved.
+// that the queue runs into, or the queue itself. The one publisher calls it, except for
+// Fill, which has a goroutine of its own, and Waiting and Saved, which any goroutine may call.
 type backlog interface {
 	// Fill moves what is pushed to the queue into the backlog, until the queue is
 	// closed and empty, or ctx ends.

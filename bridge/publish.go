@@ -103,7 +103,7 @@ func (p *publisher) noteOldest(rest []event.Outgoing) {
 const maxRefusals = 4
 
 // giveUp takes note of an event that no message can hold. The state has it all the same, so
-// that who notices the gap, and asks, gets what is true.
+// that a consumer that notices the gap and asks gets the true state.
 func (p *publisher) giveUp(one []event.Outgoing, cause error) {
 	p.metrics.givenUp.Inc()
 	// A link of which no event fits may change all the time.

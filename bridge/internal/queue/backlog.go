@@ -11,7 +11,7 @@ import (
 
 // A Backlog is a queue as the publisher takes from it, where there is no spool. What was
 // taken out of it is in the encoder's batch alone, until it is confirmed. It is for one
-// goroutine, but for Waiting, which any may ask.
+// goroutine, except for Waiting, which any goroutine may call.
 type Backlog struct {
 	id    event.Identity
 	queue *Queue

@@ -79,7 +79,7 @@ func (q *Queue) clear() {
 	q.snapshots, q.heldFor = map[int32]*snapshot{}, map[uint64][]int32{}
 }
 
-// Push puts what c says into the queue. It does not block, but for who takes, and keeps of
+// Push puts what c says into the queue. It does not block, except for the taker, and keeps of
 // c what may be kept: see [event.Change].
 func (q *Queue) Push(c *event.Change) {
 	q.mu.Lock()
@@ -112,7 +112,7 @@ func (q *Queue) IsClosed() bool {
 	return q.closed
 }
 
-// pushLocked is [Queue.Push] for who has the lock.
+// pushLocked is [Queue.Push] for callers that hold the lock.
 func (q *Queue) pushLocked(c *event.Change) {
 	if c.Snapshot.Of > 0 {
 		q.pushToSnapshot(c)

@@ -47,7 +47,7 @@ var (
 
 // register registers what the watchers count, and what is watched.
 func (n *Namespaces) register(to metrics.Registry) {
-	to.CounterFunc("netlink_overruns_total", "Times that the kernel reported dropped notifications (ENOBUFS).",
+	to.CounterFunc("netlink_overruns_total", "Times that notifications of the kernel were lost: it dropped some (ENOBUFS), or they could not be read.",
 		func() float64 { return float64(n.overrunCount.Load()) })
 	to.CounterFunc("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.",
 		func() float64 { return float64(n.malformed()) })
@@ -82,7 +82,7 @@ func (c namespaceCollector) Collect(to chan<- prometheus.Metric) {
 	gauge(notWatchedDesc, failing)
 }
 
-// Overruns returns how often the kernel has dropped notifications, of all namespaces. It
+// Overruns returns how often notifications were lost, of all namespaces. It
 // may be called at any time, like Stuck.
 func (n *Namespaces) Overruns() uint64 { return n.overrunCount.Load() }
 
@@ -98,10 +98,24 @@ func (n *Namespaces) malformed() (sum uint64) {
 func (n *Namespaces) Stuck() (list []string) {
 	for _, w := range n.list() {
 		if w.progress.Stuck() {
-			list = append(list, "the kernel's reader is stuck")
+			list = append(list, stuckReader(n.nameOf(w)))
 		}
 	}
 	return list
+}
+
+func stuckReader(netns string) string {
+	if netns == "" {
+		return "the kernel's reader is stuck"
+	}
+	return "the kernel's reader is stuck in network namespace " + netns
+}
+
+// nameOf returns what the namespace of a watcher is called, "" when it is the bridge's own.
+func (n *Namespaces) nameOf(w *namespace) string {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	return w.ns.Name
 }
 
 // counts returns how many links each namespace has, and how many namespaces cannot
