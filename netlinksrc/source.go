@@ -13,7 +13,7 @@
 //		err := src.Receive(ctx, func(m *netlinksrc.Message) { … })
 //		switch {
 //		case err == nil: // one message or more were handled
-//		case errors.Is(err, netlinksrc.ErrOverrun): // the kernel dropped some: dump again
+//		case errors.Is(err, netlinksrc.ErrOverrun): // some were lost: dump again
 //		case errors.Is(err, context.DeadlineExceeded): // nothing within the time
 //		default: // the socket is broken, or ctx was cancelled
 //		}
@@ -43,9 +43,14 @@ import (
 	"ifacebridge/netlinksrc/internal/uapi"
 )
 
-// ErrOverrun says that the kernel dropped notifications because the socket's
-// buffer was full (ENOBUFS). All that it had queued before has been handled.
-var ErrOverrun = errors.New("netlink: notifications dropped by the kernel: receive buffer full")
+// ErrOverrun says that notifications were lost; why, its text says. All that the kernel had
+// queued before has been handled.
+var ErrOverrun = errors.New("netlink: notifications were lost")
+
+var (
+	errFull = fmt.Errorf("%w: the receive buffer was full (ENOBUFS)", ErrOverrun)
+	errCut  = fmt.Errorf("%w: one was too large, and the link could not be asked for", ErrOverrun)
+)
 
 const (
 	// readSize is larger than most pieces of a dump: the kernel makes them of 32 KiB, or
@@ -217,8 +222,8 @@ func (s *Source) ReadBuffer() int { return s.granted }
 // it did. Without it more messages have to be looked at, and nothing else is different.
 func (s *Source) Unfiltered() error { return s.unfiltered }
 
-// Overruns returns how often the kernel has reported that it dropped
-// notifications; one [ErrOverrun] may stand for several.
+// Overruns returns how often notifications were lost: the kernel has reported that it dropped
+// some, or one was cut off. One [ErrOverrun] may stand for several.
 func (s *Source) Overruns() uint64 { return s.overruns }
 
 // Malformed returns how many messages and attributes were left out so far.
@@ -367,7 +372,7 @@ func (s *Source) drain(fd int, into *batch, handle func(*Message)) (handled int,
 			s.msg.Time = time.Now()
 			for i := range n {
 				if !s.take(into, i, handle) {
-					err = ErrOverrun
+					err = errCut
 				}
 			}
 			if handled += n; n < slots && err == nil {
@@ -378,7 +383,7 @@ func (s *Source) drain(fd int, into *batch, handle func(*Message)) (handled int,
 		case unix.EINTR:
 		case unix.ENOBUFS:
 			s.overruns++
-			err = ErrOverrun
+			err = errFull
 		default:
 			return handled, os.NewSyscallError("read", readErr)
 		}

@@ -46,8 +46,9 @@ type Event struct {
 	Action Action
 	Cause  Cause
 
-	// Overruns is how many times the kernel has reported in this epoch, before
-	// this event, that it dropped notifications (ENOBUFS).
+	// Overruns is how many times notifications were lost since the bridge started, before
+	// this event: the kernel dropped them (ENOBUFS), they could not be read, or a link that
+	// nobody had seen yet went while the bridge's queue was full.
 	Overruns uint64
 
 	// Coalesced is how many kernel notifications this event stands for; 0 and 1

@@ -34,7 +34,7 @@ type About struct {
 	Action   schema.Action
 	Cause    schema.Cause
 	Time     time.Time
-	Overruns uint64 // of all namespaces in this epoch, until then
+	Overruns uint64 // of all namespaces since the bridge started, until then
 	Count    uint64 // kernel notifications that it stands for
 	Snapshot schema.Snapshot
 

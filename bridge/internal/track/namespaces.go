@@ -47,7 +47,7 @@ type Namespaces struct {
 	given        Source             // what is read in place of the kernel; nil: the kernel is
 	reader       *netlinksrc.Reader // of the kernel's sources; nil when one was given
 	hint         chan struct{}      // holds a token when namespaces may have come or gone
-	overrunCount atomic.Uint64      // in this epoch
+	overrunCount atomic.Uint64      // since the bridge started
 	failures     chan error         // why the given source can be read no longer; unbuffered
 	unfiltered   sync.Once
 	granted      atomic.Int64 // receive buffer in bytes of the own namespace's socket, else of the first
@@ -429,7 +429,7 @@ func (n *Namespaces) list() []*namespace {
 	return n.sorted()
 }
 
-// sorted is list for who has the lock.
+// sorted is list for callers that hold the lock.
 func (n *Namespaces) sorted() []*namespace {
 	return slices.SortedFunc(maps.Values(n.watched), func(a, b *namespace) int {
 		return cmp.Compare(a.table.watch, b.table.watch)

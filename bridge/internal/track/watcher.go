@@ -25,7 +25,7 @@ type watcher struct {
 	resync time.Duration // 0: never
 	log    *slog.Logger
 
-	overruns *atomic.Uint64 // of all namespaces
+	overruns *atomic.Uint64 // of all namespaces, since the bridge started
 	counted  uint64         // of this one's, in overruns
 	before   func(*watcher, *netlinksrc.Message)
 	reopen   func() error // opens src anew; nil: nobody can
@@ -60,7 +60,7 @@ func (w *watcher) run(ctx context.Context) error {
 			next = time.Now().Add(w.resync)
 		}
 		if errors.Is(err, netlinksrc.ErrOverrun) {
-			err = w.recoverOverrun(ctx)
+			err = w.recoverOverrun(ctx, err)
 		}
 		if err != nil && ctx.Err() == nil {
 			err = w.restore(ctx, err)
@@ -94,7 +94,7 @@ func (w *watcher) restore(ctx context.Context, failure error) error {
 		}
 		err := w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
 		if errors.Is(err, netlinksrc.ErrOverrun) {
-			err = w.recoverOverrun(ctx) // which may fail as well
+			err = w.recoverOverrun(ctx, err) // which may fail as well
 		}
 		return err
 	}, func(error) bool { return true }, func(err error, again bool) {
@@ -144,7 +144,7 @@ func (w *watcher) drain() error {
 	return w.drainLocked(w.queue.Push)
 }
 
-// drainLocked is drain for who has the table's lock.
+// drainLocked is drain for callers that hold the table's lock.
 func (w *watcher) drainLocked(emit func(*event.Change)) error {
 	err := w.src.Drain(func(m *netlinksrc.Message) { w.handle(m, emit) })
 	w.countOverruns()
@@ -195,7 +195,7 @@ func (w *watcher) look() {
 	}
 }
 
-// countOverruns returns how many overruns there were in this epoch.
+// countOverruns returns how many overruns there were since the bridge started.
 func (w *watcher) countOverruns() uint64 {
 	if n := w.src.Overruns(); n > w.counted {
 		w.overruns.Add(n - w.counted)
@@ -259,11 +259,11 @@ func (w *watcher) rename(name string) {
 }
 
 // recoverOverrun makes the table true again after an overrun, and says so.
-func (w *watcher) recoverOverrun(ctx context.Context) error {
+func (w *watcher) recoverOverrun(ctx context.Context, overrun error) error {
 	began := time.Now()
-	w.log.Warn("the kernel dropped notifications (ENOBUFS); comparing with a dump", "overruns", w.overruns.Load())
-	published := 0
-	err := error(netlinksrc.ErrOverrun)
+	w.log.Warn("notifications of the kernel were lost; comparing with a dump",
+		"cause", overrun, "overruns", w.overruns.Load())
+	published, err := 0, overrun
 	for errors.Is(err, netlinksrc.ErrOverrun) {
 		w.progress.Work()
 		err = w.synchronize(ctx, func(c *event.Change) { published++; w.queue.Push(c) })
