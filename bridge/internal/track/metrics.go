@@ -47,7 +47,8 @@ var (
 
 // register registers what the watchers count, and what is watched.
 func (n *Namespaces) register(to metrics.Registry) {
-	to.CounterFunc("netlink_overruns_total", "Times that notifications of the kernel were lost: it dropped some (ENOBUFS), or they could not be read.",
+	to.CounterFunc("netlink_overruns_total",
+		"Times that notifications of the kernel were lost: it dropped some (ENOBUFS), or they could not be read.",
 		func() float64 { return float64(n.overrunCount.Load()) })
 	to.CounterFunc("netlink_decode_errors_total", "Malformed messages and attributes of the kernel that were left out.",
 		func() float64 { return float64(n.malformed()) })
