@@ -44,7 +44,9 @@ func newMoves(watched map[uint64]*namespace, hint chan<- struct{}, log *slog.Log
 // readAhead is called with each notification before it is handled. A link that is new
 // in one namespace may come from another, which was notified before: so the others'
 // notifications are read first. Then both events can name the other place, and they
-// stand in order.
+// stand in order. Only one move is followed so: of a link that moves on before the first
+// notification of it is read, an event may lack its counterpart, or stand before the one that
+// it follows from, and what is noted of where it came from waits for the next comparison.
 func (m *moves) readAhead(w *watcher, msg *netlinksrc.Message) {
 	if msg.Kind == netlinksrc.Netns {
 		loop.Signal(m.hint)
