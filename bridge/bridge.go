@@ -40,7 +40,7 @@
 // Whether it works can be asked over HTTP (health.go), and systemd is told (systemd.go).
 // The name of the host is followed where nobody gave it (hostname.go). Settings are in
 // package config, the checks of `ifacebridge doctor` in package doctor; neither knows this
-// one. In which order the packages stand, test/rules_test.go holds.
+// one. test/rules_test.go enforces the order of the packages.
 package bridge
 
 import (
@@ -110,23 +110,43 @@ func (e *UnconfirmedError) Unwrap() error { return e.Cause }
 // Run publishes the links of the selected network namespaces until ctx ends,
 // then what is queued, for up to 5 s, and returns nil. Failures of NATS are
 // waited out. It returns an error when the settings or netlink cannot be used,
-// or an [UnconfirmedError]. Its metrics are registered in reg.
+// or an [UnconfirmedError].
 //
 // Where the configuration does not name the host, it is called as the kernel calls it: Run
 // waits until that is a name, and when it becomes another, the links of the old name get
-// their del, and an epoch begins under the new one, with metrics that begin anew: they are
-// served (IFACE_HTTP_ADDR), and no longer in reg.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *prometheus.Registry) error {
-	if !cfg.FollowHost {
-		return RunFrom(ctx, cfg, nil, log, reg)
+// their del, and an epoch begins under the new one, with metrics that begin anew.
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	return RunFrom(ctx, cfg, nil, log)
+}
+
+// A Source is what the links of a namespace are read from, in place of the kernel.
+type Source = track.Source
+
+// RunFrom is [Run] with the links that src has in the place of those of the kernel,
+// for simulations of many hosts in one process. It is the host's own namespace, the
+// only one: cfg.Netns is to be that alone, and cfg names the host. The caller closes src.
+func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logger) error {
+	r := newReporter(cfg)
+	stop, err := r.start(ctx, cfg, log)
+	if err != nil {
+		return err
 	}
-	host, err := patiently(ctx, log, openHostname)
+	defer stop()
+	if src == nil && cfg.FollowHost {
+		return followHost(ctx, cfg, r, log)
+	}
+	return runAs(ctx, cfg, src, event.Started, r, log)
+}
+
+// followHost publishes under the name that the kernel has for the host, one after the other.
+func followHost(ctx context.Context, cfg config.Config, r *reporter, log *slog.Logger) error {
+	host, err := patiently(ctx, r, log, openHostname)
 	if err != nil {
 		return err
 	}
 	defer host.release()
 	for reason := event.Started; ; reason = event.Renamed {
-		if err := host.named(ctx, log); err != nil {
+		if err := host.named(ctx, r, log); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -143,7 +163,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 				stop(errRenamed)
 			}
 		})
-		err = runFrom(running, named, nil, reason, log, reg)
+		err = runAs(running, named, nil, reason, r, log)
 		stop(nil)
 		following.Wait()
 		if ctx.Err() != nil || !errors.Is(context.Cause(running), errRenamed) {
@@ -157,34 +177,22 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, reg *promethe
 			return err
 		}
 		log.Warn("the host has another name now; its links are published under that", "host", host.name, "before", named.Host)
-		reg = prometheus.NewRegistry()
+		r.waits("starting under the host's new name")
 	}
 }
 
-// A Source is what the links of a namespace are read from, in place of the kernel.
-type Source = track.Source
-
-// RunFrom is [Run] with the links that src has in the place of those of the kernel,
-// for simulations of many hosts in one process. It is the host's own namespace, the
-// only one: cfg.Netns is to be that alone. The caller closes src.
-func RunFrom(ctx context.Context, cfg config.Config, src Source, log *slog.Logger, reg *prometheus.Registry) error {
-	return runFrom(ctx, cfg, src, event.Started, log, reg)
-}
-
-// runFrom is RunFrom for a reason.
-func runFrom(
-	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason,
-	log *slog.Logger, reg *prometheus.Registry,
+// runAs publishes under one name, until ctx ends. The first epoch begins for this reason.
+func runAs(
+	ctx context.Context, cfg config.Config, src Source, reason event.EpochReason, r *reporter, log *slog.Logger,
 ) error {
-	id, err := patiently(ctx, log, func() (event.Identity, error) { return newIdentity(cfg) })
+	id, err := patiently(ctx, r, log, func() (event.Identity, error) { return newIdentity(cfg) })
 	if err != nil {
 		return err
 	}
-	counted := metrics.Registry{Registry: reg}
-	registerProcess(counted, cfg.Version)
+	counted := metrics.Registry{Registry: prometheus.NewRegistry()}
 	q := queue.New(cfg.Queue, cfg.Coalesce)
 	q.Register(counted)
-	n, err := patiently(ctx, log, func() (*track.Namespaces, error) { return track.New(cfg, src, q, log, counted) })
+	n, err := patiently(ctx, r, log, func() (*track.Namespaces, error) { return track.New(cfg, src, q, log, counted) })
 	if err != nil {
 		return err
 	}
@@ -209,13 +217,7 @@ func runFrom(
 	p.query = state.NewQuery(cfg, id, p.state, conn.Conn, n.Overruns, p.lacking, p.isWhole.Load,
 		conn.Deafened, log)
 	defer p.query.Stop()
-	h := &health{n, p, conn, cfg.Pprof}
-	h.register(counted)
-	stopHealth, err := h.start(ctx, cfg, reg, log)
-	if err != nil {
-		return err
-	}
-	defer stopHealth()
+	r.report(&health{reading: n, publishing: p, conn: conn, metrics: prometheus.Gatherers{counted}})
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
 		"host", cfg.Host, "epoch", id.Epoch, "boot_id", id.BootID)
 	return run(ctx, n, q, p, log)
@@ -223,9 +225,10 @@ func runFrom(
 
 // patiently does what a start needs, again when it fails in a way that passes: the machine
 // may be short of memory or descriptors at the moment.
-func patiently[T any](ctx context.Context, log *slog.Logger, do func() (T, error)) (done T, err error) {
+func patiently[T any](ctx context.Context, r *reporter, log *slog.Logger, do func() (T, error)) (done T, err error) {
 	err = loop.Persist(ctx, func() error { done, err = do(); return err }, netlinksrc.Passes,
 		func(err error, again bool) {
+			r.waits("cannot start yet: " + err.Error())
 			if !again {
 				log.Warn("cannot start yet; retrying", "cause", err)
 			}

@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,16 +25,58 @@ import (
 	"ifacebridge/netlinksrc"
 )
 
-// health answers for a bridge.
+// A reporter answers for the process, whatever the bridge does at the moment: over HTTP, and
+// to systemd.
+type reporter struct {
+	process metrics.Registry // what is counted of the process as a whole
+	current atomic.Pointer[health]
+
+	begun chan struct{} // closed when the bridge runs, or is known to wait for something
+	begin sync.Once
+}
+
+func newReporter(cfg config.Config) *reporter {
+	r := &reporter{process: metrics.Registry{Registry: prometheus.NewRegistry()}, begun: make(chan struct{})}
+	r.current.Store(&health{waits: "starting"})
+	registerProcess(r.process, cfg.Version)
+	r.process.GaugeFunc("ready", "1 when NATS is connected, has the snapshot, and takes what is published, as /readyz.",
+		func() float64 { return metrics.Bool(len(r.notReady()) == 0) })
+	return r
+}
+
+// report has h answered from now on.
+func (r *reporter) report(h *health) {
+	r.current.Store(h)
+	r.begin.Do(func() { close(r.begun) })
+}
+
+// waits has it answered that nothing is read or published yet, and why.
+func (r *reporter) waits(why string) { r.report(&health{waits: why}) }
+
+func (r *reporter) failures() []string { return r.current.Load().failures() }
+func (r *reporter) notReady() []string { return r.current.Load().notReady() }
+
+// metrics answers with what is counted.
+func (r *reporter) metrics(w http.ResponseWriter, req *http.Request) {
+	counted := append(prometheus.Gatherers{r.process}, r.current.Load().metrics...)
+	promhttp.HandlerFor(counted, promhttp.HandlerOpts{Registry: r.process}).ServeHTTP(w, req)
+}
+
+// health is how the bridge is, under one name.
 type health struct {
+	waits string // why nothing is read or published yet; else "", and there is all of this:
+
 	reading    *track.Namespaces
 	publishing *publisher
 	conn       *natsio.Conn
-	pprof      bool // serve profiles too
+	metrics    prometheus.Gatherers
 }
 
 // failures returns which loops do not run.
 func (h *health) failures() []string {
+	if h.waits != "" {
+		return nil
+	}
 	list := h.reading.Stuck()
 	if h.publishing.progress.Stuck() {
 		list = append(list, "the publisher is stuck")
@@ -44,6 +87,9 @@ func (h *health) failures() []string {
 // notReady returns why a subscriber would not get this host's state now, and what to
 // do about it.
 func (h *health) notReady() []string {
+	if h.waits != "" {
+		return []string{h.waits}
+	}
 	var list []string
 	if fault := h.conn.Fault(); fault != nil {
 		list = append(list, "NATS is not connected: "+fault.String())
@@ -88,12 +134,6 @@ func (h *health) behind() (list []string) {
 	return list
 }
 
-// register registers what /readyz answers.
-func (h *health) register(to metrics.Registry) {
-	to.GaugeFunc("ready", "1 when NATS is connected, has the snapshot, and takes what is published, as /readyz.",
-		func() float64 { return metrics.Bool(len(h.notReady()) == 0) })
-}
-
 // answer writes 200, or 503 and the reasons.
 func answer(reasons func() []string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -111,16 +151,14 @@ func answer(reasons func() []string) http.HandlerFunc {
 
 // start answers over HTTP, and keeps systemd informed, until the returned function is
 // called. It fails when the address cannot be used.
-func (h *health) start(
-	ctx context.Context, cfg config.Config, reg *prometheus.Registry, log *slog.Logger,
-) (stop func(), err error) {
-	stopHTTP, err := serveHTTP(cfg, h.handler(reg), log)
+func (r *reporter) start(ctx context.Context, cfg config.Config, log *slog.Logger) (stop func(), err error) {
+	stopHTTP, err := serveHTTP(cfg, r.handler(cfg.Pprof), log)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var supervisor sync.WaitGroup
-	supervisor.Go(func() { h.supervise(ctx, log) })
+	supervisor.Go(func() { r.supervise(ctx, log) })
 	return func() {
 		cancel()
 		supervisor.Wait()
@@ -129,12 +167,12 @@ func (h *health) start(
 }
 
 // handler serves what may be asked over HTTP. Nothing can be changed that way.
-func (h *health) handler(reg *prometheus.Registry) http.Handler {
+func (r *reporter) handler(withPprof bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", answer(h.failures))
-	mux.Handle("GET /readyz", answer(func() []string { return append(h.failures(), h.notReady()...) }))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
-	if h.pprof {
+	mux.Handle("GET /healthz", answer(r.failures))
+	mux.Handle("GET /readyz", answer(func() []string { return append(r.failures(), r.notReady()...) }))
+	mux.HandleFunc("GET /metrics", r.metrics)
+	if withPprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and the others too
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

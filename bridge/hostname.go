@@ -53,9 +53,18 @@ func (h *hostname) read() error {
 // pollFor is how long one poll lasts, so that the end of a context is seen.
 const pollFor = time.Second
 
-// changed waits until the name is another than it was. It returns ctx's error when that
-// ends first.
-func (h *hostname) changed(ctx context.Context) error {
+// changed waits until the name is another than it was, through failures that pass. It returns
+// an error when ctx ends first, or the name cannot be followed any more.
+func (h *hostname) changed(ctx context.Context, log *slog.Logger) error {
+	return loop.Persist(ctx, func() error { return h.poll(ctx) }, netlinksrc.Passes, func(err error, again bool) {
+		if !again {
+			log.Warn("cannot follow the name of the host; retrying", "cause", err)
+		}
+	})
+}
+
+// poll is one try of changed.
+func (h *hostname) poll(ctx context.Context) error {
 	before := h.name
 	for h.name == before {
 		if ctx.Err() != nil {
@@ -75,12 +84,7 @@ func (h *hostname) changed(ctx context.Context) error {
 // follow waits until the name is another than it was, and reports whether that is so. Else ctx
 // has ended, or the name cannot be followed any more, which is logged.
 func (h *hostname) follow(ctx context.Context, log *slog.Logger) (renamed bool) {
-	err := loop.Persist(ctx, func() error { return h.changed(ctx) }, netlinksrc.Passes,
-		func(err error, again bool) {
-			if !again {
-				log.Warn("cannot follow the name of the host; retrying", "cause", err)
-			}
-		})
+	err := h.changed(ctx, log)
 	if err != nil && ctx.Err() == nil {
 		log.Error("cannot follow the name of the host any more: when it changes, restart the bridge", "cause", err)
 	}
@@ -89,13 +93,15 @@ func (h *hostname) follow(ctx context.Context, log *slog.Logger) (renamed bool) 
 
 // named waits until the host has a name of its own: not what it is called before
 // somebody names it.
-func (h *hostname) named(ctx context.Context, log *slog.Logger) error {
-	for logged := false; config.IsPlaceholder(h.name); logged = true {
-		if !logged {
-			log.Warn("waiting for the host to be named: nothing is published under a name that every host has at first",
-				"hostname", h.name, "advice", "set the host's name, or IFACE_HOST")
-		}
-		if err := h.changed(ctx); err != nil {
+func (h *hostname) named(ctx context.Context, r *reporter, log *slog.Logger) error {
+	const waiting = "waiting for the host to be named: nothing is published under a name that every host has at first"
+	const advice = "set the host's name, or IFACE_HOST"
+	if config.IsPlaceholder(h.name) {
+		r.waits(waiting + "; " + advice)
+		log.Warn(waiting, "hostname", h.name, "advice", advice)
+	}
+	for config.IsPlaceholder(h.name) {
+		if err := h.changed(ctx, log); err != nil {
 			return err
 		}
 	}

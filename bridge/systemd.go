@@ -11,8 +11,14 @@ import (
 
 // supervise notifies systemd, if that has started the process as Type=notify, that the
 // bridge runs, and feeds its watchdog (WatchdogSec) as long as the loops run. NATS may be
-// away meanwhile: the bridge runs, and waits for it. It returns when ctx ends.
-func (h *health) supervise(ctx context.Context, log *slog.Logger) {
+// away meanwhile, or the host have no name: the bridge runs, and waits. It returns when ctx
+// ends, with which the process has to end as well: systemd kills what goes on.
+func (r *reporter) supervise(ctx context.Context, log *slog.Logger) {
+	select {
+	case <-r.begun:
+	case <-ctx.Done():
+		return
+	}
 	supervised, err := daemon.SdNotify(false, daemon.SdNotifyReady)
 	if err != nil {
 		log.Warn("cannot notify systemd", "cause", err)
@@ -24,20 +30,20 @@ func (h *health) supervise(ctx context.Context, log *slog.Logger) {
 	if !supervised || interval == 0 {
 		<-ctx.Done()
 	} else {
-		h.feedWatchdog(ctx, interval/2, log)
+		r.feedWatchdog(ctx, interval/2, log)
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // systemd sees the exit anyway
 }
 
-func (h *health) feedWatchdog(ctx context.Context, every time.Duration, log *slog.Logger) {
+func (r *reporter) feedWatchdog(ctx context.Context, every time.Duration, log *slog.Logger) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		state := "STATUS=publishing"
-		if reasons := h.notReady(); len(reasons) > 0 {
+		if reasons := r.notReady(); len(reasons) > 0 {
 			state = "STATUS=" + strings.Join(reasons, "; ")
 		}
-		if stuck := h.failures(); len(stuck) > 0 {
+		if stuck := r.failures(); len(stuck) > 0 {
 			log.Error("not feeding systemd's watchdog", "cause", strings.Join(stuck, "; "))
 		} else {
 			state += "\n" + daemon.SdNotifyWatchdog

@@ -215,11 +215,14 @@ func TestSystemdUnit(t *testing.T) {
 }
 
 // Type=notify and its watchdog, as systemd would see them: ready when the loops
-// run, with or without NATS; fed as long as they do; and said when it stops.
+// run, with or without NATS, or the bridge waits for the host's name; fed as long as they
+// do, also across a new name; and said, once, when it stops. /readyz and the metrics answer
+// all the time.
 func TestSystemdNotify(t *testing.T) {
-	netnstest.Parallel(t)
+	k := netnstest.Parallel(t)
 	s := natstest.New(t, "")
 	path := filepath.Join(harness.SocketDir(t), "notify")
+	m := newMachine(t, "localhost")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
 	defer conn.Close()
@@ -235,12 +238,13 @@ func TestSystemdNotify(t *testing.T) {
 			said <- string(buf[:n])
 		}
 	}()
+	count := map[string]int{}
 	expect := func(text string) {
 		t.Helper()
 		for deadline := time.After(harness.Patience); ; {
 			select {
 			case got := <-said:
-				if strings.Contains(got, text) {
+				if count[got]++; strings.Contains(got, text) {
 					return
 				}
 			case <-deadline:
@@ -248,17 +252,39 @@ func TestSystemdNotify(t *testing.T) {
 			}
 		}
 	}
-	b := bridge(t, s, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=200000")
+	b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t),
+		[]string{"NATS_URL=" + s.URL, "NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=200000"})
 	expect("READY=1")
+	const unnamed = "waiting for the host to be named: " +
+		"nothing is published under a name that every host has at first; set the host's name, or IFACE_HOST"
+	expect("STATUS=" + unnamed + "\nWATCHDOG=1")
+	if status, body := get(t, "/readyz"); status != 503 || body != unnamed+"\n" {
+		t.Errorf("/readyz answers %d: %s", status, body)
+	}
+	counts := func(line string) {
+		t.Helper()
+		eventually(t, line, func() bool {
+			_, text := get(t, "/metrics")
+			return strings.Contains(text, "\n"+line+"\n")
+		})
+	}
+	counts("ifacebridge_ready 0")
+	m.rename(t, "web01")
 	expect("STATUS=NATS is not connected: ")
 	expect("; the snapshot is not confirmed yet\nWATCHDOG=1")
 	s.Start()
 	expect("STATUS=publishing\nWATCHDOG=1")
-	expect("WATCHDOG=1")
+	m.rename(t, "web02")
+	b.Says("the host has another name now")
+	counts("ifacebridge_ready 1")
+	counts(`ifacebridge_epochs_total{reason="renamed"} 1`)
 	b.Signal(unix.SIGTERM)
 	expect("STOPPING=1")
 	if status := b.Wait(); status != 0 {
 		t.Errorf("exit status %d", status)
+	}
+	if count["READY=1"] != 1 || count["STOPPING=1"] != 1 {
+		t.Errorf("systemd was told %v", count)
 	}
 }
 

@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -117,4 +118,22 @@ func TestHostsAreNamed(t *testing.T) {
 			t.Fatalf("published as %q", e.Host)
 		}
 	}
+}
+
+// What passes while the bridge waits for the host's name does not end it.
+func TestHostnameCannotBeReadForAWhile(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		netnstest.Skip(t, "strace", err.Error())
+	}
+	k := netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	m := newMachine(t, "localhost")
+	b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), []string{"NATS_URL=" + s.URL})
+	b.Says("waiting for the host to be named")
+	_, stop := inject(t, strace, b, faultyCall{name: "pread64"}, "ENOMEM")
+	b.Says("cannot follow the name of the host; retrying")
+	stop()
+	m.rename(t, "web01")
+	b.Says("read the links of this host")
 }

@@ -51,7 +51,8 @@
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName,
 //	                                               TestSpoolComesTooLate, TestTakeoverTellsNoPast
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
-//	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed
+//	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed,
+//	                                               TestHostnameCannotBeReadForAWhile
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm,
 //	                                               TestManyLinks

@@ -33,7 +33,6 @@ import (
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"ifacebridge/bridge"
@@ -146,7 +145,7 @@ func runBridge(ctx context.Context, environ []string, stderr io.Writer) error {
 		tuneRuntime(environ)
 	}
 	cfg.Version = version()
-	return bridge.Run(ctx, cfg, log, prometheus.NewRegistry())
+	return bridge.Run(ctx, cfg, log)
 }
 
 // tuneRuntime sets what GOMAXPROCS and GOGC do not.

@@ -26,8 +26,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"ifacebridge/bridge"
 	"ifacebridge/bridge/config"
 )
@@ -114,7 +112,7 @@ func (f *fleet) start() error {
 	for i, h := range f.hosts {
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("host", h.name)
 		f.running.Go(func() {
-			if err := bridge.RunFrom(ctx, configs[i], h, log, prometheus.NewRegistry()); err != nil {
+			if err := bridge.RunFrom(ctx, configs[i], h, log); err != nil {
 				log.Error("the bridge cannot go on", "cause", err)
 				f.mu.Lock()
 				f.failed++
