@@ -2,7 +2,9 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,12 +14,35 @@ import (
 
 	"ifacebridge/bridge/config"
 	"ifacebridge/bridge/internal/event"
+	"ifacebridge/bridge/internal/loop"
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
 	"ifacebridge/bridge/internal/state"
 	"ifacebridge/schema"
 )
+
+// A publisher that waits for the kernel's links is not stuck, however long that takes.
+func TestPublisherWaitsForTheKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := queue.New(config.QueueLimit{}, 0)
+		p := &publisher{backlog: memory{Backlog: queue.NewBacklog(event.Identity{}, q)}}
+		ended := make(chan error)
+		go func() {
+			p.progress.Work()
+			_, _, err := p.opening(t.Context())
+			ended <- err
+		}()
+		synctest.Wait()
+		if !reflect.DeepEqual(&p.progress, &loop.Progress{}) {
+			t.Error("it is not at rest")
+		}
+		q.Close()
+		if err := <-ended; !errors.Is(err, queue.ErrNoSnapshot) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
 
 // What waits for long makes /readyz 503, and what waits for less does not: an event that NATS
 // has not confirmed for 30 s since it was read from the kernel, a bucket that nothing was put

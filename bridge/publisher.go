@@ -209,7 +209,9 @@ func (p *publisher) beginAt(epoch string, told event.Mark) {
 func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schema.Event, err error) {
 	switch {
 	case !p.opened:
-		if p.first, err = p.backlog.Opening(ctx); err != nil {
+		p.progress.Rest() // the kernel may not be readable for long
+		p.first, err = p.backlog.Opening(ctx)
+		if p.progress.Work(); err != nil {
 			return o, nil, err
 		}
 		p.opened, o = true, p.first

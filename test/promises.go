@@ -112,6 +112,8 @@
 //	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics,
 //	                                               TestHealthcheckGoesStraight, TestDashboardAndAlerts,
 //	                                               TestAlertsOfAStandby, TestSystemdNotify
+//	                                               TestPublisherWaitsForTheKernel,
+//	                                               TestDashboardAndAlerts, TestSystemdNotify
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestSubscriptionsAreGranted, TestRotation,
