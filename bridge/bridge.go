@@ -63,6 +63,7 @@ import (
 	"ifacebridge/bridge/internal/metrics"
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/bridge/internal/queue"
+	"ifacebridge/bridge/internal/spool"
 	"ifacebridge/bridge/internal/state"
 	"ifacebridge/bridge/internal/track"
 	"ifacebridge/netlinksrc"
@@ -94,15 +95,19 @@ func Classify(err error) Fault { return natsio.Classify(err) }
 // grace is how long after the signal to stop the queued events may take.
 const grace = 5 * time.Second
 
-// An UnconfirmedError reports that the bridge had to stop before NATS had confirmed
-// all events.
+// An UnconfirmedError reports that the bridge had to stop, or to take another name, before
+// NATS had confirmed all events.
 type UnconfirmedError struct {
-	Events int
+	Events int // 0: only the dels of a host that was renamed, or a part of them
 	Cause  error
 }
 
 func (e *UnconfirmedError) Error() string {
-	return fmt.Sprintf("%d events were not confirmed by NATS within %v: %v", e.Events, grace, e.Cause)
+	what := "the dels of the host's links"
+	if e.Events > 0 {
+		what = fmt.Sprint(e.Events, " events")
+	}
+	return fmt.Sprintf("%s were not confirmed by NATS within %v: %v", what, grace, e.Cause)
 }
 
 func (e *UnconfirmedError) Unwrap() error { return e.Cause }
@@ -171,8 +176,11 @@ func followHost(ctx context.Context, cfg config.Config, r *reporter, log *slog.L
 		}
 		var unconfirmed *UnconfirmedError
 		if errors.As(err, &unconfirmed) {
-			log.Error("the host was renamed while NATS took no events: the links of its old name got no del",
-				"cause", err, "before", named.Host)
+			attrs := []any{"cause", err, "before", named.Host, "advice", "ifacebridge forget " + named.Host}
+			if named.SpoolDir != "" {
+				attrs = append(attrs, "spool", spool.Path(named))
+			}
+			log.Error("the host was renamed while NATS took no events: the links of its old name got no del", attrs...)
 		} else if err != nil {
 			return err
 		}
@@ -330,13 +338,14 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 }
 
 // unconfirmed returns how many events a publisher that was stopped has left in
-// the spool, or, when some are not there, an [UnconfirmedError].
+// the spool, or, when some are not there, an [UnconfirmedError]. When the host was renamed,
+// its dels are not there, and no start publishes the rest.
 func unconfirmed(p *publisher) (spooled int, err error) {
-	if n, all := p.backlog.Saved(); all {
+	if n, all := p.backlog.Saved(); all && !p.retiring() {
 		return n, nil
 	}
 	n := p.unconfirmed()
-	if n == 0 {
+	if n == 0 && !p.retiring() {
 		return 0, nil
 	}
 	cause := p.nc.LastError()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -136,4 +137,48 @@ func TestHostnameCannotBeReadForAWhile(t *testing.T) {
 	stop()
 	m.rename(t, "web01")
 	b.Says("read the links of this host")
+}
+
+// A host that is renamed while NATS is away: that the links of the old name got no del is said,
+// with the command that removes them, and where what waited is. Nothing but those dels waits
+// in the first case, and NATS was never there in the others.
+func TestRenamedWhileNATSIsAway(t *testing.T) {
+	for _, tt := range []struct{ idle, spool bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
+		t.Run(fmt.Sprintf("%+v", tt), func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			s := natstest.New(t, "")
+			upLink(t, k)
+			m := newMachine(t, "web01")
+			env := []string{"NATS_URL=" + s.URL, "IFACE_RESYNC=500ms"}
+			dir := t.TempDir()
+			if tt.spool {
+				env = append(env, "IFACE_SPOOL_DIR="+dir)
+			}
+			b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t), env)
+			b.Says("read the links of this host")
+			if tt.idle {
+				s.Start()
+				eventually(t, "all is confirmed", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+				s.Kill()
+				b.Says("cannot publish; events are kept until it works again") // which the comparison says
+			}
+			m.rename(t, "web02")
+			b.Says("the host has another name now")
+			said := b.Output()
+			wants := []string{"the links of its old name got no del", `advice="ifacebridge forget web01"`}
+			if tt.spool {
+				wants = append(wants, "spool="+filepath.Join(dir, "web01.spool"))
+			}
+			for _, text := range wants {
+				if !strings.Contains(said, text) {
+					t.Errorf("not said: %s", text)
+				}
+			}
+			if strings.Contains(said, "stopped; ") {
+				t.Error("it is said to have stopped")
+			}
+			s.Start()
+			eventually(t, "the new name is published", func() bool { return b.Metric("ifacebridge_ready") == 1 })
+		})
+	}
 }

@@ -52,7 +52,7 @@
 //	                                               TestSpoolComesTooLate, TestTakeoverTellsNoPast
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
 //	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed,
-//	                                               TestHostnameCannotBeReadForAWhile
+//	                                               TestHostnameCannotBeReadForAWhile, TestRenamedWhileNATSIsAway
 //	Bounded
 //	    memory in an outage, with many links       TestLongOutage, TestMemoryInAnOutage, TestMemoryInAStorm,
 //	                                               TestManyLinks

@@ -82,7 +82,7 @@ const saveRetry = time.Second
 // ([config.Error]) or another bridge uses it.
 func Open(cfg config.Config, id event.Identity, log *slog.Logger) (*Spool, error) {
 	s := &Spool{
-		path: filepath.Join(cfg.SpoolDir, cfg.Token+".spool"), id: id, current: id.Epoch,
+		path: Path(cfg), id: id, current: id.Epoch,
 		limit: onDisk(cfg.Queue), writer: event.Writer{ID: id}, log: log,
 		begun: make(chan struct{}), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
@@ -103,6 +103,9 @@ func Open(cfg config.Config, id event.Identity, log *slog.Logger) (*Spool, error
 	}
 	return s, nil
 }
+
+// Path is the file of a host's spool.
+func Path(cfg config.Config) string { return filepath.Join(cfg.SpoolDir, cfg.Token+".spool") }
 
 // onDisk is how much of what may wait may do so on disk.
 func onDisk(l config.QueueLimit) config.QueueLimit {
