@@ -377,14 +377,21 @@ func (d *Decoder) settingsOf(kind *infoKind, raw []byte) string {
 		d.BadAttributes++
 		return d.strings.of(data) // each time is counted
 	}
-	*kept = settings{kind, bytes.Clone(raw), d.strings.of(data)}
-	return kept.json
+	json := d.strings.of(data)
+	if len(raw) <= maxKept {
+		*kept = settings{kind, bytes.Clone(raw), json}
+	}
+	return json
 }
 
 // A settingsCache keeps the JSON of settings that were decoded, each at the place that the
 // hash of its bytes says: those of the same place take turns. It comes to 1 MiB at most
 // when all are those of bridge ports.
 type settingsCache [1024]settings
+
+// maxKept is the size in bytes of the largest settings and strings that are kept: a macvlan may
+// list thousands of addresses, and any link has up to 64 KiB of names.
+const maxKept = 4 << 10
 
 type settings struct {
 	kind *infoKind
@@ -543,13 +550,16 @@ func lladdr(a *schema.LLAddr, t schema.LinkType, v []byte) bool {
 }
 
 // An interner keeps strings that it was asked for, so that the same bytes again cost
-// no memory: those of which the hash falls on the same place take turns.
+// no memory, unless they are large: those of which the hash falls on the same place take turns.
 type interner struct {
 	seed maphash.Seed
 	kept [4096]string
 }
 
 func (i *interner) of(b []byte) string {
+	if len(b) > maxKept {
+		return string(b)
+	}
 	kept := &i.kept[maphash.Bytes(i.seed, b)%uint64(len(i.kept))]
 	if string(b) != *kept {
 		*kept = string(b)

@@ -381,6 +381,16 @@ func TestNestsLargerThanTheirLength(t *testing.T) {
 			t.Errorf("%s: behind it are %d, %q and %q; %d bad attributes",
 				name, l.LowerIndex, l.Alt, l.Info.SlaveKind, d.BadAttributes)
 		}
+		kept := 0
+		for i := range d.settings {
+			kept += len(d.settings[i].raw)
+		}
+		for _, s := range d.strings.kept {
+			kept += len(s)
+		}
+		if kept > maxKept {
+			t.Errorf("%s: %d bytes are kept", name, kept)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"fmt"
-
 	"net"
 	"testing"
 	"time"
@@ -11,11 +10,9 @@ import (
 	"ifacebridge/test/netnstest"
 )
 
-// A NetworkLink is what lies between a bridge and a server: how long it takes, and how much goes
-// through.
+// A NetworkLink is what lies between a bridge and a server.
 type NetworkLink struct {
 	Delay time.Duration // in each direction
-	Rate  int           // bytes a second towards the server; 0: any
 }
 
 // Through returns where a server is found behind a link. It ends with the test.
@@ -36,9 +33,8 @@ func (l NetworkLink) Through(t testing.TB, s *natstest.Server) (url string) {
 				c.Close()
 				continue
 			}
-			_ = c.(*net.TCPConn).SetReadBuffer(linkChunk) // what waits, waits where it comes from
-			go carry(to, c, l.Delay, l.Rate)
-			go carry(c, to, l.Delay, 0)
+			go carry(to, c, l.Delay)
+			go carry(c, to, l.Delay)
 		}
 	}()
 	return "nats://" + listener.Addr().String()
@@ -49,7 +45,7 @@ const linkChunk = 4096
 
 // carry writes to one connection what comes from another, that much later, until one of them
 // ends.
-func carry(to, from net.Conn, delay time.Duration, rate int) {
+func carry(to, from net.Conn, delay time.Duration) {
 	type chunk struct {
 		due  time.Time
 		data []byte
@@ -62,9 +58,6 @@ func carry(to, from net.Conn, delay time.Duration, rate int) {
 			n, err := from.Read(data)
 			if err != nil {
 				return
-			}
-			if rate > 0 {
-				<-time.After(time.Duration(n) * time.Second / time.Duration(rate))
 			}
 			chunks <- chunk{time.Now().Add(delay), data[:n]}
 		}
