@@ -49,6 +49,10 @@ type backlog interface {
 	// what it added. Those before them are confirmed, and so much is told by that.
 	GiveBack(events []event.Outgoing, told event.Mark)
 
+	// Abandon drops what waits of this run: it is not to be published, by the next start
+	// either. It comes after Fill.
+	Abandon()
+
 	// Closed reports whether nothing will be added any more.
 	Closed() bool
 
@@ -112,6 +116,7 @@ type memory struct {
 func (memory) Fill(context.Context, *queue.Queue) {}
 func (memory) Begin(string)                       {}
 func (memory) Settle()                            {}
+func (memory) Abandon()                           {}
 func (memory) Saved() (events int, all bool)      { return 0, false }
 func (memory) Register(metrics.Registry)          {}
 func (memory) Close()                             {}

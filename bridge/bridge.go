@@ -322,6 +322,11 @@ func run(ctx context.Context, n *track.Namespaces, q *queue.Queue, p *publisher,
 	spooling.Wait()
 
 	spooled := 0
+	if errors.Is(publishErr, errStandingBy) {
+		log.Info("stopped while standing by; what waited is the other bridge's to publish")
+		p.backlog.Abandon()
+		return readErr
+	}
 	if errors.Is(publishErr, context.Canceled) { // the grace is over
 		spooled, publishErr = unconfirmed(p)
 	}

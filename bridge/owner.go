@@ -117,8 +117,7 @@ func (p *publisher) own(ctx context.Context) error {
 			return ctx.Err()
 		}
 		p.progress.Work()
-		if p.backlog.Closed() {
-			p.log.Info("stopped while standing by; what waited is the other bridge's to publish")
+		if p.backlog.Closed() && p.owner.standing.Load() != nil { // else there may be no other
 			return errStandingBy
 		}
 	}

@@ -84,7 +84,8 @@ func (p *publisher) lacking() int {
 
 // run publishes until the backlog is closed and empty, or ctx ends. It goes on
 // through every failure: when the story of an epoch cannot go on, it begins another, and
-// when another bridge has taken the host's name, it waits until that is gone.
+// when another bridge has taken the host's name, it waits until that is gone. It returns
+// errStandingBy when the end comes before that.
 func (p *publisher) run(ctx context.Context) error {
 	p.progress.Work()
 	defer p.progress.Rest()
@@ -93,8 +94,8 @@ func (p *publisher) run(ctx context.Context) error {
 		var broken *delivery.BrokenStoryError
 		var replaced *delivery.ReplacedError
 		switch {
-		case errors.Is(err, errStandingBy):
-			return nil
+		case errors.Is(err, errStandingBy), ctx.Err() != nil && p.owner.standing.Load() != nil:
+			return errStandingBy
 		case errors.As(err, &broken):
 			reason = broken.Reason
 			p.log.Warn("beginning a new epoch: this one cannot go on",

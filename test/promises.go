@@ -49,7 +49,8 @@
 //	    TLS, WebSockets, other versions            TestStormsOverEachTransport, TestServerVersions
 //	One owner of a name
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName,
-//	                                               TestSpoolComesTooLate, TestTakeoverTellsNoPast
+//	                                               TestSpoolComesTooLate, TestTakeoverTellsNoPast,
+//	                                               TestStoppedWhileStandingBy, TestSpoolIsAbandoned
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
 //	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed,
 //	                                               TestHostnameCannotBeReadForAWhile, TestRenamedWhileNATSIsAway

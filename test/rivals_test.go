@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -203,6 +204,49 @@ func TestTakeoverTellsNoPast(t *testing.T) {
 			if !maps.Equal(told, want) {
 				t.Errorf("told how often %v, want %v", told, want)
 			}
+		})
+	}
+}
+
+// A bridge that is stopped while it stands by leaves what waited to the other: it is not said
+// to be confirmed, and no later start publishes it.
+func TestStoppedWhileStandingBy(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprint("NATS is away ", away), func(t *testing.T) {
+			k := netnstest.Parallel(t)
+			s := natstest.Start(t, "")
+			a := upLink(t, k)
+			first := bridge(t, s, "IFACE_RESYNC=500ms")
+			holds(t, s)
+			env := []string{"IFACE_HTTP_ADDR=", "IFACE_SPOOL_DIR=" + t.TempDir()}
+			second := bridge(t, s, env...)
+			second.Says("standing by: another bridge publishes as this host")
+			second.Says("read the links of this host")
+			must(t, k.SetAlias(a, "the first's"))
+			holds(t, s)
+			if away {
+				s.Kill()
+				second.Says("lost the connection to NATS")
+			}
+			second.Signal(unix.SIGTERM)
+			if status := second.Wait(); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			second.Says("stopped while standing by; what waited is the other bridge's to publish")
+			if strings.Contains(second.Output(), "msg=\"stopped; ") {
+				t.Error("it says besides what became of its own events")
+			}
+			if away {
+				s.Start()
+			}
+			first.Signal(unix.SIGTERM)
+			first.Wait()
+			third := bridge(t, s, env...)
+			holds(t, s)
+			if strings.Contains(third.Output(), "found events that an earlier run had not published") {
+				t.Error("what waited is found by a later start")
+			}
+			replayAll(t, stored(t, connect(t, s), "IFACE"))
 		})
 	}
 }

@@ -160,14 +160,13 @@ func (s *Spool) update(more [][]byte) error {
 			events := tx.Bucket(eventsBucket)
 			events.FillPercent = 1 // keys only count up
 			cursor := events.Cursor()
-			for {
-				key, value := cursor.First()
-				if key == nil || binary.BigEndian.Uint64(key) >= s.low {
-					break
-				}
-				size -= len(value)
-				if err := cursor.Delete(); err != nil {
-					return err
+			behind := func() (key, value []byte) { return cursor.Seek(eventKey(s.high)) }
+			for _, next := range []func() (key, value []byte){cursor.First, behind} {
+				for key, value := next(); key != nil && !s.holds(key); key, value = next() {
+					size -= len(value)
+					if err := cursor.Delete(); err != nil {
+						return err
+					}
 				}
 			}
 			for i := range more {
@@ -187,6 +186,12 @@ func (s *Spool) update(more [][]byte) error {
 		s.bytes = size
 	}
 	return err
+}
+
+// holds reports whether a key is one of [low, high).
+func (s *Spool) holds(key []byte) bool {
+	k := binary.BigEndian.Uint64(key)
+	return s.low <= k && k < s.high
 }
 
 // eventKey is the key of an event in its bucket.

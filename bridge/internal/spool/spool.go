@@ -336,6 +336,24 @@ func (s *Spool) GiveBack(events []event.Outgoing, told event.Mark) {
 	s.drop(s.taken-len(events), told)
 }
 
+// Abandon drops what waits of this run. What earlier runs left stands before that.
+func (s *Spool) Abandon() {
+	earlier := 0
+	err := s.read(func(e *schema.Event) bool {
+		if e.Epoch != s.id.Epoch {
+			earlier++
+		}
+		return e.Epoch != s.id.Epoch
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.high, s.unsaved = min(s.high, s.low+uint64(earlier)), nil
+	if err == nil && s.db != nil {
+		err = s.update(nil)
+	}
+	s.note(err)
+}
+
 // drop removes n events from the front: their run has come to m. A disk that does
 // not take the note gets it with the next events.
 func (s *Spool) drop(n int, m event.Mark) {

@@ -455,3 +455,32 @@ func TestSpoolLeftoverWhileOpenedAnew(t *testing.T) {
 	}
 	<-filling
 }
+
+// What is abandoned is not there at the next start; what an earlier run left is.
+func TestSpoolIsAbandoned(t *testing.T) {
+	dir := t.TempDir()
+	for _, epoch := range []string{"first", "second"} {
+		s := testSpool(t, dir, epoch, nil)
+		fillSpool(s, 3)
+		if epoch == "second" {
+			s.Abandon()
+		}
+		s.Close()
+	}
+	s := testSpool(t, dir, "third", nil)
+	left, err := s.Leftover()
+	if err != nil || left.Run != "first" {
+		t.Fatalf("left is %+v, %v", left, err)
+	}
+	if n := len(takeSpooled(t, s, "first", 0)); n != 4 {
+		t.Errorf("%d events of the first run", n)
+	}
+	if left, err := s.Leftover(); err != nil || left.Run != "" {
+		t.Errorf("then %+v, %v", left, err)
+	}
+	fillSpool(s, 3)
+	s.Leftover()
+	if n := len(takeSpooled(t, s, "third", 0)); n != 4 {
+		t.Errorf("%d events of this run", n)
+	}
+}
