@@ -267,7 +267,8 @@ func newPublisher(
 		return nil, err
 	}
 	p := &publisher{
-		id: id, backlog: b, encoder: event.NewEncoder(cfg, id, way.Room), delivery: way, state: state.New(),
+		id: id, epoch: id.Epoch,
+		backlog: b, encoder: event.NewEncoder(cfg, id, way.Room), delivery: way, state: state.New(),
 		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, held: cfg.Coalesce, log: log,
 		metrics: newPublishMetrics(counted),
 		owner:   rival{log: log},

@@ -87,7 +87,7 @@ var errStandingBy = errors.New("stopped while standing by")
 // own waits until no other bridge answers for this host, and answers from then on.
 func (p *publisher) own(ctx context.Context) error {
 	if p.query.Serves() { // the name is ours
-		p.query.Serve(p.id.Epoch)
+		p.query.Serve(p.epoch)
 		return nil
 	}
 	for misses := 0; ; {
@@ -107,7 +107,7 @@ func (p *publisher) own(ctx context.Context) error {
 				"their_epoch", other.Epoch, "their_boot_id", other.BootID, "since", other.Started)
 		} else if misses++; p.owner.isGone(misses, askErr) {
 			p.owner.ownNow()
-			p.query.Serve(p.id.Epoch)
+			p.query.Serve(p.epoch)
 			return nil
 		}
 		p.progress.Rest()

@@ -185,7 +185,7 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 		return
 	}
 	p.metrics.published(events, time.Since(began))
-	if p.encoder.Epoch == p.id.Epoch {
+	if p.encoder.Epoch == p.epoch {
 		p.confirmed.Add(uint64(len(events)))
 	}
 	p.known(events)
@@ -195,7 +195,7 @@ func (p *publisher) stored(events []event.Outgoing, began time.Time) {
 func (p *publisher) known(events []event.Outgoing) {
 	p.state.Apply(p.encoder.Epoch, events)
 	p.follower.Put(events)
-	if p.encoder.Epoch != p.id.Epoch {
+	if p.encoder.Epoch != p.epoch {
 		return // an earlier run's
 	}
 	p.inSnapshot = events[len(events)-1].InSnapshot

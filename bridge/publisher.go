@@ -23,6 +23,7 @@ import (
 // epoch as it leaves, so that seq has no gaps whatever was folded.
 type publisher struct {
 	id       event.Identity
+	epoch    string // the current one
 	encoder  *event.Encoder
 	backlog  backlog
 	delivery delivery.Delivery
@@ -99,7 +100,7 @@ func (p *publisher) run(ctx context.Context) error {
 		case errors.As(err, &broken):
 			reason = broken.Reason
 			p.log.Warn("beginning a new epoch: this one cannot go on",
-				"cause", broken.What, "reason", reason, "epoch", p.id.Epoch)
+				"cause", broken.What, "reason", reason, "epoch", p.epoch)
 		case errors.As(err, &replaced):
 			reason = event.TookOver
 			p.owner.replacedBy(replaced)
@@ -108,7 +109,7 @@ func (p *publisher) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		p.id.Epoch = event.NewEpoch()
+		p.epoch = event.NewEpoch()
 	}
 }
 
@@ -130,7 +131,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 			return err
 		}
 	}
-	if err := p.begin(ctx, p.id.Epoch); err != nil {
+	if err := p.begin(ctx, p.epoch); err != nil {
 		return err
 	}
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
@@ -150,7 +151,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() { p.follower.Run(following, done) })
-	epoch := p.id.Epoch
+	epoch := p.epoch
 	running.Go(func() { p.presence.Run(following, epoch, done) })
 	err = p.publishAll(ctx, known)
 	close(done)
@@ -222,7 +223,7 @@ func (p *publisher) opening(ctx context.Context) (o event.Opening, known []schem
 		known = p.state.Retell(time.Now())
 		o = event.OpeningOf(known, p.id)
 	}
-	p.epochs = append(p.epochs, p.id.Epoch)
+	p.epochs = append(p.epochs, p.epoch)
 	p.noteWhole(len(o.Links) == 0)
 	return o, known, err
 }
@@ -235,7 +236,7 @@ func (p *publisher) publishAll(ctx context.Context, known []schema.Event) error 
 		return err
 	}
 	if len(known) > 0 {
-		p.log.Info("the new epoch has told again what was told before", "epoch", p.id.Epoch, "links", len(known))
+		p.log.Info("the new epoch has told again what was told before", "epoch", p.epoch, "links", len(known))
 	}
 	if err := p.publishBacklog(ctx); err != nil || !p.retiring() {
 		return err
@@ -414,7 +415,7 @@ func (p *publisher) verifyStored(ctx context.Context) error {
 	if p.isWhole.Load() { // else the bucket is compared when it is
 		p.follower.Verify()
 	}
-	p.query.Serve(p.id.Epoch)
+	p.query.Serve(p.epoch)
 	return nil
 }
 

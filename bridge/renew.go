@@ -77,9 +77,9 @@ func (p *publisher) renew(ctx context.Context) error {
 	p.renewal.over()
 	p.backlog.Confirm(p.delivery.Told())
 	p.metrics.renewed.Inc()
-	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.id.Epoch, "seq", p.encoder.Seq)
+	p.log.Debug("told the snapshot again", "links", len(events), "epoch", p.epoch, "seq", p.encoder.Seq)
 	p.query.SnapshotTold(schema.PublishedSnapshot{
-		Schema: schema.Name, Host: p.id.Host, Epoch: p.id.Epoch, First: first, Seq: p.encoder.Seq,
+		Schema: schema.Name, Host: p.id.Host, Epoch: p.epoch, First: first, Seq: p.encoder.Seq,
 	})
 	return nil
 }
