@@ -261,10 +261,13 @@ func TestSpoolWhenTheBrokerLosesTheMiddle(t *testing.T) {
 		eventually(t, "some of it is told", func() bool { return r.Mark() >= (n+1)*changes/5 })
 		must(t, stream.Purge(t.Context()))
 	}
+	must(t, k.SetAlias(a, "last")) // all may have been confirmed before the last purge
 	settled(t, s)
-	times := map[string]int{}
+	r.Until(0, "the last change", func(e *schema.Event) bool { return e.Link.Alias == "last" })
+	sent, times := map[string]bool{}, map[string]int{}
 	for _, e := range r.Since(0) {
-		if e.Changed.Has("ifalias") {
+		if e.Changed.Has("ifalias") && !sent[e.ID()] { // an answer that is late has it sent again
+			sent[e.ID()] = true
 			times[e.Link.Alias]++
 		}
 	}
@@ -273,8 +276,8 @@ func TestSpoolWhenTheBrokerLosesTheMiddle(t *testing.T) {
 		again += n - 1
 	}
 	lost := int(b.Metric("ifacebridge_epochs_total")) - 1
-	if len(times) != changes || lost == 0 || again > lost {
+	if len(times) != changes+1 || lost == 0 || again > lost {
 		t.Errorf("%d of %d changes were told, %d of them again; %d epochs could not go on",
-			len(times), changes, again, lost)
+			len(times), changes+1, again, lost)
 	}
 }
