@@ -94,11 +94,11 @@ func (h *hostname) follow(ctx context.Context, log *slog.Logger) (renamed bool) 
 // named waits until the host has a name of its own: not what it is called before
 // somebody names it.
 func (h *hostname) named(ctx context.Context, r *reporter, log *slog.Logger) error {
-	const waiting = "waiting for the host to be named: nothing is published under a name that every host has at first"
-	const advice = "set the host's name, or IFACE_HOST"
 	if config.IsPlaceholder(h.name) {
-		r.waits(waiting + "; " + advice)
-		log.Warn(waiting, "hostname", h.name, "advice", advice)
+		const advice = "set the host's name, or IFACE_HOST"
+		r.waits("waiting for the host to be named: " + advice)
+		log.Warn("waiting for the host to be named: nothing is published under a name that every host has at first",
+			"hostname", h.name, "advice", advice)
 	}
 	for config.IsPlaceholder(h.name) {
 		if err := h.changed(ctx, log); err != nil {

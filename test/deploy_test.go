@@ -255,8 +255,7 @@ func TestSystemdNotify(t *testing.T) {
 	b := startWith(t, launch{On: k, Enter: m.enter}, harness.Command(t),
 		[]string{"NATS_URL=" + s.URL, "NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=200000"})
 	expect("READY=1")
-	const unnamed = "waiting for the host to be named: " +
-		"nothing is published under a name that every host has at first; set the host's name, or IFACE_HOST"
+	const unnamed = "waiting for the host to be named: set the host's name, or IFACE_HOST"
 	expect("STATUS=" + unnamed + "\nWATCHDOG=1")
 	if status, body := get(t, "/readyz"); status != 503 || body != unnamed+"\n" {
 		t.Errorf("/readyz answers %d: %s", status, body)

@@ -274,13 +274,16 @@ scrape_configs: [{ job_name: network, static_configs: [{ targets: ["127.0.0.1:94
 		})
 	}
 	s.Kill()
-	not := slices.IndexFunc(alerts, func(expr string) bool { return expr == "ifacebridge_ready == 0" })
+	begins := func(with string) func(string) bool {
+		return func(expr string) bool { return strings.HasPrefix(expr, with) }
+	}
+	not := slices.IndexFunc(alerts, begins("ifacebridge_ready == 0 "))
 	eventually(t, "the alert when NATS is away", func() bool { n, err := query(alerts[not]); return err == nil && n == 1 })
 	t.Logf("%d queries of the dashboard return data, %d alerts", len(dashboard), len(alerts))
 	s.Start()
 	eventually(t, "ready again", func() bool { n, err := query("ifacebridge_ready == 1"); return err == nil && n == 1 })
 	b.Signal(unix.SIGKILL)
-	down := slices.IndexFunc(alerts, func(expr string) bool { return strings.HasPrefix(expr, "up == 0 ") })
+	down := slices.IndexFunc(alerts, begins("up == 0 "))
 	eventually(t, "the alert when the bridge is gone", func() bool {
 		n, err := query(alerts[down])
 		return err == nil && n == 1
