@@ -71,6 +71,7 @@ func TestStreamFromItsBeginning(t *testing.T) {
 	}
 	env := []string{"IFACE_NETNS=self," + blue.ProcPath(), "IFACE_SPOOL_DIR=" + t.TempDir()}
 	b := bridge(t, s, env...)
+	eventually(t, "all is stored", func() bool { return b.Metric("ifacebridge_ready") == 1 })
 	changing, err := k.Add("changing", 0, netnstest.Kind{Name: "ifb"})
 	must(t, err)
 	joins, kills, firstGone, renewed := 0, 0, 0, 0.0
