@@ -112,9 +112,8 @@
 //	                                               TestInterrupted, TestOutputIsNotTaken
 //	    health, metrics, alerts, systemd           TestHealth, TestReadyzIsPatient, TestMetrics,
 //	                                               TestHealthcheckGoesStraight, TestDashboardAndAlerts,
-//	                                               TestAlertsOfAStandby, TestSystemdNotify
-//	                                               TestPublisherWaitsForTheKernel,
-//	                                               TestDashboardAndAlerts, TestSystemdNotify
+//	                                               TestAlertsOfAStandby, TestSystemdNotify,
+//	                                               TestPublisherWaitsForTheKernel
 //	    credentials and permissions                TestAuthentication, TestPermissions, TestPermissionsWithJWTs,
 //	                                               TestAdviceCanBePasted, TestUserOfAnotherHost,
 //	                                               TestSubscriptionsAreGranted, TestRotation,
@@ -127,6 +126,9 @@
 //	                                               TestInboxesAreOnesOwn
 //	    the README is true                         TestReadme, TestCommandsInGuidesAreRun, TestRecipesForNATS,
 //	                                               TestRecipesInLanguages, TestRecipesIgnoreWhatIsNoEvent
+//	    the tests are the same for everybody       TestTestersEnvironment, TestNamespacesThatAreOfNoUse,
+//	                                               TestUnsupportedKinds, TestFlushesHavePatience,
+//	                                               TestPatienceIsWithStandstill
 //	    from its words alone                       TestFirstSteps, TestCompose, TestDeb
 //	    every message is explained                 TestTroubleshootingHasEveryMessage
 //	    other modules, another address             TestAnotherModule, TestRename

@@ -19,15 +19,19 @@ func parse(t *testing.T, environ ...string) *config.Config {
 	return &cfg
 }
 
+// inspected is what is found when a stream, or a bucket's, is changed: the setting that is
+// named, "" for none.
+type inspected struct {
+	setting string
+	weight  Weight
+	advice  string
+	change  func(c *jetstream.StreamConfig, s *jetstream.StreamState)
+}
+
 // A stream as we make it has nothing to be said about; each setting that matters has its
 // weight, and the command that mends it.
 func TestInspectStream(t *testing.T) {
-	for _, tt := range []struct {
-		setting string
-		weight  Weight
-		advice  string
-		change  func(c *jetstream.StreamConfig, s *jetstream.StreamState)
-	}{
+	for _, tt := range []inspected{
 		{setting: ""},
 		{"mirror", Unusable, "name another stream in IFACE_STREAM",
 			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) {
@@ -124,12 +128,7 @@ func TestInspectBucket(t *testing.T) {
 
 // And of the bucket of hosts, with commands that are about that.
 func TestInspectHostsBucket(t *testing.T) {
-	for _, tt := range []struct {
-		setting string
-		weight  Weight
-		advice  string
-		change  func(c *jetstream.StreamConfig, s *jetstream.StreamState)
-	}{
+	for _, tt := range []inspected{
 		{"", 0, "", func(*jetstream.StreamConfig, *jetstream.StreamState) {}},
 		{"metadata", Unusable, "IFACE_HOSTS_BUCKET",
 			func(c *jetstream.StreamConfig, _ *jetstream.StreamState) {
