@@ -30,8 +30,8 @@ type host struct {
 	unsure     bool          // FromBucket: it lacks some, or was made anew, and its bridge has not said yet what there is
 	standing   standing      // in the bucket of hosts
 	stale      bool          // that was so before the bucket is read again
-	heard      time.Time     // when its value came last, and
-	ttl        time.Duration // how long that is good for
+	heard      time.Time     // when its value, or that it was retired, came last, and
+	ttl        time.Duration // how long the value is good for
 	quietSince time.Time
 	leaving    bool      // its last event has retired a link
 	retiredAt  time.Time // when it was gone for good; zero: it is not

@@ -274,18 +274,18 @@ func (f *Fleet) publish(ctx context.Context, subject string, data []byte, stream
 func (f *Fleet) fromQuery(ctx context.Context) error {
 	// What does not fit into the channel is dropped: a gap, which is noticed.
 	messages := make(chan *nats.Msg, 64<<10)
-	subs := map[string]*nats.Subscription{}
-	defer func() {
-		for _, sub := range subs {
-			_ = sub.Unsubscribe() // fails only when the connection is closed
-		}
-	}()
-	if err := f.subscribe(subs, messages); err != nil {
+	subs, err := f.subscribe(messages)
+	if err != nil {
 		return err
 	}
+	var former []*nats.Subscription
+	defer func() { drain(former); drain(subs) }()
 	f.failure.Store(nil)
+	// A server that has refused a subscription does not say when it would grant it, nor can be
+	// asked what it has refused, so this is done again every now and then.
 	anew := time.NewTicker(f.o.Presence)
 	defer anew.Stop()
+	var overlapped <-chan time.Time
 	again := f.nc.StatusChanged(nats.CONNECTED)
 	defer f.nc.RemoveStatusListener(again)
 	for {
@@ -295,31 +295,45 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 		case <-again: // what was published meanwhile went to others
 			f.give(ctx, input{missed: true})
 		case <-anew.C:
-			if err := f.subscribe(subs, messages); err != nil {
+			made, err := f.subscribe(messages)
+			if err != nil {
 				return err
 			}
+			drain(former)
+			former, subs = subs, made
+			overlapped = time.After(min(f.o.Presence/2, overlap))
+		case <-overlapped:
+			drain(former)
+			former = nil
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// subscribe subscribes to the events, in the place of subs. A server that refused that does
-// not say when it is granted, nor can be asked what it has refused, so this is done again every
-// now and then. The new one comes before the former ends: an event may come of both, and is
-// recognised, but of none is missed.
-func (f *Fleet) subscribe(subs map[string]*nats.Subscription, messages chan *nats.Msg) error {
+// overlap is how long a subscription lasts beside the one that follows it: the server gives what
+// it is just delivering to those that there were before, and to none of them that has ended
+// since. What comes of both is recognised.
+const overlap = time.Second
+
+// subscribe subscribes to the events.
+func (f *Fleet) subscribe(messages chan *nats.Msg) (subs []*nats.Subscription, err error) {
 	for _, subject := range f.subjects() {
 		sub, err := f.nc.ChanSubscribe(subject, messages)
 		if err != nil {
-			return fmt.Errorf("subscribe to %s: %w", subject, err)
+			drain(subs)
+			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
 		}
-		if former := subs[subject]; former != nil {
-			_ = former.Unsubscribe() // as above
-		}
-		subs[subject] = sub
+		subs = append(subs, sub)
 	}
-	return nil
+	return subs, nil
+}
+
+// drain ends subscriptions, behind what is on its way.
+func drain(subs []*nats.Subscription) {
+	for _, sub := range subs {
+		_ = sub.Drain() // fails only when the connection is closed
+	}
 }
 
 // fromBucket follows the bucket of current state, until that fails.

@@ -134,6 +134,7 @@ func (f *Fleet) takeHostEntry(ctx context.Context, e *hostEntry) []Change {
 		if changes := h.retire(); len(changes) > 0 {
 			return changes
 		}
+		h.heard = time.Now() // its links' dels are on their way, or were missed
 		return h.fallQuiet(e.at)
 	}
 }
@@ -147,11 +148,13 @@ func (f *Fleet) noHosts() {
 }
 
 // lateness is how much longer than its value is good for a host may take to write the next
-// one, before it is silent where no server marks it.
+// one, before it is silent where no server marks it; and how long the dels of one that was
+// retired may take to come.
 const lateness = 10 * time.Second
 
 // findOverdue finds hosts of which the values have run out unmarked, as in a bucket that makes no
-// markers. What has not come while the connection was lost says nothing.
+// markers, and those that were retired while the reader missed events: nobody is left who would
+// tell it of them. What has not come while the connection was lost says nothing.
 func (f *Fleet) findOverdue() (changes []Change) {
 	now := time.Now()
 	if !f.nc.IsConnected() {
@@ -161,12 +164,14 @@ func (f *Fleet) findOverdue() (changes []Change) {
 		if h.isRetired() && now.Sub(h.retiredAt) > keepRetired {
 			delete(f.hosts, token)
 		}
-		if h.standing != present || h.ttl == 0 {
-			continue
-		}
-		if last := later(h.heard, f.disconnected); now.Sub(last) > h.ttl+lateness {
+		late := now.Sub(later(h.heard, f.disconnected)) - lateness
+		switch {
+		case h.standing == present && h.ttl > 0 && late > h.ttl:
 			h.standing = silent
 			changes = append(changes, h.fallQuiet(h.heard)...)
+		case h.standing == retired && !h.isRetired() && late > 0 && (f.o.Join == FromQuery || f.read && !h.whole):
+			changes = append(changes, h.sweep(func(schema.LinkKey) bool { return true })...)
+			changes = append(changes, h.retire()...)
 		}
 	}
 	return changes

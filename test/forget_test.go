@@ -121,6 +121,26 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// A reader that is given no del sees a host go all the same that was forgotten: the bucket of hosts
+// has it, and there is nobody left to ask.
+func TestForgottenUnheard(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, `authorization { users: [
+		{ user: admin, password: admin }
+		{ user: deaf, password: p, permissions: { publish: ">", subscribe: { deny: "iface.*.del" } } }
+	] }`)
+	admin := []string{"NATS_URL=" + s.URL, "NATS_USER=admin", "NATS_PASSWORD=admin"}
+	dead := start(t, append(admin, "IFACE_HOST=dead", "IFACE_PRESENCE=1s"))
+	deaf := strings.Replace(asAdmin(s), "admin:admin", "deaf:p", 1)
+	r := read(t, deaf, fleet.Options{Join: fleet.FromQuery, Presence: time.Second})
+	eventually(t, "it is known", func() bool { return r.has("joined dead") })
+	js := jetStream(t, harness.ConnectTo(t, asAdmin(s)))
+	eventually(t, "it is in the bucket of hosts", func() bool { p, _ := hostsOf(t, js, "dead"); return p != nil })
+	dead.Kill()
+	ends(t, func() *process { return start(t, admin, "forget", "dead") }, 0, "forgot dead: 1 link")
+	eventually(t, "it is gone", func() bool { return r.has("retired dead") && r.host("dead") == nil })
+}
+
 // Hosts that have been silent for long enough are forgotten together, and no others.
 func TestForgetSilentHosts(t *testing.T) {
 	netnstest.Parallel(t)

@@ -227,6 +227,7 @@ func (r *reader) host(name string) *fleet.Host {
 	return nil
 }
 
+// read follows a fleet. If the test fails, it says what the reader knows.
 func read(t testing.TB, url string, o fleet.Options) *reader {
 	t.Helper()
 	r := &reader{}
@@ -245,7 +246,22 @@ func read(t testing.TB, url string, o fleet.Options) *reader {
 			}
 		})
 	}()
-	t.Cleanup(func() { cancel(); must(t, <-done) })
+	t.Cleanup(func() {
+		cancel()
+		must(t, <-done)
+		if t.Failed() {
+			t.Logf("the reader %s was told %q", o.Join, r.told)
+			for _, h := range f.View() {
+				var names []string
+				for _, l := range h.Links {
+					names = append(names, l.Link.Name)
+				}
+				h.Links = nil
+				t.Logf("it knows %+v with the links %q", h, names)
+			}
+			t.Logf("it has logged:\n%s", &r.log)
+		}
+	})
 	return r
 }
 
@@ -286,11 +302,6 @@ func TestFleetKnowsWhoIsThere(t *testing.T) {
 	check := func(what string, ok func(r *reader) bool) {
 		t.Helper()
 		for i, r := range readers {
-			defer func() {
-				if t.Failed() {
-					t.Logf("%s: reader %d was told %q and knows %+v", what, i, r.told, r.fleet.View())
-				}
-			}()
 			eventually(t, what+", to the reader "+fleet.Join(i%3).String(), func() bool { return ok(r) })
 		}
 	}

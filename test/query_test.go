@@ -394,3 +394,24 @@ func TestFleetBucketMadeAnew(t *testing.T) {
 		return len(v) == 1 && len(v[0].Links) == 1 && v[0].Whole
 	})
 }
+
+// A fleet that subscribes anew every now and then misses nothing of what is published meanwhile.
+func TestSubscribingAnew(t *testing.T) {
+	netnstest.Parallel(t)
+	s := natstest.Start(t, "")
+	r := read(t, s.URL, fleet.Options{Join: fleet.FromQuery, Presence: 100 * time.Millisecond})
+	nc := connect(t, s)
+	e := schema.Event{Host: "h", Epoch: "e", Kind: schema.New}
+	publish := func() {
+		e.Seq++
+		must(t, nc.Publish("iface.h.new", e.AppendJSON(nil)))
+	}
+	eventually(t, "it has subscribed", func() bool { publish(); return r.host("h") != nil })
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Microsecond) {
+		publish()
+	}
+	eventually(t, "all is read", func() bool { return r.host("h").Seq == e.Seq })
+	if h := r.host("h"); h.Gaps > 0 {
+		t.Errorf("%d gaps in %d events", h.Gaps, h.Seq)
+	}
+}
