@@ -177,7 +177,7 @@ func TestSigterm(t *testing.T) {
 				case <-stop:
 					changed <- nil
 					return
-				default:
+				case <-time.After(500 * time.Microsecond):
 				}
 				if err := k.SetAlias(a, fmt.Sprint(i)); err != nil {
 					changed <- err

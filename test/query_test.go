@@ -407,7 +407,7 @@ func TestSubscribingAnew(t *testing.T) {
 		must(t, nc.Publish("iface.h.new", e.AppendJSON(nil)))
 	}
 	eventually(t, "it has subscribed", func() bool { publish(); return r.host("h") != nil })
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Microsecond) {
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Microsecond) {
 		publish()
 	}
 	eventually(t, "all is read", func() bool { return r.host("h").Seq == e.Seq })
