@@ -116,7 +116,8 @@ const (
 	// Back: it is there again.
 	Back
 	// Retired: the host is gone for good, with all of its links, and not in View any
-	// more. Should it come back, it is Joined again.
+	// more. Should it come back, it is Joined again. Who missed its dels, as FromQuery may, is
+	// told of each link as Gone, ten seconds after the bucket of hosts has it.
 	Retired
 	// Expired: messages behind Options.After, or behind what has been given, are not in
 	// the stream any more, Missed at most; or it is another stream, which is read from its

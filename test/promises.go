@@ -69,11 +69,12 @@
 //	                                               TestRenewalsSpread, TestSnapshotAnswersWhoAskedBefore,
 //	                                               TestRequestsLeaveTimeForEvents
 //	    by the bucket                              TestBucket, TestBucketOfManyLinks, TestReboot
-//	    hosts that do not come back                TestForget, TestForgetSilentHosts, TestLifeOfAFleet
+//	    hosts that do not come back                TestForget, TestForgottenUnheard, TestForgetSilentHosts,
+//	                                               TestLifeOfAFleet
 //	    by the bucket of hosts, who is there       TestHostsAreInTheirBucket, TestHostsBucketWithoutMarkers,
 //	                                               TestHostsBucketLearnsToMark, TestFleetKnowsWhoIsThere
 //	    by a question                              TestQuery, TestFleetPresence, TestFleetIsJoinedWhileNATSIsAway,
-//	                                               TestFleetDoesNotWaitForSilentHosts
+//	                                               TestFleetDoesNotWaitForSilentHosts, TestSubscribingAnew
 //	    of a host that stores nothing              TestLinksOfHostsThatStoreNothing
 //	    of a fleet that takes long to read         TestCatchingUpTakesAsLongAsSomethingComes
 //	    consumers in Go                            TestFleet, TestFleetBucketMadeAnew, TestFleetEndsWithItsConnection,
