@@ -115,6 +115,9 @@ func (h *host) apply(e *schema.Event, data []byte, lenient bool) (changes []Chan
 	if h.isRetired() && !h.leaving {
 		h.comeBack()
 	}
+	if h.standing == retired && !h.leaving && !h.inStream {
+		h.standing = unknown // its marker is from before, and its bridge may not write another one
+	}
 	if h.gap {
 		h.waiting = append(h.waiting, *e)
 		h.waiting = h.waiting[max(0, len(h.waiting)-maxWaiting):]

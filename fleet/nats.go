@@ -279,7 +279,11 @@ func (f *Fleet) fromQuery(ctx context.Context) error {
 		return err
 	}
 	var former []*nats.Subscription
-	defer func() { drain(former); drain(subs) }()
+	defer func() { // nobody reads what is on its way
+		for _, sub := range append(former, subs...) {
+			_ = sub.Unsubscribe() // fails only when the connection is closed
+		}
+	}()
 	f.failure.Store(nil)
 	// A server that has refused a subscription does not say when it would grant it, nor can be
 	// asked what it has refused, so this is done again every now and then.
@@ -332,7 +336,7 @@ func (f *Fleet) subscribe(messages chan *nats.Msg) (subs []*nats.Subscription, e
 // drain ends subscriptions, behind what is on its way.
 func drain(subs []*nats.Subscription) {
 	for _, sub := range subs {
-		_ = sub.Drain() // fails only when the connection is closed
+		_ = sub.Drain() // as above
 	}
 }
 

@@ -169,7 +169,7 @@ func (f *Fleet) findOverdue() (changes []Change) {
 		case h.standing == present && h.ttl > 0 && late > h.ttl:
 			h.standing = silent
 			changes = append(changes, h.fallQuiet(h.heard)...)
-		case h.standing == retired && !h.isRetired() && late > 0 && (f.o.Join == FromQuery || f.read && !h.whole):
+		case h.standing == retired && !h.isRetired() && late > 0 && f.o.Join == FromQuery:
 			changes = append(changes, h.sweep(func(schema.LinkKey) bool { return true })...)
 			changes = append(changes, h.retire()...)
 		}

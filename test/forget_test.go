@@ -122,12 +122,14 @@ func TestForget(t *testing.T) {
 }
 
 // A reader that is given no del sees a host go all the same that was forgotten: the bucket of hosts
-// has it, and there is nobody left to ask.
+// has it, and there is nobody left to ask. If it comes back it stays, also where it cannot write
+// into that bucket, which has it as gone.
 func TestForgottenUnheard(t *testing.T) {
 	netnstest.Parallel(t)
 	s := natstest.Start(t, `authorization { users: [
 		{ user: admin, password: admin }
 		{ user: deaf, password: p, permissions: { publish: ">", subscribe: { deny: "iface.*.del" } } }
+		{ user: mute, password: p, permissions: { publish: { deny: "$KV.iface_hosts.>" } } }
 	] }`)
 	admin := []string{"NATS_URL=" + s.URL, "NATS_USER=admin", "NATS_PASSWORD=admin"}
 	dead := start(t, append(admin, "IFACE_HOST=dead", "IFACE_PRESENCE=1s"))
@@ -139,6 +141,12 @@ func TestForgottenUnheard(t *testing.T) {
 	dead.Kill()
 	ends(t, func() *process { return start(t, admin, "forget", "dead") }, 0, "forgot dead: 1 link")
 	eventually(t, "it is gone", func() bool { return r.has("retired dead") && r.host("dead") == nil })
+	start(t, []string{"NATS_URL=" + s.URL, "NATS_USER=mute", "NATS_PASSWORD=p", "IFACE_HOST=dead"})
+	eventually(t, "it is back", func() bool { return r.times("joined dead") == 2 })
+	time.Sleep(15 * time.Second) // in which it would go again
+	if h := r.host("dead"); r.times("retired dead") != 1 || h == nil || !h.Whole {
+		t.Errorf("a host that is there is gone, or not whole: %+v", h)
+	}
 }
 
 // Hosts that have been silent for long enough are forgotten together, and no others.
