@@ -252,7 +252,8 @@ func newIdentity(cfg config.Config) (event.Identity, error) {
 	}
 	own, _ := netlinksrc.OwnNamespace() // 0 where it cannot be known
 	return event.Identity{
-		Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(), OwnNetns: own, Labels: cfg.Labels,
+		Host: cfg.Host, BootID: strings.TrimSpace(string(bootID)), Epoch: event.NewEpoch(cfg.Host),
+		OwnNetns: own, Labels: cfg.Labels,
 	}, nil
 }
 

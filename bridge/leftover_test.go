@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ifacebridge/bridge/internal/delivery"
@@ -75,7 +76,7 @@ func TestLeftoversAreJudged(t *testing.T) {
 			l := &leftover{holds: held}
 			var logged strings.Builder
 			p := &publisher{
-				backlog: l, log: slog.New(slog.NewTextHandler(&logged, nil)),
+				nc: new(nats.Conn), backlog: l, log: slog.New(slog.NewTextHandler(&logged, nil)),
 				metrics: newPublishMetrics(metrics.Registry{Registry: prometheus.NewRegistry()}),
 			}
 			from, drop, err := p.judgeLeftover(tt.left, tt.found)

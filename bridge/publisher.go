@@ -109,9 +109,12 @@ func (p *publisher) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		p.epoch = event.NewEpoch()
+		p.epoch = p.newEpoch()
 	}
 }
+
+// newEpoch names an epoch that this bridge begins on the connection that there is.
+func (p *publisher) newEpoch() string { return event.NewEpoch(natsio.ConnectionName(p.nc)) }
 
 // tell publishes one epoch: a del for what vanished, a snapshot, and everything after
 // it. What is stored is looked at first, and the bucket follows behind.
@@ -340,7 +343,7 @@ func (p *publisher) leftoverAnew(left event.Mark, reason event.EpochReason, caus
 	p.log.Warn("beginning a new epoch for what an earlier run had left: its own cannot go on",
 		"cause", cause, "reason", reason, "their_epoch", left.Epoch, "seq", left.Seq)
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
-	return event.Mark{Run: left.Run, Epoch: event.NewEpoch()}
+	return event.Mark{Run: left.Run, Epoch: p.newEpoch()}
 }
 
 // gather is how long the next attempt waits under load, when the last one took

@@ -169,7 +169,7 @@ func (f *forgetting) publish(ctx context.Context, dels []schema.Event) error {
 	if len(dels) == 0 {
 		return nil
 	}
-	epoch := event.NewEpoch()
+	epoch := event.NewEpoch(natsio.ConnectionName(f.nc))
 	encoder := event.NewEncoder(f.cfg, event.Identity{Host: f.cfg.Host}, f.nc.MaxPayload)
 	encoder.Begin(epoch, 0)
 	f.delivery.Begin(epoch, event.Mark{})

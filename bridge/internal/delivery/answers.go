@@ -51,23 +51,26 @@ func newAnswers(nc *nats.Conn, heard func(*acknowledgment)) *answers {
 	return &answers{nc: nc, heard: heard}
 }
 
-// next returns the subject for the answers to the next publish.
-func (a *answers) next(ctx context.Context) (reply string, err error) {
+// next returns the subject for the answers to the next publish, and a name for that, which is
+// the end of the subject. The inbox alone is also that of a machine that goes on from the same
+// saved memory, and the answers to it are heard here, too.
+func (a *answers) next(ctx context.Context) (reply, name string, err error) {
 	if a.sub == nil || !a.sub.IsValid() {
 		a.inbox = a.nc.NewInbox()
 		if a.sub, err = a.nc.SubscribeSync(a.inbox + ".*"); err != nil {
-			return "", err
+			return "", "", err
 		}
 		a.read = a.sub.NextMsgWithContext
 		ctx, cancel := context.WithTimeout(ctx, natsio.ConfirmTimeout)
 		defer cancel()
 		// The publish may be written before what nats.go has in its buffer.
 		if err := a.nc.FlushWithContext(ctx); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
 	a.n++
-	return a.inbox + "." + strconv.FormatUint(a.n, 10), nil
+	reply = a.inbox + "." + natsio.ConnectionName(a.nc) + "-" + strconv.FormatUint(a.n, 10)
+	return reply, reply[len(a.inbox)+1:], nil
 }
 
 // await waits for the answer that a stream gives on a subject of next, from now on for as long
@@ -98,7 +101,7 @@ func (a *answers) await(ctx context.Context, reply string, from origin) (*acknow
 		switch {
 		case !ours:
 			a.note(ack)
-		case m.Subject != reply: // to an earlier publish, which was given up
+		case m.Subject != reply: // to an earlier publish, which was given up, or to another machine's
 		case ack.Error == nil:
 			return ack, nil
 		case !a.elsewhere:

@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"ifacebridge/bridge/config"
@@ -89,7 +88,7 @@ func (d *jetStream) heardElsewhere(ack *acknowledgment) {
 
 // overhead is what a message has of headers besides its event's, at most, in bytes.
 func (d *jetStream) overhead() int {
-	const digits, id, names = 20, 22, 224 // TestOverhead
+	const digits, id, names = 20, 37, 224 // TestOverhead
 	return names + len(d.cfg.Stream) + digits + len(d.host) + id + digits
 }
 
@@ -193,16 +192,9 @@ func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	id := ""
-	if len(batch) > 1 {
-		id = nuid.Next()
-	}
-	ack, err := d.request(ctx, batch, id)
+	ack, err := d.request(ctx, batch)
 	if err != nil {
 		return 0, err
-	}
-	if id != "" && (ack.BatchID != id || ack.BatchSize != len(batch)) {
-		return 0, fmt.Errorf("acknowledgment of another batch: %+v", *ack)
 	}
 	if !d.placed {
 		if err := d.checkPlace(ctx, ack.Sequence); err != nil {
@@ -217,15 +209,22 @@ func (d *jetStream) send(ctx context.Context, batch []event.Outgoing) (int, erro
 }
 
 // request publishes a batch, and waits for the answer.
-func (d *jetStream) request(ctx context.Context, batch []event.Outgoing, id string) (*acknowledgment, error) {
-	reply, err := d.answers.next(ctx)
+func (d *jetStream) request(ctx context.Context, batch []event.Outgoing) (*acknowledgment, error) {
+	reply, id, err := d.answers.next(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if len(batch) == 1 {
+		id = "" // it is no batch to the server
 	}
 	if err := d.publish(batch, id, reply); err != nil {
 		return nil, err
 	}
-	return d.answers.await(ctx, reply, d.from)
+	ack, err := d.answers.await(ctx, reply, d.from)
+	if err == nil && id != "" && (ack.BatchID != id || ack.BatchSize != len(batch)) {
+		return nil, fmt.Errorf("acknowledgment of another batch: %+v", *ack)
+	}
+	return ack, err
 }
 
 // publish sends the messages of a batch, or one without an id of a batch. The last is

@@ -63,7 +63,7 @@ func TestSmallestMessage(t *testing.T) {
 // What is kept for the headers of the fence and of a batch is what they take.
 func TestOverhead(t *testing.T) {
 	d := &jetStream{cfg: config.Config{Stream: "IFACE"}, host: "iface.web01.*", lastSeq: 1<<64 - 1}
-	got := len(d.extra(nil, 0, event.MaxBatch, strings.Repeat("i", 22))) +
+	got := len(d.extra(nil, 0, event.MaxBatch, strings.Repeat("i", 37))) +
 		len(d.extra(nil, event.MaxBatch-1, event.MaxBatch, "")) // the commit is another message's
 	if want := d.overhead(); got > want || got < want-100 {
 		t.Errorf("the headers take %d bytes, and %d are kept for them", got, want)

@@ -2,15 +2,20 @@ package event
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"time"
 )
 
-// NewEpoch returns the name of an epoch, which no other ever has.
-func NewEpoch() string {
-	var epoch [16]byte
-	_, _ = rand.Read(epoch[:]) // never fails
-	return hex.EncodeToString(epoch[:])
+// NewEpoch returns the name of an epoch, which no other ever has. Random numbers alone would
+// not do: machines that go on from the same saved memory draw the same. What tells them apart is
+// the time, and who begins the epoch: the host, or the connection (natsio.ConnectionName).
+func NewEpoch(who string) string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails
+	sum := sha256.Sum256(fmt.Appendf(random[:], "%d %s", time.Now().UnixNano(), who))
+	return hex.EncodeToString(sum[:16])
 }
 
 // A Mark is how far a run has come in telling its story, as the spool notes it on disk.

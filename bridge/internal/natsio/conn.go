@@ -5,8 +5,11 @@ package natsio
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -202,6 +205,16 @@ func (c *Conn) Register(to metrics.Registry) {
 		func() float64 { return metrics.Bool(c.IsConnected()) })
 	to.CounterFunc("nats_reconnects_total", "Times that the connection to NATS was lost and is there again.",
 		func() float64 { return float64(max(c.Stats().Reconnects, 1) - 1) }) // nats.go counts the first, too
+}
+
+// ConnectionName names the connection that there is as no other is named: its number is the
+// server's, and the server draws a name for itself when it starts. It tells machines
+// apart that go on from the same saved memory, each of which has to connect again: whatever else
+// names or numbers a process, they have the same.
+func ConnectionName(nc *nats.Conn) string {
+	number, _ := nc.GetClientID()
+	sum := sha256.Sum256(fmt.Append(nil, nc.ConnectedServerId(), " ", number))
+	return hex.EncodeToString(sum[:8])
 }
 
 // WhileConnected returns a context that ends with ctx, and with the cause
