@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -80,8 +82,8 @@ func obey(command string) ([]byte, error) {
 			err = unix.ClockSettime(unix.CLOCK_REALTIME, &to)
 		}
 		return []byte(time.Now().Format(time.RFC3339Nano)), err
-	case "watch":
-		return watchFor(5*time.Second, words[1], words[2:])
+	case "watch": // for what is to be seen
+		return watchFor(words[1], words[2], words[3:])
 	case "hidden":
 		return hidden(words[1:])
 	case "poweroff":
@@ -99,7 +101,8 @@ func driveBridge(env []string) error {
 	}
 	cmd := exec.Command("ifacebridge")
 	cmd.Env = append([]string{"HOME=/tmp/home", "PATH=/bin"}, env...)
-	cmd.Stdout, cmd.Stderr = log, log
+	both := io.MultiWriter(log, os.Stdout) // the console, which is shown when the test fails
+	cmd.Stdout, cmd.Stderr = both, both
 	return cmd.Start()
 }
 
@@ -116,14 +119,28 @@ func hidden(env []string) ([]byte, error) {
 	return out, nil
 }
 
-// watchFor returns what ifacebridge watch prints within a while.
-func watchFor(limit time.Duration, server string, args []string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// watchFor returns what ifacebridge watch prints until that has what is looked for, or for as
+// long as that may take.
+func watchFor(wanted, server string, args []string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ifacebridge", append([]string{"watch", "--json"}, args...)...)
 	cmd.Env = []string{"HOME=/tmp/home", "PATH=/bin", "NATS_URL=" + server}
-	out, _ := cmd.CombinedOutput() // it is ended
-	return out, nil
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var seen []byte
+	for lines := bufio.NewScanner(out); !bytes.Contains(seen, []byte(wanted)) && lines.Scan(); {
+		seen = append(append(seen, lines.Bytes()...), '\n')
+	}
+	cancel()
+	_ = cmd.Wait() // it is ended
+	return seen, nil
 }
 
 // get asks the bridge over HTTP.
