@@ -268,7 +268,7 @@ func newPublisher(
 		return nil, err
 	}
 	p := &publisher{
-		id: id, epoch: id.Epoch,
+		id: id, epoch: id.Epoch, namedOn: natsio.ConnectionName(nc),
 		backlog: b, encoder: event.NewEncoder(cfg, id, way.Room), delivery: way, state: state.New(),
 		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, held: cfg.Coalesce, log: log,
 		metrics: newPublishMetrics(counted),

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"log/slog"
 	"strings"
 	"testing"
@@ -46,7 +47,8 @@ func TestLeftoversAreJudged(t *testing.T) {
 		name   string
 		left   event.Mark
 		found  *delivery.Located
-		seq    uint64            // to go on behind, in their epoch
+		epoch  string            // to go on in; "": theirs
+		seq    uint64            // to go on behind
 		reason event.EpochReason // of a new epoch
 		drop   bool
 	}{
@@ -61,6 +63,9 @@ func TestLeftoversAreJudged(t *testing.T) {
 			found: &delivery.Located{StreamSeq: 47, Event: stored("theirs", 2, schema.Resync, "x"), Created: made}},
 		{name: "nothing of it, and nothing was noted", left: event.Mark{Run: "theirs", Epoch: "theirs"},
 			found: &delivery.Located{StreamSeq: 40, Event: stored("older", 9, schema.Notification, "x"), Created: made}},
+		{name: "one that is in the spool, of an epoch that was not noted", left: event.Mark{Run: "theirs", Epoch: "theirs"},
+			epoch: "named anew", seq: 4,
+			found: &delivery.Located{StreamSeq: 47, Event: stored("named anew", 4, schema.Notification, "held"), Created: made}},
 		{name: "an earlier one", left: mark, reason: event.BrokerLost,
 			found: &delivery.Located{StreamSeq: 48, Event: stored("theirs", 3, schema.Notification, "x"), Created: made}},
 		{name: "nothing any more", left: mark, reason: event.BrokerLost, found: &delivery.Located{Created: made}},
@@ -89,8 +94,8 @@ func TestLeftoversAreJudged(t *testing.T) {
 				if from.Epoch == tt.left.Epoch || from.Seq != 0 || !strings.Contains(logged.String(), "reason="+string(tt.reason)) {
 					t.Errorf("goes on from %+v, want a new epoch for %s", from, tt.reason)
 				}
-			case from.Epoch != tt.left.Epoch || from.Seq != tt.seq:
-				t.Errorf("goes on from %+v, want %d", from, tt.seq)
+			case from.Epoch != cmp.Or(tt.epoch, tt.left.Epoch) || from.Seq != tt.seq:
+				t.Errorf("goes on from %+v, want %d of epoch %q", from, tt.seq, tt.epoch)
 			}
 		})
 	}

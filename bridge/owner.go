@@ -86,7 +86,8 @@ var errStandingBy = errors.New("stopped while standing by")
 
 // own waits until no other bridge answers for this host, and answers from then on.
 func (p *publisher) own(ctx context.Context) error {
-	if p.query.Serves() { // the name is ours
+	if p.query.Serves() { // the host's name is ours
+		p.name()
 		p.query.Serve(p.epoch)
 		return nil
 	}
@@ -107,6 +108,7 @@ func (p *publisher) own(ctx context.Context) error {
 				"their_epoch", other.Epoch, "their_boot_id", other.BootID, "since", other.Started)
 		} else if misses++; p.owner.isGone(misses, askErr) {
 			p.owner.ownNow()
+			p.name()
 			p.query.Serve(p.epoch)
 			return nil
 		}

@@ -23,7 +23,8 @@ import (
 // epoch as it leaves, so that seq has no gaps whatever was folded.
 type publisher struct {
 	id       event.Identity
-	epoch    string // the current one
+	epoch    string // the current one, or the next
+	namedOn  string // the connection on which that was named; "": it has ended
 	encoder  *event.Encoder
 	backlog  backlog
 	delivery delivery.Delivery
@@ -109,12 +110,25 @@ func (p *publisher) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		p.epoch = p.newEpoch()
+		p.namedOn = ""
 	}
 }
 
-// newEpoch names an epoch that this bridge begins on the connection that there is.
-func (p *publisher) newEpoch() string { return event.NewEpoch(natsio.ConnectionName(p.nc)) }
+// name names the epoch that is to begin, if that was not done on the connection that there is,
+// and reports whether it has. A name may wait for long until it is used, and a machine's memory be
+// saved meanwhile: each that goes on from there has to connect again.
+func (p *publisher) name() (anew bool) {
+	on := natsio.ConnectionName(p.nc)
+	if on == p.namedOn {
+		return false
+	}
+	waited := p.namedOn != ""
+	p.epoch, p.namedOn = event.NewEpoch(on), on
+	if waited {
+		p.log.Info("the epoch has not begun, and has another name on this connection", "epoch", p.epoch)
+	}
+	return true
+}
 
 // tell publishes one epoch: a del for what vanished, a snapshot, and everything after
 // it. What is stored is looked at first, and the bucket follows behind.
@@ -134,7 +148,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 			return err
 		}
 	}
-	if err := p.begin(ctx, p.epoch); err != nil {
+	if err := p.begin(ctx); err != nil {
 		return err
 	}
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
@@ -173,6 +187,7 @@ func (p *publisher) tell(ctx context.Context, reason event.EpochReason) error {
 func (p *publisher) forget() {
 	p.state.Reset()
 	p.follower.Forget()
+	p.noteWhole(false)
 	p.inSnapshot, p.firstTold, p.epochs = false, false, nil
 }
 
@@ -191,13 +206,22 @@ func (p *publisher) startOver(ctx context.Context) error {
 	return nil
 }
 
-// begin begins an epoch, behind what is stored.
-func (p *publisher) begin(ctx context.Context, epoch string) error {
-	p.beginAt(epoch, event.Mark{})
-	if err := p.verifyStory(ctx); err != nil {
-		return err
+// begin begins an epoch, behind what is stored, on the connection on which it was named: what
+// another stores there from then on is noticed.
+func (p *publisher) begin(ctx context.Context) error {
+	for {
+		if p.name() {
+			p.query.Serve(p.epoch)
+		}
+		p.beginAt(p.epoch, event.Mark{})
+		if err := p.verifyStory(ctx); err != nil {
+			return err
+		}
+		if natsio.ConnectionName(p.nc) == p.namedOn {
+			break
+		}
 	}
-	p.backlog.Begin(epoch)
+	p.backlog.Begin(p.epoch)
 	return nil
 }
 
@@ -324,7 +348,13 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 		left.Seq, left.StreamSeq = e.Seq, found.StreamSeq
 		return left, false, err
 	case left.Seq == 0:
-		return left, false, nil
+		if e != nil && !anew { // a disk that was full has the events, perhaps, and not their epoch's name
+			var there bool
+			if there, err = p.backlog.DropThrough(e); there {
+				left.Epoch, left.Seq, left.StreamSeq = e.Epoch, e.Seq, found.StreamSeq
+			}
+		}
+		return left, false, err
 	case e == nil && found.StreamSeq > left.StreamSeq && !anew:
 		return p.leftoverAnew(left, event.Damaged,
 			"the last message of this host in the stream is no event of a bridge"), false, nil
@@ -343,7 +373,7 @@ func (p *publisher) leftoverAnew(left event.Mark, reason event.EpochReason, caus
 	p.log.Warn("beginning a new epoch for what an earlier run had left: its own cannot go on",
 		"cause", cause, "reason", reason, "their_epoch", left.Epoch, "seq", left.Seq)
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
-	return event.Mark{Run: left.Run, Epoch: p.newEpoch()}
+	return event.Mark{Run: left.Run, Epoch: event.NewEpoch(natsio.ConnectionName(p.nc))}
 }
 
 // gather is how long the next attempt waits under load, when the last one took

@@ -28,8 +28,8 @@
 //	    an event that is too large                 TestTruncated, TestEncoderFits, TestEventIsGivenUp,
 //	                                               TestSnapshotEndsWithAnEventThatIsGivenUp
 //	Order, each once, whatever happens to NATS
-//	    a machine is stopped, put back, or cloned  TestMachine, TestStoryIsJudged,
-//	                                               TestNewEpochInAClone, TestAnswersOfAClone
+//	    a machine is stopped, put back, or cloned  TestMachine, TestMachineIsSavedBeforeItConnects,
+//	                                               TestStoryIsJudged, TestNewEpochInAClone, TestAnswersOfAClone
 //	    the server is killed                       TestServerKilled, TestCoreServerKilled
 //	    the server is down, stalled, moving        TestServerIsDown, TestServerStalled, TestLameDuck
 //	    a cluster loses servers, or is cut         TestClusterServersKilled, TestPartitions

@@ -33,6 +33,7 @@ type acknowledgment struct {
 // answers, where a request of nats.go takes the first. It is for one goroutine.
 type answers struct {
 	nc    *nats.Conn
+	on    string // the connection of the inbox
 	inbox string
 	n     uint64 // publishes
 	sub   *nats.Subscription
@@ -51,12 +52,14 @@ func newAnswers(nc *nats.Conn, heard func(*acknowledgment)) *answers {
 	return &answers{nc: nc, heard: heard}
 }
 
-// next returns the subject for the answers to the next publish, and a name for that, which is
-// the end of the subject. The inbox alone is also that of a machine that goes on from the same
-// saved memory, and the answers to it are heard here, too.
+// next returns the subject for the answers to the next publish, and a name of that publish. Both
+// are of the connection: the inbox alone is also that of a machine that goes on from the same
+// saved memory.
 func (a *answers) next(ctx context.Context) (reply, name string, err error) {
-	if a.sub == nil || !a.sub.IsValid() {
-		a.inbox = a.nc.NewInbox()
+	on := natsio.ConnectionName(a.nc)
+	if a.sub == nil || !a.sub.IsValid() || a.on != on {
+		a.stop()
+		a.on, a.inbox = on, a.nc.NewInbox()+"."+on
 		if a.sub, err = a.nc.SubscribeSync(a.inbox + ".*"); err != nil {
 			return "", "", err
 		}
@@ -69,8 +72,8 @@ func (a *answers) next(ctx context.Context) (reply, name string, err error) {
 		}
 	}
 	a.n++
-	reply = a.inbox + "." + natsio.ConnectionName(a.nc) + "-" + strconv.FormatUint(a.n, 10)
-	return reply, reply[len(a.inbox)+1:], nil
+	n := strconv.FormatUint(a.n, 10)
+	return a.inbox + "." + n, on + "-" + n, nil
 }
 
 // await waits for the answer that a stream gives on a subject of next, from now on for as long
@@ -101,7 +104,7 @@ func (a *answers) await(ctx context.Context, reply string, from origin) (*acknow
 		switch {
 		case !ours:
 			a.note(ack)
-		case m.Subject != reply: // to an earlier publish, which was given up, or to another machine's
+		case m.Subject != reply: // to an earlier publish, which was given up
 		case ack.Error == nil:
 			return ack, nil
 		case !a.elsewhere:
@@ -128,7 +131,14 @@ func (a *answers) drop(err error) {
 	ended := !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) &&
 		!errors.Is(err, nats.ErrNoResponders)
 	if ended {
-		_ = a.sub.Unsubscribe()
+		a.stop()
+	}
+}
+
+// stop ends the subscription, if there is one.
+func (a *answers) stop() {
+	if a.sub != nil {
+		_ = a.sub.Unsubscribe() // fails when it has ended
 		a.sub = nil
 	}
 }

@@ -2,66 +2,62 @@ package delivery
 
 import (
 	"context"
-	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/test/natstest"
 )
 
-// Two machines that go on from the same saved memory receive their answers on the same subjects,
-// and each hears those of both. None takes the other's for its own.
+// Machines that go on from the same saved memory have the same inbox, and are told apart by the
+// connection that each has made since: what is answered on another's is not heard.
 func TestAnswersOfAClone(t *testing.T) {
 	s := natstest.Start(t, "")
-	var clones [2]*answers
-	for i := range clones {
-		nc, err := nats.Connect(s.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		sub, err := nc.SubscribeSync("_INBOX.saved.*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		clones[i] = newAnswers(nc, func(*acknowledgment) {})
-		clones[i].inbox, clones[i].sub, clones[i].read = "_INBOX.saved", sub, sub.NextMsgWithContext
+	again := make(chan struct{}, 1)
+	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer nc.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	var replies [2]string
-	for i, a := range clones {
-		reply, _, err := a.next(ctx)
-		if err != nil {
+	a := newAnswers(nc, func(*acknowledgment) {})
+	var replies, names [2]string
+	for i := range replies {
+		if i > 0 {
+			s.Kill()
+			s.Start()
+			select {
+			case <-again:
+			case <-ctx.Done():
+				t.Fatal("no connection to the server that was begun again")
+			}
+		}
+		if replies[i], names[i], err = a.next(ctx); err != nil {
 			t.Fatal(err)
 		}
-		replies[i] = reply
+		on := natsio.ConnectionName(nc)
+		if !strings.Contains(replies[i], "."+on+".") || !strings.HasPrefix(names[i], on+"-") {
+			t.Errorf("answers on %s to %s, on the connection %s", replies[i], names[i], on)
+		}
 	}
-	nc := clones[0].nc
 	for i, answer := range []string{`{"stream":"IFACE","seq":7}`, `{"stream":"IFACE","seq":8}`} {
 		if err := nc.Publish(replies[i], []byte(answer)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i, want := range []uint64{7, 8} {
-		ack, err := clones[i].await(ctx, replies[i], origin{stream: "IFACE"})
-		if err != nil || ack.Sequence != want {
-			t.Errorf("machine %d: got %+v, %v, want the answer %d", i, ack, err, want)
-		}
+	ack, err := a.await(ctx, replies[1], origin{stream: "IFACE"})
+	if err != nil || ack.Sequence != 8 {
+		t.Errorf("got %+v, %v, want the answer 8", ack, err)
 	}
-	// And the second's comes when the first is not waiting for it any more.
-	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-	defer cancel()
-	reply, _, err := clones[0].next(ctx)
-	if err != nil {
-		t.Fatal(err)
+	if n, _, err := a.sub.Pending(); n != 0 || err != nil {
+		t.Errorf("%d answers are left, %v", n, err)
 	}
-	if ack, err := clones[0].await(brief, reply, origin{stream: "IFACE"}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %+v, %v, and nothing was answered", ack, err)
+	if n, err := a.sub.Delivered(); n != 1 || err != nil {
+		t.Errorf("%d answers were heard, %v, want the one on this connection", n, err)
 	}
 }

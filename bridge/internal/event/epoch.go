@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// NewEpoch returns the name of an epoch, which no other ever has. Random numbers alone would
-// not do: machines that go on from the same saved memory draw the same. What tells them apart is
-// the time, and who begins the epoch: the host, or the connection (natsio.ConnectionName).
+// NewEpoch returns the name of an epoch, which no other has. Random numbers alone would not do:
+// machines that go on from the same saved memory draw the same. What tells them apart is the
+// connection that they have made since (natsio.ConnectionName), or, where who is the host, not
+// much: its name and the time.
 func NewEpoch(who string) string {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails

@@ -210,7 +210,7 @@ func (c *Conn) Register(to metrics.Registry) {
 // ConnectionName names the connection that there is as no other is named: its number is the
 // server's, and the server draws a name for itself when it starts. It tells machines
 // apart that go on from the same saved memory, each of which has to connect again: whatever else
-// names or numbers a process, they have the same.
+// names or numbers a process, they have the same. Without a connection it tells nothing.
 func ConnectionName(nc *nats.Conn) string {
 	number, _ := nc.GetClientID()
 	sum := sha256.Sum256(fmt.Append(nil, nc.ConnectedServerId(), " ", number))

@@ -33,6 +33,10 @@ func StoredAt(ctx context.Context, nc *nats.Conn, cfg *config.Config, seq uint64
 	return stored(ctx, nc, cfg, map[string]any{"seq": seq})
 }
 
+// storedType is the type of the answers. A machine that goes on from the same saved memory has its
+// answers on the same subjects: what it asked for in the meantime is not to be taken for this.
+const storedType = "io.nats.jetstream.api.v1.stream_msg_get_response"
+
 func stored(
 	ctx context.Context, nc *nats.Conn, cfg *config.Config, which map[string]any,
 ) (*StoredMessage, error) {
@@ -45,6 +49,7 @@ func stored(
 		return nil, fmt.Errorf("read what is stored: %w", err)
 	}
 	var answer struct {
+		Type    string              `json:"type"`
 		Error   *jetstream.APIError `json:"error"`
 		Message StoredMessage       `json:"message"`
 	}
@@ -52,6 +57,8 @@ func stored(
 		return nil, fmt.Errorf("read what is stored: %w", err)
 	}
 	switch {
+	case answer.Type != storedType:
+		return nil, fmt.Errorf("read what is stored: what was answered is no message of a stream, but %q", answer.Type)
 	case answer.Error == nil:
 		return &answer.Message, nil
 	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
