@@ -29,8 +29,8 @@ type backlog interface {
 	// Opening returns from then on. It comes after Opening, and after the leftovers.
 	BeginAnew(push func() error) error
 
-	// Begin notes that an epoch of this run begins, before anything of it is in NATS.
-	Begin(epoch string)
+	// Begin notes that an epoch of this run begins there, before anything of it is in NATS.
+	Begin(from event.Mark)
 
 	// Next adds the oldest events of this run to the encoder, as many as it has room for.
 	// They stay in the backlog until they are confirmed. When there are none it returns
@@ -87,8 +87,8 @@ type leftovers interface {
 	LeftoverOpening() (o event.Opening, whole bool, err error)
 
 	// DropThrough removes its events up to one that is stored, if that is there, and
-	// returns whether it is.
-	DropThrough(stored *schema.Event) (found bool, err error)
+	// returns whether it is. So much is told then.
+	DropThrough(stored *schema.Event, told event.Mark) (found bool, err error)
 
 	// Discard removes all events of a run, and returns how many.
 	Discard(run string) (n int, err error)
@@ -114,7 +114,7 @@ type memory struct {
 }
 
 func (memory) Fill(context.Context, *queue.Queue) {}
-func (memory) Begin(string)                       {}
+func (memory) Begin(event.Mark)                   {}
 func (memory) Settle()                            {}
 func (memory) Abandon()                           {}
 func (memory) Saved() (events int, all bool)      { return 0, false }
@@ -123,8 +123,8 @@ func (memory) Close()                             {}
 
 type noLeftovers struct{}
 
-func (noLeftovers) Leftover() (event.Mark, error)                 { return event.Mark{}, nil }
-func (noLeftovers) Resume(event.Mark)                             {}
-func (noLeftovers) LeftoverOpening() (event.Opening, bool, error) { return event.Opening{}, false, nil }
-func (noLeftovers) DropThrough(*schema.Event) (bool, error)       { return false, nil }
-func (noLeftovers) Discard(string) (int, error)                   { return 0, nil }
+func (noLeftovers) Leftover() (event.Mark, error)                       { return event.Mark{}, nil }
+func (noLeftovers) Resume(event.Mark)                                   {}
+func (noLeftovers) LeftoverOpening() (event.Opening, bool, error)       { return event.Opening{}, false, nil }
+func (noLeftovers) DropThrough(*schema.Event, event.Mark) (bool, error) { return false, nil }
+func (noLeftovers) Discard(string) (int, error)                         { return 0, nil }

@@ -227,7 +227,7 @@ func runAs(
 	defer p.query.Stop()
 	r.report(&health{reading: n, publishing: p, conn: conn, metrics: prometheus.Gatherers{counted}})
 	log.Info("publishing", "subjects", cfg.Prefix+"."+cfg.Token+".{new,del}", "delivery", cfg.Delivery,
-		"host", cfg.Host, "epoch", id.Epoch, "boot_id", id.BootID)
+		"host", cfg.Host, "epoch", p.epoch, "boot_id", id.BootID)
 	return run(ctx, n, q, p, log)
 }
 
@@ -267,8 +267,9 @@ func newPublisher(
 	if err != nil {
 		return nil, err
 	}
+	namedOn := natsio.ConnectionName(nc)
 	p := &publisher{
-		id: id, epoch: id.Epoch, namedOn: natsio.ConnectionName(nc),
+		id: id, namedOn: namedOn, epoch: event.NewEpoch(namedOn),
 		backlog: b, encoder: event.NewEncoder(cfg, id, way.Room), delivery: way, state: state.New(),
 		follower: noFollower{}, presence: noPresence{}, nc: nc, verify: cfg.Resync, held: cfg.Coalesce, log: log,
 		metrics: newPublishMetrics(counted),

@@ -23,7 +23,7 @@ type leftover struct {
 	discarded bool
 }
 
-func (l *leftover) DropThrough(stored *schema.Event) (bool, error) {
+func (l *leftover) DropThrough(stored *schema.Event, _ event.Mark) (bool, error) {
 	return event.SameContent(l.holds, stored), nil
 }
 
@@ -47,7 +47,7 @@ func TestLeftoversAreJudged(t *testing.T) {
 		name   string
 		left   event.Mark
 		found  *delivery.Located
-		epoch  string            // to go on in; "": theirs
+		epoch  string            // to go on in; "": theirs; "new": one that is named now
 		seq    uint64            // to go on behind
 		reason event.EpochReason // of a new epoch
 		drop   bool
@@ -61,11 +61,20 @@ func TestLeftoversAreJudged(t *testing.T) {
 			found: &delivery.Located{StreamSeq: 52, Event: stored("theirs", 7, schema.Notification, "x"), Created: made}},
 		{name: "the del of one that had vanished", left: event.Mark{Run: "theirs", Epoch: "theirs"}, seq: 2,
 			found: &delivery.Located{StreamSeq: 47, Event: stored("theirs", 2, schema.Resync, "x"), Created: made}},
-		{name: "nothing of it, and nothing was noted", left: event.Mark{Run: "theirs", Epoch: "theirs"},
+		{name: "nothing of it, and nothing was noted", left: event.Mark{Run: "theirs", Epoch: "theirs"}, epoch: "new",
 			found: &delivery.Located{StreamSeq: 40, Event: stored("older", 9, schema.Notification, "x"), Created: made}},
 		{name: "one that is in the spool, of an epoch that was not noted", left: event.Mark{Run: "theirs", Epoch: "theirs"},
 			epoch: "named anew", seq: 4,
 			found: &delivery.Located{StreamSeq: 47, Event: stored("named anew", 4, schema.Notification, "held"), Created: made}},
+		{name: "nothing of it, where it begins", left: event.Mark{Run: "theirs", Epoch: "theirs", StreamSeq: 40, Created: made},
+			epoch: "new",
+			found: &delivery.Located{StreamSeq: 40, Event: stored("older", 9, schema.Notification, "x"), Created: made}},
+		{name: "another's since it was to begin", left: event.Mark{Run: "theirs", Epoch: "theirs", StreamSeq: 40, Created: made},
+			drop:  true,
+			found: &delivery.Located{StreamSeq: 60, Event: stored("newer", 9, schema.Notification, "x"), Created: made}},
+		{name: "another's since it was to begin with nothing stored", left: event.Mark{Run: "theirs", Epoch: "theirs", Created: made},
+			drop:  true,
+			found: &delivery.Located{StreamSeq: 3, Event: stored("newer", 1, schema.Notification, "x"), Created: made}},
 		{name: "an earlier one", left: mark, reason: event.BrokerLost,
 			found: &delivery.Located{StreamSeq: 48, Event: stored("theirs", 3, schema.Notification, "x"), Created: made}},
 		{name: "nothing any more", left: mark, reason: event.BrokerLost, found: &delivery.Located{Created: made}},
@@ -93,6 +102,10 @@ func TestLeftoversAreJudged(t *testing.T) {
 			case tt.reason != "":
 				if from.Epoch == tt.left.Epoch || from.Seq != 0 || !strings.Contains(logged.String(), "reason="+string(tt.reason)) {
 					t.Errorf("goes on from %+v, want a new epoch for %s", from, tt.reason)
+				}
+			case tt.epoch == "new":
+				if from.Epoch == tt.left.Epoch || len(from.Epoch) != 32 || from.Seq != 0 || from.StreamSeq != 0 || from.Run != "theirs" {
+					t.Errorf("goes on from %+v, want a new epoch", from)
 				}
 			case from.Epoch != cmp.Or(tt.epoch, tt.left.Epoch) || from.Seq != tt.seq:
 				t.Errorf("goes on from %+v, want %d of epoch %q", from, tt.seq, tt.epoch)

@@ -221,8 +221,15 @@ func (p *publisher) begin(ctx context.Context) error {
 			break
 		}
 	}
-	p.backlog.Begin(p.epoch)
+	p.backlog.Begin(p.located(event.Mark{Epoch: p.epoch}))
 	return nil
+}
+
+// located adds to a mark where in the stream that is, as the delivery has found it.
+func (p *publisher) located(m event.Mark) event.Mark {
+	told := p.delivery.Told()
+	m.StreamSeq, m.Created = told.StreamSeq, told.Created
+	return m
 }
 
 // beginAt makes the next event the one that follows what is told of an epoch.
@@ -290,14 +297,21 @@ func (p *publisher) publishLeftovers(ctx context.Context) error {
 }
 
 // resume publishes the events of the oldest run in the spool behind what is stored of
-// it.
+// it. It returns before that when there is another connection, and all is to be looked at again.
 func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery.Located) error {
+	on := natsio.ConnectionName(p.nc)
 	left, drop, err := p.judgeLeftover(left, found)
 	if err != nil || drop {
 		return err
 	}
-	p.backlog.Resume(left)
 	p.beginAt(left.Epoch, left)
+	if err := p.verifyStory(ctx); err != nil {
+		return err
+	}
+	if natsio.ConnectionName(p.nc) != on { // see name
+		return nil
+	}
+	p.backlog.Resume(p.located(left))
 	opening, whole, err := p.backlog.LeftoverOpening()
 	if err != nil {
 		return err
@@ -326,7 +340,7 @@ func (p *publisher) resume(ctx context.Context, left event.Mark, found *delivery
 
 // judgeLeftover decides by what was found stored where the leftovers of a run go on: in
 // their epoch, behind what is stored of it; in a new one, when that is not there any
-// more, or is not theirs alone; or nowhere, when another bridge has written since.
+// more, is not theirs alone, or has not begun; or nowhere, when another bridge has written since.
 func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (from event.Mark, drop bool, err error) {
 	if found == nil {
 		return left, false, nil
@@ -334,35 +348,32 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 	e := found.Event
 	anew := !left.Created.IsZero() && !found.Created.Equal(left.Created)
 	ours := e != nil && e.Epoch == left.Epoch && !anew
+	noted := ours && e.Seq == left.Seq
+	if e != nil && !anew && !noted && (ours && e.Seq > left.Seq || left.Seq == 0) { // a full disk notes no name
+		told := event.Mark{Run: left.Run, Epoch: e.Epoch, Seq: e.Seq, StreamSeq: found.StreamSeq, Created: found.Created}
+		if there, err := p.backlog.DropThrough(e, told); there || err != nil {
+			return told, false, err
+		}
+	}
+	since := found.StreamSeq > left.StreamSeq && !anew // and where the leftovers begin is known
 	switch {
 	case ours && e.Seq >= left.Seq:
-		there := e.Seq == left.Seq
-		if !there {
-			there, err = p.backlog.DropThrough(e)
-			there = there || e.Cause != schema.Notification // what is told again, or had vanished, is in no spool
-		}
-		if !there && err == nil {
+		if !noted && e.Cause == schema.Notification { // what is told again, or had vanished, is in no spool
 			return p.leftoverAnew(left, event.Cloned, "the stream has events of that epoch that are not in the spool: "+
 				"the machine was cloned, or put back to a snapshot"), false, nil
 		}
 		left.Seq, left.StreamSeq = e.Seq, found.StreamSeq
-		return left, false, err
-	case left.Seq == 0:
-		if e != nil && !anew { // a disk that was full has the events, perhaps, and not their epoch's name
-			var there bool
-			if there, err = p.backlog.DropThrough(e); there {
-				left.Epoch, left.Seq, left.StreamSeq = e.Epoch, e.Seq, found.StreamSeq
-			}
-		}
-		return left, false, err
-	case e == nil && found.StreamSeq > left.StreamSeq && !anew:
-		return p.leftoverAnew(left, event.Damaged,
-			"the last message of this host in the stream is no event of a bridge"), false, nil
-	case e != nil && !ours && !anew && found.StreamSeq > left.StreamSeq && left.StreamSeq > 0:
+		return left, false, nil
+	case e != nil && !ours && since && (left.StreamSeq > 0 || !left.Created.IsZero()):
 		n, err := p.backlog.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
 			"events", n, "their_epoch", left.Epoch, "epoch_now", e.Epoch)
 		return left, true, err
+	case left.Seq == 0:
+		return p.leftoverNamed(left), false, nil
+	case e == nil && since:
+		return p.leftoverAnew(left, event.Damaged,
+			"the last message of this host in the stream is no event of a bridge"), false, nil
 	}
 	return p.leftoverAnew(left, event.BrokerLost, "what was confirmed of that epoch is not in the stream any more: "+
 		"it was restored, purged, or made anew"), false, nil
@@ -373,6 +384,11 @@ func (p *publisher) leftoverAnew(left event.Mark, reason event.EpochReason, caus
 	p.log.Warn("beginning a new epoch for what an earlier run had left: its own cannot go on",
 		"cause", cause, "reason", reason, "their_epoch", left.Epoch, "seq", left.Seq)
 	p.metrics.epochs.WithLabelValues(string(reason)).Inc()
+	return p.leftoverNamed(left)
+}
+
+// leftoverNamed names the epoch in which the leftovers of a run begin, as name does.
+func (p *publisher) leftoverNamed(left event.Mark) event.Mark {
 	return event.Mark{Run: left.Run, Epoch: event.NewEpoch(natsio.ConnectionName(p.nc))}
 }
 

@@ -71,6 +71,10 @@ func obey(command string) ([]byte, error) {
 		return exec.Command("ip", words[1:]...).CombinedOutput()
 	case "bridge": // with these variables
 		return nil, driveBridge(words[1:])
+	case "kill": // the bridge that was begun last
+		_ = driven.Process.Kill()
+		_ = driven.Wait()
+		return nil, nil
 	case "log":
 		return os.ReadFile(bridgeLog)
 	case "get":
@@ -94,6 +98,8 @@ func obey(command string) ([]byte, error) {
 
 const bridgeLog = "/tmp/bridge.log"
 
+var driven *exec.Cmd // the bridge that was begun last
+
 func driveBridge(env []string) error {
 	log, err := os.Create(bridgeLog)
 	if err != nil {
@@ -103,6 +109,7 @@ func driveBridge(env []string) error {
 	cmd.Env = append([]string{"HOME=/tmp/home", "PATH=/bin"}, env...)
 	both := io.MultiWriter(log, os.Stdout) // the console, which is shown when the test fails
 	cmd.Stdout, cmd.Stderr = both, both
+	driven = cmd
 	return cmd.Start()
 }
 

@@ -59,7 +59,7 @@ func (a *answers) next(ctx context.Context) (reply, name string, err error) {
 	on := natsio.ConnectionName(a.nc)
 	if a.sub == nil || !a.sub.IsValid() || a.on != on {
 		a.stop()
-		a.on, a.inbox = on, a.nc.NewInbox()+"."+on
+		a.on, a.inbox = on, a.nc.NewInbox()+"-"+on
 		if a.sub, err = a.nc.SubscribeSync(a.inbox + ".*"); err != nil {
 			return "", "", err
 		}

@@ -41,7 +41,7 @@ func TestAnswersOfAClone(t *testing.T) {
 			t.Fatal(err)
 		}
 		on := natsio.ConnectionName(nc)
-		if !strings.Contains(replies[i], "."+on+".") || !strings.HasPrefix(names[i], on+"-") {
+		if !strings.Contains(replies[i], "-"+on+".") || !strings.HasPrefix(names[i], on+"-") {
 			t.Errorf("answers on %s to %s, on the connection %s", replies[i], names[i], on)
 		}
 	}

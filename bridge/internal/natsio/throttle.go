@@ -62,8 +62,8 @@ func (f *Fault) key() string {
 }
 
 // random is what differs each time in the text of an error: our side of a TCP connection,
-// and the unique part of an inbox.
-var random = regexp.MustCompile(`\S+->|\b[0-9A-Za-z]{22}\b`)
+// and the unique part of an inbox, with that of a connection where it has one.
+var random = regexp.MustCompile(`\S+->|\b[0-9A-Za-z]{22}(-[0-9a-f]{16})?\b`)
 
 // textKey is the same for texts that differ in what is random, or in case.
 func textKey(text string) string { return strings.ToLower(random.ReplaceAllString(text, "")) }

@@ -37,6 +37,8 @@ func TestThrottle(t *testing.T) {
 
 func TestTextKey(t *testing.T) {
 	for _, same := range [][2]string{
+		{`Permissions Violation for Subscription to "_INBOX.0123456789abcdefghijkl-0123456789abcdef.*"`,
+			`Permissions Violation for Subscription to "_INBOX.ABCDEFGHIJKLMNOPQRSTUV-fedcba9876543210.*"`},
 		{"read tcp 10.0.0.1:53412->10.0.0.2:4222: reset", "read tcp 10.0.0.1:40000->10.0.0.2:4222: reset"},
 		{`Subscription to "_INBOX.J1fWRCB0D9GQ5v6L2BVEmY.*"`, `subscription to "_INBOX.aaaaaaaaaaaaaaaaaaaaaa.*"`},
 	} {

@@ -27,8 +27,11 @@ func (s *Spool) Leftover() (m event.Mark, err error) {
 	return m, err
 }
 
-// Begin notes, on disk, that an epoch of this run begins, before anything of it is in NATS.
-func (s *Spool) Begin(epoch string) { s.Resume(event.Mark{Run: s.id.Epoch, Epoch: epoch}) }
+// Begin notes, on disk, that an epoch of this run begins there, before anything of it is in NATS.
+func (s *Spool) Begin(from event.Mark) {
+	from.Run = s.id.Epoch
+	s.Resume(from)
+}
 
 // Resume notes, on disk, that events of a run follow from there: Next returns them.
 func (s *Spool) Resume(from event.Mark) {
@@ -60,12 +63,9 @@ func (s *Spool) LeftoverOpening() (o event.Opening, whole bool, err error) {
 	return o, whole, err
 }
 
-// DropThrough removes the events of an epoch up to the last one that is stored,
-// if that is here, and returns whether it is.
-func (s *Spool) DropThrough(last *schema.Event) (found bool, err error) {
-	s.mu.Lock()
-	done := s.done
-	s.mu.Unlock()
+// DropThrough removes the events of a run up to the last one that is stored, if that is here,
+// and returns whether it is: the run has come to m.
+func (s *Spool) DropThrough(last *schema.Event, m event.Mark) (found bool, err error) {
 	n := 0
 	err = s.read(func(e *schema.Event) bool {
 		n++
@@ -73,7 +73,7 @@ func (s *Spool) DropThrough(last *schema.Event) (found bool, err error) {
 		return !found && e.Epoch == s.current
 	})
 	if found {
-		s.drop(n, done)
+		s.drop(n, m)
 	}
 	return found, err
 }

@@ -108,7 +108,7 @@ func TestSpoolSurvives(t *testing.T) {
 	if err := last.UnmarshalJSON(enc.Batch[event.MaxBatch-1].Data); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := s.DropThrough(&last); err != nil || !found {
+	if found, err := s.DropThrough(&last, event.Mark{Run: "one", Epoch: "one", Seq: last.Seq}); err != nil || !found {
 		t.Fatalf("the last event that is stored was found in the spool: %v, %v", found, err)
 	}
 	events := takeSpooled(t, s, "one", last.Seq)
@@ -449,7 +449,7 @@ func TestSpoolLeftoverWhileOpenedAnew(t *testing.T) {
 		if _, err := s.Leftover(); err != nil {
 			t.Error(err)
 		}
-		if _, err := s.DropThrough(&schema.Event{}); err != nil {
+		if _, err := s.DropThrough(&schema.Event{}, event.Mark{}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
 	"slices"
 	"sync"
@@ -104,23 +105,25 @@ func NewQuery(
 func (q *Query) Serve(epoch string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.service == nil || q.owner.Epoch != epoch {
-		q.stopLocked()
+	anew := q.owner.Epoch != epoch
+	if anew {
+		q.turnAwayLocked()
 		q.owner.Epoch = epoch
+		q.cfg.Metadata = maps.Clone(q.cfg.Metadata) // it is the former service's
 		q.cfg.Metadata["epoch"] = epoch
 	}
-	if err := q.serveLocked(q.refused()); err != nil {
+	if err := q.serveLocked(anew, q.refused()); err != nil {
 		q.log.Warn("cannot answer queries; events are not affected", "cause", err)
 		q.stopLocked() // all or nothing: the next call tries again
 	}
 }
 
 // serveLocked adds the service and subscribes to requests for the snapshot: what is not there
-// yet, and what was refused. The new one comes before the former ends: a bridge that stands by
-// is not to find that nobody answers.
-func (q *Query) serveLocked(refused []string) error {
+// yet, and what was refused; the service anew when it has changed. The new one comes before the
+// former ends: a bridge that stands by is not to find that nobody answers.
+func (q *Query) serveLocked(anew bool, refused []string) error {
 	links, owner := schema.QuerySubjectUnder(q.prefix, q.token), schema.OwnerSubjectUnder(q.prefix, q.token)
-	if q.service == nil || slices.Contains(refused, links) || slices.Contains(refused, owner) {
+	if anew || q.service == nil || slices.Contains(refused, links) || slices.Contains(refused, owner) {
 		if q.service != nil {
 			former := q.service
 			defer func() { _ = former.Stop() }() // fails when the connection is gone, and the service with it
@@ -181,7 +184,7 @@ func (q *Query) Stop() {
 	q.stopLocked()
 }
 
-// stopLocked ends the service, also to begin it again for another epoch.
+// stopLocked ends the service.
 func (q *Query) stopLocked() {
 	if q.service != nil {
 		_ = q.service.Stop() // fails when the connection is gone, and the service with it
@@ -191,6 +194,11 @@ func (q *Query) stopLocked() {
 		_ = q.snapshots.Unsubscribe() // as above
 	}
 	q.snapshots = nil
+	q.turnAwayLocked()
+}
+
+// turnAwayLocked answers who has asked for a snapshot of an epoch that ends.
+func (q *Query) turnAwayLocked() {
 	for _, m := range q.asking {
 		respondError(m, codeNotReady, "it was not told, since the epoch has ended; ask again")
 	}
