@@ -212,6 +212,7 @@ type input struct {
 	restart      bool // the source begins again, from the beginning
 	anew         bool // and it is a bucket that was made anew
 	presence     []presence
+	asked        time.Time // for presence
 	hosts        *hostEntry
 	noHosts      bool // the bucket of hosts cannot be read
 	checkOverdue bool // find values there that have run out
@@ -416,7 +417,7 @@ func (f *Fleet) take(ctx context.Context, in input) {
 	case in.checkOverdue:
 		changes = f.findOverdue()
 	case in.presence != nil:
-		changes = f.present(ctx, in.presence)
+		changes = f.present(ctx, in.presence, in.asked)
 	case in.answer != nil, in.failed != nil:
 		changes = f.answered(ctx, in)
 	case in.gone:

@@ -32,6 +32,7 @@ type host struct {
 	stale      bool          // that was so before the bucket is read again
 	heard      time.Time     // when its value, or that it was retired, came last, and
 	ttl        time.Duration // how long the value is good for
+	markedAt   time.Time     // when its marker came, of either kind
 	quietSince time.Time
 	leaving    bool      // its last event has retired a link
 	retiredAt  time.Time // when it was gone for good; zero: it is not

@@ -129,8 +129,10 @@ func (f *Fleet) takeHostEntry(ctx context.Context, e *hostEntry) []Change {
 		is := presence{e.token, e.value.Host, e.value.Epoch, e.value.Seq, e.value.BucketBehind}
 		return f.isThere(ctx, h, is, e.value.Labels)
 	case silent:
+		h.markedAt = time.Now()
 		return h.fallQuiet(e.at)
 	default:
+		h.markedAt = time.Now()
 		if changes := h.retire(); len(changes) > 0 {
 			return changes
 		}

@@ -24,10 +24,11 @@ type presence struct {
 // before a silence is not missed.
 func (f *Fleet) askPresence(ctx context.Context) {
 	for {
+		asked := time.Now()
 		list, err := f.roll(ctx, min(f.o.Presence/2, 2*time.Second))
 		rest := time.Duration(0) // when it failed, nobody was asked, whatever the bucket of hosts has
 		if err == nil {
-			f.give(ctx, input{presence: list})
+			f.give(ctx, input{presence: list, asked: asked})
 			rest = rollRarely
 		}
 		for waited := time.Duration(0); waited == 0 || waited < rest && !f.asksRoll(); waited += f.o.Presence {
@@ -91,13 +92,13 @@ func (f *Fleet) roll(ctx context.Context, within time.Duration) ([]presence, err
 // quietAfter is how often a bridge may fail to answer before it is quiet.
 const quietAfter = 3
 
-// present compares who is there with who is known.
-func (f *Fleet) present(ctx context.Context, list []presence) (changes []Change) {
+// present compares who is there with who is known. They were asked then.
+func (f *Fleet) present(ctx context.Context, list []presence, asked time.Time) (changes []Change) {
 	there := map[string]bool{}
 	for _, p := range list {
 		there[p.token] = true
 		h := f.host(p.token, p.host)
-		if h.isRetired() && time.Since(h.retiredAt) < f.o.Presence { // an answer from before
+		if later(h.retiredAt, h.markedAt).After(asked) { // it may have answered before that
 			continue
 		}
 		if h.standing == silent || h.standing == retired { // it cannot write there
