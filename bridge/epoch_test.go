@@ -3,11 +3,9 @@ package bridge
 import (
 	"log/slog"
 	"testing"
-	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"ifacebridge/bridge/internal/natsio"
+	"ifacebridge/bridge/internal/state"
 	"ifacebridge/test/natstest"
 )
 
@@ -15,24 +13,14 @@ import (
 // goes on from a saved memory there is another.
 func TestEpochIsNamedOnItsConnection(t *testing.T) {
 	s := natstest.Start(t, "")
-	again := make(chan struct{}, 1)
-	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
-		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, reconnected := s.Connect(t)
 	p := &publisher{nc: nc, log: slog.New(slog.DiscardHandler), epoch: "first", namedOn: natsio.ConnectionName(nc)}
 	if p.name(); p.epoch != "first" {
 		t.Errorf("named %q anew, on the same connection", p.epoch)
 	}
 	s.Kill()
 	s.Start()
-	select {
-	case <-again:
-	case <-time.After(time.Minute):
-		t.Fatal("no connection to the server that was begun again")
-	}
+	reconnected()
 	p.name()
 	second := p.epoch
 	if p.name(); second == "first" || p.epoch != second {
@@ -41,5 +29,14 @@ func TestEpochIsNamedOnItsConnection(t *testing.T) {
 	p.namedOn = "" // it has ended
 	if p.name(); p.epoch == second {
 		t.Errorf("the next one is named %q, too", second)
+	}
+}
+
+// A bridge that was replaced knows nothing that it could answer, nor is it ready.
+func TestReplacedBridgeIsNotWhole(t *testing.T) {
+	p := &publisher{state: state.New(), follower: noFollower{}}
+	p.isWhole.Store(true)
+	if p.forget(); p.isWhole.Load() {
+		t.Error("it has told its whole state, and has none")
 	}
 }

@@ -43,6 +43,9 @@ func TestLeftoversAreJudged(t *testing.T) {
 	}
 	held := stored("theirs", 6, schema.Notification, "held")
 	mark := event.Mark{Run: "theirs", Epoch: "theirs", Seq: 5, StreamSeq: 50, Created: made}
+	spooled := event.Mark{Run: "theirs", Epoch: "theirs"} // nothing was noted
+	begun := event.Mark{Run: "theirs", Epoch: "theirs", StreamSeq: 40, Created: made}
+	begunFirst := event.Mark{Run: "theirs", Epoch: "theirs", Created: made} // of all in the stream
 	for _, tt := range []struct {
 		name   string
 		left   event.Mark
@@ -59,21 +62,18 @@ func TestLeftoversAreJudged(t *testing.T) {
 			found: &delivery.Located{StreamSeq: 51, Event: held, Created: made}},
 		{name: "one that is not", left: mark, reason: event.Cloned,
 			found: &delivery.Located{StreamSeq: 52, Event: stored("theirs", 7, schema.Notification, "x"), Created: made}},
-		{name: "the del of one that had vanished", left: event.Mark{Run: "theirs", Epoch: "theirs"}, seq: 2,
+		{name: "the del of one that had vanished", left: spooled, seq: 2,
 			found: &delivery.Located{StreamSeq: 47, Event: stored("theirs", 2, schema.Resync, "x"), Created: made}},
-		{name: "nothing of it, and nothing was noted", left: event.Mark{Run: "theirs", Epoch: "theirs"}, epoch: "new",
+		{name: "nothing of it, and nothing was noted", left: spooled, epoch: "new",
 			found: &delivery.Located{StreamSeq: 40, Event: stored("older", 9, schema.Notification, "x"), Created: made}},
-		{name: "one that is in the spool, of an epoch that was not noted", left: event.Mark{Run: "theirs", Epoch: "theirs"},
+		{name: "one that is in the spool, of an epoch that was not noted", left: spooled,
 			epoch: "named anew", seq: 4,
 			found: &delivery.Located{StreamSeq: 47, Event: stored("named anew", 4, schema.Notification, "held"), Created: made}},
-		{name: "nothing of it, where it begins", left: event.Mark{Run: "theirs", Epoch: "theirs", StreamSeq: 40, Created: made},
-			epoch: "new",
+		{name: "nothing of it, where it begins", left: begun, epoch: "new",
 			found: &delivery.Located{StreamSeq: 40, Event: stored("older", 9, schema.Notification, "x"), Created: made}},
-		{name: "another's since it was to begin", left: event.Mark{Run: "theirs", Epoch: "theirs", StreamSeq: 40, Created: made},
-			drop:  true,
+		{name: "another's since it was to begin", left: begun, drop: true,
 			found: &delivery.Located{StreamSeq: 60, Event: stored("newer", 9, schema.Notification, "x"), Created: made}},
-		{name: "another's since it was to begin with nothing stored", left: event.Mark{Run: "theirs", Epoch: "theirs", Created: made},
-			drop:  true,
+		{name: "another's since it was to begin with nothing stored", left: begunFirst, drop: true,
 			found: &delivery.Located{StreamSeq: 3, Event: stored("newer", 1, schema.Notification, "x"), Created: made}},
 		{name: "an earlier one", left: mark, reason: event.BrokerLost,
 			found: &delivery.Located{StreamSeq: 48, Event: stored("theirs", 3, schema.Notification, "x"), Created: made}},
@@ -104,7 +104,8 @@ func TestLeftoversAreJudged(t *testing.T) {
 					t.Errorf("goes on from %+v, want a new epoch for %s", from, tt.reason)
 				}
 			case tt.epoch == "new":
-				if from.Epoch == tt.left.Epoch || len(from.Epoch) != 32 || from.Seq != 0 || from.StreamSeq != 0 || from.Run != "theirs" {
+				want := event.Mark{Run: "theirs", Epoch: from.Epoch}
+				if from != want || from.Epoch == tt.left.Epoch || len(from.Epoch) != 32 {
 					t.Errorf("goes on from %+v, want a new epoch", from)
 				}
 			case from.Epoch != cmp.Or(tt.epoch, tt.left.Epoch) || from.Seq != tt.seq:

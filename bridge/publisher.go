@@ -350,12 +350,15 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 	ours := e != nil && e.Epoch == left.Epoch && !anew
 	noted := ours && e.Seq == left.Seq
 	if e != nil && !anew && !noted && (ours && e.Seq > left.Seq || left.Seq == 0) { // a full disk notes no name
-		told := event.Mark{Run: left.Run, Epoch: e.Epoch, Seq: e.Seq, StreamSeq: found.StreamSeq, Created: found.Created}
+		told := event.Mark{
+			Run: left.Run, Epoch: e.Epoch, Seq: e.Seq, StreamSeq: found.StreamSeq, Created: found.Created,
+		}
 		if there, err := p.backlog.DropThrough(e, told); there || err != nil {
 			return told, false, err
 		}
 	}
-	since := found.StreamSeq > left.StreamSeq && !anew // and where the leftovers begin is known
+	since := found.StreamSeq > left.StreamSeq && !anew
+	located := left.StreamSeq > 0 || !left.Created.IsZero() // else what is older looks as if it came since
 	switch {
 	case ours && e.Seq >= left.Seq:
 		if !noted && e.Cause == schema.Notification { // what is told again, or had vanished, is in no spool
@@ -364,7 +367,7 @@ func (p *publisher) judgeLeftover(left event.Mark, found *delivery.Located) (fro
 		}
 		left.Seq, left.StreamSeq = e.Seq, found.StreamSeq
 		return left, false, nil
-	case e != nil && !ours && since && (left.StreamSeq > 0 || !left.Created.IsZero()):
+	case e != nil && !ours && since && located:
 		n, err := p.backlog.Discard(left.Run)
 		p.log.Error("another bridge has written as this host since; dropped the events that an earlier run had not published",
 			"events", n, "their_epoch", left.Epoch, "epoch_now", e.Epoch)

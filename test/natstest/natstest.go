@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"ifacebridge/test/netnstest"
 	"ifacebridge/test/proctest"
 )
@@ -207,6 +209,27 @@ func (s *Server) dial() (conn net.Conn, err error) {
 	}()
 	<-done
 	return conn, err
+}
+
+// Connect returns a connection to the server, which is closed with the test, and what waits until
+// it is there again after the server was killed and started.
+func (s *Server) Connect(t testing.TB) (nc *nats.Conn, reconnected func()) {
+	t.Helper()
+	again := make(chan struct{}, 1)
+	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc, func() {
+		t.Helper()
+		select {
+		case <-again:
+		case <-time.After(proctest.Patience):
+			t.Fatal("no connection to the server that was started again")
+		}
+	}
 }
 
 // Pid is the process's id.

@@ -38,6 +38,17 @@ ip addr add 10.0.2.15/24 dev eth0
 /guest -test.v -test.run ^TestDriven -test.timeout 1h
 `
 
+// machineFiles returns what machines boot from, or skips the test where there are none.
+func machineFiles(t *testing.T) (kernel system, image string) {
+	t.Helper()
+	if os.Getenv("IFACE_VM_GUEST") != "" {
+		t.Skip("this is the guest")
+	}
+	needs(t)
+	kernel = fetch(t, suites(t)[0])
+	return kernel, initramfs(t, machineScript, kernel.ip, func(root string) { someModules(t, kernel, root) })
+}
+
 // start begins a machine; from is the file of a saved one that it goes on from, or "".
 func (m *machine) start(s system, image, server, from string) {
 	m.t.Helper()
@@ -210,12 +221,7 @@ func (d *driver) publishes(s *natstest.Server, alias string) {
 // A machine is stopped and goes on, its clock is set, its memory goes back to what it was, and
 // two go on from one memory: no event is lost in silence, and the bridge lives.
 func TestMachine(t *testing.T) {
-	if os.Getenv("IFACE_VM_GUEST") != "" {
-		t.Skip("this is the guest")
-	}
-	needs(t)
-	kernel := fetch(t, suites(t)[0])
-	image := initramfs(t, machineScript, kernel.ip, func(root string) { someModules(t, kernel, root) })
+	kernel, image := machineFiles(t)
 	s := natstest.Start(t, "")
 	server := fmt.Sprint("nats://10.0.2.2:", s.Port)
 	d, r := &driver{t: t, nc: harness.Connect(t, s)}, harness.Record(t, s)
@@ -348,12 +354,7 @@ func TestMachine(t *testing.T) {
 // A machine goes on again and again from a memory that was saved before its bridge was connected
 // for the first time.
 func TestMachineIsSavedBeforeItConnects(t *testing.T) {
-	if os.Getenv("IFACE_VM_GUEST") != "" {
-		t.Skip("this is the guest")
-	}
-	needs(t)
-	kernel := fetch(t, suites(t)[0])
-	image := initramfs(t, machineScript, kernel.ip, func(root string) { someModules(t, kernel, root) })
+	kernel, image := machineFiles(t)
 	s, later := natstest.Start(t, ""), natstest.New(t, "")
 	server := fmt.Sprint("nats://10.0.2.2:", s.Port)
 	d := &driver{t: t, nc: harness.Connect(t, s)}
@@ -361,7 +362,8 @@ func TestMachineIsSavedBeforeItConnects(t *testing.T) {
 	m.start(kernel, image, server, "")
 	d.do("ip link add v0 type veth peer name v1")
 	for run := range 2 { // the first leaves what it has not published
-		d.do("bridge NATS_URL=nats://10.0.2.2:%d IFACE_HOST=guest IFACE_RESYNC=2s IFACE_SPOOL_DIR=/tmp/spool", later.Port)
+		d.do("bridge NATS_URL=nats://10.0.2.2:%d IFACE_HOST=guest IFACE_RESYNC=2s IFACE_SPOOL_DIR=/tmp/spool",
+			later.Port)
 		within(t, 2*time.Minute, "what it has read is on disk", func() bool {
 			return strings.Contains(d.do("log"), "msg=publishing ") &&
 				metric(t, d.do("get /metrics"), "ifacebridge_spool_events") >= float64(4+4*run)

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"ifacebridge/bridge/internal/natsio"
 	"ifacebridge/test/natstest"
 )
@@ -16,13 +14,7 @@ import (
 // connection that each has made since: what is answered on another's is not heard.
 func TestAnswersOfAClone(t *testing.T) {
 	s := natstest.Start(t, "")
-	again := make(chan struct{}, 1)
-	nc, err := nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
-		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, reconnected := s.Connect(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	a := newAnswers(nc, func(*acknowledgment) {})
@@ -31,12 +23,9 @@ func TestAnswersOfAClone(t *testing.T) {
 		if i > 0 {
 			s.Kill()
 			s.Start()
-			select {
-			case <-again:
-			case <-ctx.Done():
-				t.Fatal("no connection to the server that was begun again")
-			}
+			reconnected()
 		}
+		var err error
 		if replies[i], names[i], err = a.next(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package natsio
 
 import (
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -13,7 +12,7 @@ import (
 // to a server that counts from one again.
 func TestConnectionName(t *testing.T) {
 	s := natstest.Start(t, "")
-	again := make(chan struct{}, 2)
+	var reconnected [2]func()
 	var conns [2]*nats.Conn
 	seen := map[string]bool{}
 	named := func() {
@@ -27,13 +26,7 @@ func TestConnectionName(t *testing.T) {
 		}
 	}
 	for i := range conns {
-		var err error
-		conns[i], err = nats.Connect(s.URL, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
-			nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conns[i].Close()
+		conns[i], reconnected[i] = s.Connect(t)
 	}
 	named()
 	if was := ConnectionName(conns[0]); !seen[was] {
@@ -41,12 +34,8 @@ func TestConnectionName(t *testing.T) {
 	}
 	s.Kill()
 	s.Start()
-	for range conns {
-		select {
-		case <-again:
-		case <-time.After(time.Minute):
-			t.Fatal("no connection to the server that was begun again")
-		}
+	for _, wait := range reconnected {
+		wait()
 	}
 	named()
 }

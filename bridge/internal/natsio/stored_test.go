@@ -15,11 +15,7 @@ import (
 // memory, is not taken for what is stored.
 func TestStoredIsAMessage(t *testing.T) {
 	s := natstest.Start(t, "")
-	nc, err := nats.Connect(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, _ := s.Connect(t)
 	cfg := &config.Config{Prefix: "iface", Token: "web01", Stream: "IFACE", JSAPI: "none"} // no server answers there
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -38,7 +34,8 @@ func TestStoredIsAMessage(t *testing.T) {
 			t.Errorf("%s is taken for %+v", answer, m)
 		}
 	}
-	answers <- `{"type":"io.nats.jetstream.api.v1.stream_msg_get_response","message":{"subject":"iface.web01.new","seq":9}}`
+	answers <- `{"type":"io.nats.jetstream.api.v1.stream_msg_get_response",` +
+		`"message":{"subject":"iface.web01.new","seq":9}}`
 	if m, err := LastStored(ctx, nc, cfg); err != nil || m == nil || m.Seq != 9 {
 		t.Errorf("got %+v, %v", m, err)
 	}
