@@ -22,7 +22,9 @@ import (
 const (
 	// askEvery is how often a bridge that stands by asks whether the owner is still there.
 	// After askMisses without an answer in a row, for each of which it waits for
-	// state.AskTimeout, the owner is taken for gone: within 5 s, also when it hangs.
+	// state.AskTimeout, the owner is taken for gone: within 5 s, also when it hangs. That
+	// nobody is there is no answer either: when NATS comes back, one of the two is connected
+	// before the other.
 	askEvery  = 1500 * time.Millisecond
 	askMisses = 2
 )
@@ -65,7 +67,7 @@ const maxDoublings = 6
 // nobody can know, and it is there.
 func (o *rival) isGone(misses int, why error) bool {
 	switch {
-	case errors.Is(why, nats.ErrNoResponders):
+	case !o.heard && errors.Is(why, nats.ErrNoResponders):
 		return true
 	case !o.fenced || o.heard:
 		return misses >= askMisses

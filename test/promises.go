@@ -52,6 +52,7 @@
 //	    one bridge owns a name, others stand by    TestOneOwnerOthersStandBy, TestTwoMachinesOfOneName,
 //	                                               TestSpoolComesTooLate, TestTakeoverTellsNoPast,
 //	                                               TestStoppedWhileStandingBy, TestSpoolIsAbandoned
+//	    and keeps it when NATS was restarted       TestOwnerIsGone
 //	    a bridge, or its host, stands still        TestBridgeIsFrozen, TestMachine
 //	    a host that is not named yet, or renamed   TestHostsAreNamed, TestHostnameCannotBeFollowed,
 //	                                               TestHostnameCannotBeReadForAWhile, TestRenamedWhileNATSIsAway

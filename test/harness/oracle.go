@@ -52,7 +52,8 @@ func SameLinks(links map[int32]schema.Link, kernel map[int32]map[string]any) (co
 }
 
 // Settled waits until the replayed stream is the kernel's state, and returns what
-// was stored. Every event is there once, in order.
+// was stored. Every event is there once, in order. More may come that leads back to the
+// same state: who counts on that waits until the bridge has nothing left, too.
 func Settled(t testing.TB, s *natstest.Server) *Follower {
 	t.Helper()
 	return SettledIn(t, nil, s)
