@@ -1,14 +1,11 @@
 package harness
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +13,6 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"golang.org/x/sys/unix"
 
 	"ifacebridge/test/natstest"
 	"ifacebridge/test/netnstest"
@@ -102,23 +98,10 @@ func (p *Process) Pid() int { return p.run.Cmd.Process.Pid }
 // Output is what the process has written so far.
 func (p *Process) Output() string { return p.log.String() }
 
-// Signal sends a signal. On SIGSTOP it returns when all threads stand still: kill(2)
-// does not wait for those that run.
+// Signal sends a signal, as [proctest.Process.Signal] does.
 func (p *Process) Signal(sig syscall.Signal) {
 	p.t.Helper()
-	Must(p.t, p.run.Cmd.Process.Signal(sig))
-	if sig == unix.SIGSTOP {
-		Eventually(p.t, "the stop", p.stopped)
-	}
-}
-
-func (p *Process) stopped() bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid()))
-	return len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
-		stat, err := os.ReadFile(file)
-		_, state, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything, but ours does not
-		return err != nil || !bytes.HasPrefix(state, []byte("T"))
-	})
+	Must(p.t, p.run.Signal(sig))
 }
 
 // Kill ends the process with SIGKILL and waits for it.

@@ -244,10 +244,10 @@ func (s *Server) Kill() {
 	s.run = nil
 }
 
-// Signal sends the process a signal.
+// Signal sends the process a signal, as [proctest.Process.Signal] does.
 func (s *Server) Signal(sig syscall.Signal) {
 	s.t.Helper()
-	if err := s.run.Cmd.Process.Signal(sig); err != nil {
+	if err := s.run.Signal(sig); err != nil {
 		s.t.Fatal(err)
 	}
 }

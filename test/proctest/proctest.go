@@ -4,9 +4,13 @@
 package proctest
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -115,6 +119,30 @@ func Start(cmd *exec.Cmd, enter func() error, log *Log) (*Process, error) {
 
 // Ended is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Signal sends a signal. On SIGSTOP it returns when all threads stand still: kill(2) does not
+// wait for those that run.
+func (p *Process) Signal(sig syscall.Signal) error {
+	err := p.Cmd.Process.Signal(sig)
+	if err != nil || sig != syscall.SIGSTOP {
+		return err
+	}
+	for began := time.Now(); !p.stopped(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > Patience {
+			return fmt.Errorf("process %d does not stop", p.Cmd.Process.Pid)
+		}
+	}
+	return nil
+}
+
+func (p *Process) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Cmd.Process.Pid))
+	return len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
+		stat, err := os.ReadFile(file)
+		_, state, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything, but ours does not
+		return err != nil || !bytes.HasPrefix(state, []byte("T"))
+	})
+}
 
 // Kill ends the process with SIGKILL, unless it has ended, and waits for it.
 func (p *Process) Kill() {
