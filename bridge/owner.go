@@ -22,9 +22,7 @@ import (
 const (
 	// askEvery is how often a bridge that stands by asks whether the owner is still there.
 	// After askMisses without an answer in a row, for each of which it waits for
-	// state.AskTimeout, the owner is taken for gone: within 5 s, also when it hangs. That
-	// nobody is there is no answer either: when NATS comes back, one of the two is connected
-	// before the other.
+	// state.AskTimeout, the owner is taken for gone: within 5 s, also when it hangs.
 	askEvery  = 1500 * time.Millisecond
 	askMisses = 2
 )
@@ -62,6 +60,8 @@ func (o *rival) answered() { o.heard, o.unheard = true, 0 }
 const maxDoublings = 6
 
 // isGone reports whether it is taken for gone, after it has not answered so often in a row.
+// That nobody is there is believed at once of one that was never heard; one that was may be
+// connecting again, since NATS was restarted and this bridge was connected first.
 // One that writes and never answers may hang, or may not be able to: each time that it was
 // taken for gone and was not, it is waited for twice as long. Where asking is not allowed
 // nobody can know, and it is there.

@@ -121,8 +121,8 @@ func (q *Query) Serve(epoch string) {
 // serveLocked adds the service and subscribes to requests for the snapshot: what is not there
 // yet, and what was refused; the service anew when it has changed. The new one comes before the
 // former ends, so that somebody answers at nearly every moment: a request that is just being
-// delivered to the former may find nobody, and a bridge that stands by asks again before it
-// believes that.
+// delivered to the former may find nobody, and a bridge that has heard the owner
+// asks again before it believes that.
 func (q *Query) serveLocked(anew bool, refused []string) error {
 	links, owner := schema.QuerySubjectUnder(q.prefix, q.token), schema.OwnerSubjectUnder(q.prefix, q.token)
 	if anew || q.service == nil || slices.Contains(refused, links) || slices.Contains(refused, owner) {
